@@ -1,0 +1,224 @@
+// Package perms says who may connect to a Unix socket: it reads the mode,
+// owner and group that an administrator asks for, gives them to a socket file
+// without ever following a link, and knows what the running system makes of
+// them.
+//
+// What the permissions of a socket file mean differs by system. FreeBSD asks
+// for write permission on the file in connect(2), and for search permission on
+// the directories that lead to it, as unix(4) says; Linux does the same, see
+// unix(7). POSIX promises neither, so that other systems may not look at the
+// file at all: there, only the directory is a guard to rely on. [Enforced] says
+// which of these the program runs on.
+package perms
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/go-multierror"
+)
+
+// Unchanged is the value of a [Spec] field that is to stay as the system
+// makes it.
+const Unchanged = -1
+
+// A Spec says what mode, owner and group a file shall have. Each field may be
+// [Unchanged]. The zero Spec is not an empty one, since 0 is root and a mode:
+// begin with [Parse], of which Parse("", "", "") changes nothing.
+type Spec struct {
+	Mode int // permission bits, 0 to 0777
+	UID  int // owner
+	GID  int // group
+}
+
+// Parse reads a Spec from its parts, in the form that an administrator types:
+// an octal mode of at most 0777, a user and a group, each a name or a number. An
+// empty part is [Unchanged]. All parts that cannot be used are reported at
+// once, in a [multierror.Error].
+func Parse(mode, owner, group string) (Spec, error) {
+	s := Spec{Unchanged, Unchanged, Unchanged}
+	var errs *multierror.Error
+	if mode != "" {
+		m, err := parseMode(mode)
+		if err != nil {
+			errs = multierror.Append(errs, err)
+		} else {
+			s.Mode = m
+		}
+	}
+	if owner != "" {
+		uid, err := LookupUser(owner)
+		if err != nil {
+			errs = multierror.Append(errs, err)
+		} else {
+			s.UID = uid
+		}
+	}
+	if group != "" {
+		gid, err := LookupGroup(group)
+		if err != nil {
+			errs = multierror.Append(errs, err)
+		} else {
+			s.GID = gid
+		}
+	}
+	if errs != nil {
+		errs.ErrorFormat = oneLine
+		return Spec{Unchanged, Unchanged, Unchanged}, errs
+	}
+	return s, nil
+}
+
+func oneLine(errs []error) string {
+	texts := make([]string, len(errs))
+	for i, err := range errs {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// parseMode reads octal digits. No set-id or sticky bit: none means anything
+// on a socket, so that asking for one is a slip.
+func parseMode(s string) (int, error) {
+	m, err := strconv.ParseUint(s, 8, 32)
+	if err != nil {
+		return 0, fmt.Errorf("mode %q: not an octal number from 0 to 0777", s)
+	}
+	if m > 0o777 {
+		return 0, fmt.Errorf("mode %q: more than 0777", s)
+	}
+	return int(m), nil
+}
+
+// String writes s the way Parse reads it, "0660 1001:80", with a dash for what
+// is unchanged.
+func (s Spec) String() string {
+	part := func(n int, format string) string {
+		if n == Unchanged {
+			return "-"
+		}
+		return fmt.Sprintf(format, n)
+	}
+	return part(s.Mode, "%#04o") + " " + part(s.UID, "%d") + ":" + part(s.GID, "%d")
+}
+
+// LookupUser returns the id of a user given by name or by number. As chown(8)
+// does, it takes a name for a name even if it is made of digits; a number
+// needs no entry in the user database.
+func LookupUser(nameOrNumber string) (uid int, err error) {
+	if u, err := user.Lookup(nameOrNumber); err == nil {
+		return parseID("user", nameOrNumber, u.Uid)
+	}
+	return parseID("user", nameOrNumber, nameOrNumber)
+}
+
+// LookupGroup returns the id of a group given by name or by number, in the
+// manner of [LookupUser].
+func LookupGroup(nameOrNumber string) (gid int, err error) {
+	if g, err := user.LookupGroup(nameOrNumber); err == nil {
+		return parseID("group", nameOrNumber, g.Gid)
+	}
+	return parseID("group", nameOrNumber, nameOrNumber)
+}
+
+// parseID reads the number of what ("user" or "group"). The last number of
+// all is chown(2)'s own "leave it", and nobody's.
+func parseID(what, name, number string) (int, error) {
+	n, err := strconv.ParseUint(number, 10, 32)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("%s %q: no such %s, and not a number from 0 to %d", what, name, what, uint32(math.MaxUint32-1))
+	case n == math.MaxUint32 || n > math.MaxInt:
+		return 0, fmt.Errorf("%s %q: out of range", what, name)
+	}
+	return int(n), nil
+}
+
+// ApplyAt gives the file called name in dir its owner, group and mode, in this
+// order, since a change of owner may clear bits of the mode. It never follows a
+// link: on FreeBSD and most other systems the calls are fchownat(2) and
+// fchmodat(2) with AT_SYMLINK_NOFOLLOW; Linux before 6.6 has no such flag for
+// the mode, so that there a symbolic link is an error (ELOOP) instead.
+//
+// Only root may give a file away, and others may only choose a group that they
+// are in; the error then wraps [io/fs.ErrPermission]. Errors are of type
+// [*os.PathError], with the path below dir's name.
+func (s Spec) ApplyAt(dir *os.File, name string) error {
+	if s.UID != Unchanged || s.GID != Unchanged {
+		if err := control(dir, func(fd int) error { return chownAt(fd, name, s.UID, s.GID) }); err != nil {
+			return &os.PathError{Op: "chown", Path: join(dir, name), Err: err}
+		}
+	}
+	if s.Mode != Unchanged {
+		if err := control(dir, func(fd int) error { return chmodAt(fd, name, uint32(s.Mode)) }); err != nil {
+			return &os.PathError{Op: "chmod", Path: join(dir, name), Err: err}
+		}
+	}
+	return nil
+}
+
+func join(dir *os.File, name string) string {
+	if d := dir.Name(); d != "/" {
+		return d + "/" + name
+	}
+	return "/" + name
+}
+
+// control runs f on the descriptor of dir, kept open meanwhile.
+func control(dir *os.File, f func(fd int) error) error {
+	c, err := dir.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	if err := c.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+		return err
+	}
+	return ferr
+}
+
+// Enforced says in one line what this system asks of whoever calls connect(2)
+// on a socket file.
+func Enforced() string { return enforced }
+
+// Notes returns what an administrator may want to read in the log about a
+// socket file of this mode, owner and group, such as that everybody can
+// connect. The texts are constant and short. No notes is the common case.
+func Notes(mode os.FileMode, uid, gid int) []string {
+	const write = 0o222
+	var notes []string
+	switch m := mode.Perm(); {
+	case m&write == 0:
+		notes = append(notes, "no user but root can connect")
+	case m&0o002 != 0:
+		notes = append(notes, "every local user can connect")
+	case m&write == 0o200:
+		notes = append(notes, "no user but the owner and root can connect")
+	}
+	if mode.Perm()&0o020 != 0 && mode.Perm()&0o002 == 0 && !inGroup(gid) {
+		notes = append(notes, "members of the socket's group can connect, and this process is not in it")
+	}
+	if uid != os.Geteuid() {
+		notes = append(notes, "the socket belongs to another user than this process")
+	}
+	return notes
+}
+
+// inGroup reports whether this process is in the group. A list that cannot be
+// read counts as one that does not have it.
+func inGroup(gid int) bool {
+	if gid == os.Getegid() {
+		return true
+	}
+	gids, _ := os.Getgroups()
+	for _, g := range gids {
+		if g == gid {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,3 @@
+package perms
+
+const enforced = "write permission on the socket file, and search permission on its directories"

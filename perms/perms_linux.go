@@ -1,0 +1,45 @@
+package perms
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+const enforced = "write permission on the socket file, and search permission on its directories"
+
+func chownAt(dir int, name string, uid, gid int) error {
+	return unix.Fchownat(dir, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func chmodAt(dir int, name string, mode uint32) error {
+	err := unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
+	// A kernel without the call says EOPNOTSUPP, by way of x/sys; so does one
+	// that has it, of a link. An old container's system call filter says EPERM
+	// of any call it has not heard of.
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM) {
+		return chmodOld(dir, name, mode)
+	}
+	return err
+}
+
+// chmodOld is for kernels without fchmodat2(2), which is new in 6.6: a
+// descriptor that only names the file cannot be made to name another one
+// between the look and the change, and the link in /proc leads to that very
+// file.
+func chmodOld(dir int, name string, mode uint32) error {
+	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return unix.ELOOP
+	}
+	return unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), mode)
+}

@@ -1,0 +1,315 @@
+package perms
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
+)
+
+// TestMain lets the test binary pose as a process of another user.
+func TestMain(m *testing.M) {
+	if os.Getenv("PERMS_TEST_ROLE") != "apply" {
+		os.Exit(m.Run())
+	}
+	var s Spec
+	var path string
+	fmt.Sscan(os.Getenv("PERMS_TEST_ARG"), &s.Mode, &s.UID, &s.GID, &path)
+	dir, err := os.Open(filepath.Dir(path))
+	if err == nil {
+		err = s.ApplyAt(dir, filepath.Base(path))
+	}
+	fmt.Println(errors.Is(err, fs.ErrPermission), err)
+	os.Exit(0)
+}
+
+func TestParse(t *testing.T) {
+	root, err := user.LookupId("0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := user.LookupGroupId("0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name               string
+		mode, owner, group string
+		want               Spec
+		errs               []string
+	}{
+		{"nothing", "", "", "", Spec{-1, -1, -1}, nil},
+		{"mode", "0660", "", "", Spec{0o660, -1, -1}, nil},
+		{"mode without zero", "777", "", "", Spec{0o777, -1, -1}, nil},
+		{"mode 0", "0", "", "", Spec{0, -1, -1}, nil},
+		{"numbers", "", "12345", "4294967294", Spec{-1, 12345, 4294967294}, nil},
+		{"names", "", root.Username, group.Name, Spec{-1, 0, 0}, nil},
+		{"not octal", "0680", "", "", Spec{}, []string{`mode "0680": not an octal number`}},
+		{"Go's octal", "0o660", "", "", Spec{}, []string{"not an octal number"}},
+		{"sign", "+660", "", "", Spec{}, []string{"not an octal number"}},
+		{"negative", "-1", "-1", "-1", Spec{}, []string{"mode", "user", "group"}},
+		{"set-gid", "2770", "", "", Spec{}, []string{`mode "2770": more than 0777`}},
+		{"chown's own number", "", "4294967295", "", Spec{}, []string{"out of range"}},
+		{"too much", "", "4294967296", "", Spec{}, []string{"not a number from 0 to 4294967294"}},
+		{"all wrong", "x", "no such user", "no such group", Spec{}, []string{"mode", "no such user", "no such group"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := Parse(tt.mode, tt.owner, tt.group)
+			if tt.errs == nil {
+				if got != tt.want || err != nil {
+					t.Errorf("got %v, %v, want %v", got, err, tt.want)
+				}
+				return
+			}
+			if got != (Spec{-1, -1, -1}) {
+				t.Errorf("got %v beside an error", got)
+			}
+			var all *multierror.Error
+			if !errors.As(err, &all) || len(all.Errors) != len(tt.errs) {
+				t.Fatalf("got %v", err)
+			}
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("more than a line: %v", err)
+			}
+			for i, want := range tt.errs {
+				if !strings.Contains(all.Errors[i].Error(), want) {
+					t.Errorf("error %v, want one with %q", all.Errors[i], want)
+				}
+			}
+		})
+	}
+}
+
+func TestString(t *testing.T) {
+	for _, tt := range []struct {
+		s    Spec
+		want string
+	}{
+		{Spec{-1, -1, -1}, "- -:-"},
+		{Spec{0o660, 1001, 80}, "0660 1001:80"},
+		{Spec{0, 0, -1}, "0000 0:-"},
+	} {
+		if got := tt.s.String(); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+}
+
+// ways are what ApplyAt changes a mode by; Linux has two.
+var ways = map[string]func(dir int, name string, mode uint32) error{"chmodAt": chmodAt}
+
+func TestApplyAt(t *testing.T) {
+	d := t.TempDir()
+	dir, err := os.Open(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	for _, kind := range []string{"file", "socket"} {
+		for _, m := range []int{0, 0o060, 0o644, 0o777} {
+			for _, umask := range []int{0, 0o777} {
+				path := filepath.Join(d, "x")
+				os.Remove(path)
+				makeOne(t, kind, path)
+				old := syscall.Umask(umask)
+				err := Spec{m, os.Geteuid(), os.Getegid()}.ApplyAt(dir, "x")
+				syscall.Umask(old)
+				st, serr := os.Lstat(path)
+				if err != nil || serr != nil || int(st.Mode().Perm()) != m {
+					t.Errorf("%s %04o: %v, %v, %v", kind, m, err, serr, st.Mode())
+				}
+				for name, chmod := range ways {
+					if err := chmod(int(dir.Fd()), "x", 0o321); err != nil {
+						t.Errorf("%s: %v", name, err)
+					}
+					if st, err := os.Lstat(path); err != nil || st.Mode().Perm() != 0o321 {
+						t.Errorf("%s: %v, %v", name, st.Mode(), err)
+					}
+				}
+			}
+		}
+	}
+}
+
+func makeOne(t *testing.T, kind, path string) {
+	t.Helper()
+	var err error
+	if kind == "file" {
+		err = os.WriteFile(path, nil, 0o600)
+	} else {
+		// A short name, as t.TempDir can be too long for a socket's path.
+		var tmp string
+		if tmp, err = os.MkdirTemp("", "ow"); err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(tmp)
+		var fd int
+		if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0); err == nil {
+			err = unix.Bind(fd, &unix.SockaddrUnix{Name: tmp + "/s"})
+			unix.Close(fd)
+		}
+		if err == nil {
+			err = os.Rename(tmp+"/s", path)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A link is never followed: what it leads to keeps mode and owner.
+func TestApplyAtLink(t *testing.T) {
+	d := t.TempDir()
+	target := filepath.Join(d, "target")
+	makeOne(t, "file", target)
+	if err := os.Symlink("target", filepath.Join(d, "link")); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	before, _ := os.Stat(target)
+	t.Logf("mode of a link: %v", Spec{0o777, -1, -1}.ApplyAt(dir, "link"))
+	for name, chmod := range ways {
+		t.Logf("%s: %v", name, chmod(int(dir.Fd()), "link", 0o777))
+	}
+	if os.Geteuid() == 0 {
+		t.Logf("owner of a link: %v", Spec{-1, 12345, 54321}.ApplyAt(dir, "link"))
+	}
+	after, _ := os.Stat(target)
+	if before.Mode() != after.Mode() || !slices.Equal(owner(before), owner(after)) {
+		t.Errorf("the target of the link was %v %v, is %v %v", before.Mode(), owner(before), after.Mode(), owner(after))
+	}
+}
+
+func owner(fi os.FileInfo) []uint32 {
+	st := fi.Sys().(*syscall.Stat_t)
+	return []uint32{st.Uid, st.Gid}
+}
+
+func TestApplyAtMissing(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	for _, s := range []Spec{{0o600, -1, -1}, {-1, os.Geteuid(), -1}} {
+		err := s.ApplyAt(dir, "x")
+		var pe *os.PathError
+		if !errors.Is(err, fs.ErrNotExist) || !errors.As(err, &pe) || pe.Path != dir.Name()+"/x" {
+			t.Errorf("%v: %v", s, err)
+		}
+	}
+	if err := (Spec{-1, -1, -1}).ApplyAt(dir, "x"); err != nil {
+		t.Errorf("nothing to do: %v", err)
+	}
+}
+
+// An ordinary user may not give a file away, nor to a group of others.
+func TestApplyAtOrdinaryUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can take on other users")
+	}
+	const uid, gid, group = 12345, 12345, 54321
+	d, err := os.MkdirTemp("", "ow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(d)
+	if err := os.Chmod(d, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	// Its own directory, to leave the file the group that it was made with.
+	sub := filepath.Join(d, "d")
+	if err := os.Mkdir(sub, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(d, "t")
+	name, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(bin, self, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(sub, "x")
+	for _, tt := range []struct {
+		name   string
+		spec   Spec
+		denied bool
+	}{
+		{"mode", Spec{0o640, -1, -1}, false},
+		{"own group", Spec{-1, -1, group}, false},
+		{"itself", Spec{0o600, uid, gid}, false},
+		{"root", Spec{-1, 0, -1}, true},
+		{"foreign group", Spec{-1, -1, 4711}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			os.Remove(path)
+			makeOne(t, "file", path)
+			if err := os.Chown(path, uid, gid); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(bin)
+			cmd.Dir = "/"
+			cmd.Env = []string{"GORACE=atexit_sleep_ms=0", "PERMS_TEST_ROLE=apply",
+				fmt.Sprintf("PERMS_TEST_ARG=%d %d %d %s", tt.spec.Mode, tt.spec.UID, tt.spec.GID, path)}
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid, Groups: []uint32{gid, group}}}
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := fmt.Sprint(tt.denied); !strings.HasPrefix(string(out), want) || !tt.denied && string(out) != "false <nil>\n" {
+				t.Errorf("denied %s", out)
+			}
+		})
+	}
+}
+
+func TestNotes(t *testing.T) {
+	uid, gid := os.Geteuid(), os.Getegid()
+	const foreign = 4711
+	for _, tt := range []struct {
+		mode     os.FileMode
+		uid, gid int
+		want     []string
+	}{
+		{0o660, uid, gid, nil},
+		{os.ModeSocket | 0o660, uid, gid, nil},
+		{0o666, uid, gid, []string{"every local user"}},
+		{0o662, uid, foreign, []string{"every local user"}},
+		{0o600, uid, foreign, []string{"no user but the owner"}},
+		{0o640, uid, foreign, []string{"no user but the owner"}},
+		{0o444, uid, gid, []string{"no user but root"}},
+		{0o660, uid, foreign, []string{"this process is not in it"}},
+		{0o660, uid + 1, foreign, []string{"this process is not in it", "another user"}},
+	} {
+		got := Notes(tt.mode, tt.uid, tt.gid)
+		ok := len(got) == len(tt.want)
+		for i := 0; ok && i < len(got); i++ {
+			ok = strings.Contains(got[i], tt.want[i])
+		}
+		if !ok {
+			t.Errorf("%v %d:%d: got %q, want %q", tt.mode, tt.uid, tt.gid, got, tt.want)
+		}
+	}
+	if Enforced() == "" {
+		t.Error("nothing is said of this system")
+	}
+}

@@ -1,0 +1,188 @@
+// Package sandbox gives a program's powers up: the rights of single
+// descriptors with [Limit], and everything that needs a name, such as opening a
+// path, connecting or executing, with [Enter].
+//
+// On FreeBSD this is Capsicum, see capsicum(4). Elsewhere Limit and Enter do
+// nothing and say so, with [ErrUnsupported]: a caller writes one sequence of
+// calls for every system and decides what it makes of that answer.
+//
+// A program opens all that it will need, limits each descriptor to what it is
+// for, enters, and only then reads what strangers send:
+//
+//	err := sandbox.Limit(listener, sandbox.Serve)
+//	if err == nil {
+//		err = sandbox.Enter()
+//	}
+//	if err != nil && !errors.Is(err, sandbox.ErrUnsupported) {
+//		return err
+//	}
+//
+// What a Go program should know before it enters: the local time zone is read
+// from a file when it is first used, so that it must be used before, or is UTC
+// from then on, without any error; [net.FileListener] and [net.FileConn]
+// duplicate the descriptor, and the first one keeps its full rights unless it is
+// limited before or closed.
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"syscall"
+)
+
+// ErrUnsupported is returned by everything in this package that the running
+// system lacks. Nothing has been changed then. It is an [errors.ErrUnsupported]
+// too.
+//
+// A FreeBSD kernel that was built without Capsicum is another matter: there the
+// calls fail with ENOSYS, which is not ErrUnsupported, so that a program that
+// is confined on FreeBSD is never run unconfined there.
+var ErrUnsupported error = unsupported{}
+
+type unsupported struct{}
+
+func (unsupported) Error() string { return "not supported on " + runtime.GOOS }
+
+func (unsupported) Is(target error) bool { return target == errors.ErrUnsupported }
+
+// Rights is a set of things that may be done with a descriptor, after
+// rights(4), whose names these are. The zero Rights permits nothing at all: such
+// a descriptor can still be kept, passed on and closed.
+type Rights uint64
+
+// The rights that a server needs.
+const (
+	Accept      Rights = 1 << iota // accept(2)
+	Event                          // kevent(2), poll(2), select(2)
+	Read                           // read(2), recv(2)
+	Write                          // write(2), send(2)
+	Shutdown                       // shutdown(2)
+	Getsockopt                     // getsockopt(2), peer credentials among them
+	Setsockopt                     // setsockopt(2)
+	Getpeername                    // getpeername(2)
+	Getsockname                    // getsockname(2)
+	Fcntl                          // fcntl(2), F_GETFL and F_SETFL only
+	Flock                          // flock(2)
+	Lookup                         // a directory to start path look-ups at
+	Unlinkat                       // unlinkat(2); with Lookup
+	Fstatat                        // fstatat(2); with Lookup
+	Fstat                          // fstat(2)
+	Seek                           // lseek(2), pread(2), pwrite(2)
+	Ftruncate                      // ftruncate(2)
+	Fsync                          // fsync(2)
+
+	// Serve is what Go's net package needs of a listening stream socket and
+	// of the connections that it accepts, which have the listener's rights.
+	Serve = Accept | Converse
+	// Converse is what Go's net package needs of a connected stream socket.
+	Converse = Event | Read | Write | Shutdown | Getsockopt | Setsockopt |
+		Getpeername | Getsockname | Fcntl
+)
+
+var rightNames = [...]string{
+	"accept", "event", "read", "write", "shutdown", "getsockopt", "setsockopt",
+	"getpeername", "getsockname", "fcntl", "flock", "lookup", "unlinkat",
+	"fstatat", "fstat", "seek", "ftruncate", "fsync",
+}
+
+// String returns the names of r, with a plus between them, or "none".
+func (r Rights) String() string {
+	var names []string
+	for i, n := range rightNames {
+		if r&(1<<i) != 0 {
+			names = append(names, n)
+			r &^= 1 << i
+		}
+	}
+	if r != 0 {
+		names = append(names, fmt.Sprintf("%#x", uint64(r)))
+	}
+	if names == nil {
+		return "none"
+	}
+	return strings.Join(names, "+")
+}
+
+// Limit cuts the rights of c's descriptor down to r, for good: rights can only
+// be taken away. Files and the listeners and connections of package net are
+// all a [syscall.Conn]. Descriptors made from this one later, by dup(2),
+// accept(2) or fork(2), have the same rights; those made earlier keep theirs.
+//
+// On FreeBSD see cap_rights_limit(2); ioctl(2) is never permitted, and of
+// fcntl(2) only reading and setting the status flags. Asking for a right that
+// the descriptor has lost is an error, ENOTCAPABLE. Elsewhere the result is
+// [ErrUnsupported].
+func Limit(c syscall.Conn, r Rights) error {
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("limit rights to %v: %w", r, err)
+	}
+	var lerr error
+	if err := rc.Control(func(fd uintptr) { lerr = LimitFD(int(fd), r) }); err != nil {
+		return fmt.Errorf("limit rights to %v: %w", r, err)
+	}
+	return lerr
+}
+
+// LimitFD is [Limit] for a descriptor's number.
+func LimitFD(fd int, r Rights) error {
+	if extra := r &^ (1<<len(rightNames) - 1); extra != 0 {
+		return fmt.Errorf("limit rights of descriptor %d: %v: no such right", fd, extra)
+	}
+	if err := limit(fd, r); err != nil {
+		return fmt.Errorf("limit rights of descriptor %d to %v: %w", fd, r, err)
+	}
+	return nil
+}
+
+// Enter puts the whole process, with all its threads and its future children,
+// into capability mode, which cannot be left: no path can be opened or
+// executed, nothing connected or bound, no other process signalled. What is open
+// stays usable, within its rights.
+//
+// On FreeBSD see cap_enter(2). Enter believes nothing: it asks the kernel what
+// mode the process is in, and tries to open the root directory, which must be
+// refused. If that is not so it returns an error, and the process must end. The
+// try is left out where a refusal would be answered with SIGTRAP (the sysctl
+// kern.trap_enotcap, or proccontrol(1)). Elsewhere the result is
+// [ErrUnsupported].
+func Enter() error {
+	if err := enter(); err != nil {
+		return fmt.Errorf("enter capability mode: %w", err)
+	}
+	return nil
+}
+
+// Entered reports whether the process is in capability mode, as the kernel says
+// it is; never, where there is none.
+func Entered() bool { return entered() }
+
+// Untraceable keeps other processes of the same user from looking into this
+// one with ptrace(2) and its like, and the kernel from writing a core file.
+// It lasts until the next execve(2), and must be called before [Enter].
+//
+// On FreeBSD see procctl(2), PROC_TRACE_CTL; a process that is being traced
+// already gets EBUSY. On Linux see prctl(2), PR_SET_DUMPABLE, which also gives
+// the files of /proc/PID to root. Elsewhere the result is [ErrUnsupported].
+func Untraceable() error {
+	if err := untraceable(); err != nil {
+		return fmt.Errorf("forbid tracing: %w", err)
+	}
+	return nil
+}
+
+// AcquireReaper makes this process the parent of every descendant whose own
+// parent ends, also of those that left their process group or session, so that
+// it can wait for them and end them. Being one already is no error. It must be
+// called before [Enter].
+//
+// On FreeBSD see procctl(2), PROC_REAP_ACQUIRE; on Linux prctl(2),
+// PR_SET_CHILD_SUBREAPER. Elsewhere the result is [ErrUnsupported].
+func AcquireReaper() error {
+	if err := acquireReaper(); err != nil {
+		return fmt.Errorf("become reaper: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,35 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// childUntraceable looks at itself through prctl and through the eyes of /proc.
+func childUntraceable() error {
+	if err := Untraceable(); err != nil {
+		return err
+	}
+	n, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	fmt.Println("dumpable:", n, err)
+	if n != 0 || err != nil {
+		return fmt.Errorf("dumpable %d, %w", n, err)
+	}
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	// An untraceable process of an ordinary user is closed to that user.
+	cmd := exec.Command("/bin/cat", fmt.Sprintf("/proc/%d/environ", os.Getpid()))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	fmt.Printf("environ for others: %s%v\n", out, err)
+	if err == nil || !strings.Contains(string(out), "ermission denied") {
+		return fmt.Errorf("environ can be read")
+	}
+	return nil
+}

@@ -1,0 +1,13 @@
+//go:build !freebsd && !linux
+
+package sandbox
+
+func limit(int, Rights) error { return ErrUnsupported }
+
+func enter() error { return ErrUnsupported }
+
+func entered() bool { return false }
+
+func untraceable() error { return ErrUnsupported }
+
+func acquireReaper() error { return ErrUnsupported }

@@ -1,0 +1,176 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// roles are what this test binary can pose as: everything here is for good, and
+// so is done in a process of its own.
+var roles = map[string]func() error{
+	"untraceable": childUntraceable,
+	"reaper":      childReaper,
+	"enter":       Enter,
+	"orphan":      childOrphan,
+}
+
+func TestMain(m *testing.M) {
+	role := os.Getenv("SANDBOX_TEST_ROLE")
+	if role == "" {
+		os.Exit(m.Run())
+	}
+	if err := roles[role](); err != nil {
+		fmt.Println("error:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// child runs a role and returns what it said.
+func child(t *testing.T, role string) (string, error) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	// A confined process cannot remove its directories.
+	dir, err := os.MkdirTemp("", "ow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	cmd.Env = []string{"SANDBOX_TEST_ROLE=" + role, "TMPDIR=" + dir, "GORACE=atexit_sleep_ms=0"}
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s: %v\n%s", role, err, out)
+	return string(out), err
+}
+
+func TestUnsupported(t *testing.T) {
+	if !errors.Is(ErrUnsupported, errors.ErrUnsupported) {
+		t.Error("ErrUnsupported is no errors.ErrUnsupported")
+	}
+	if s := ErrUnsupported.Error(); !strings.Contains(s, runtime.GOOS) {
+		t.Errorf("%q does not name the system", s)
+	}
+	if runtime.GOOS == "freebsd" {
+		return
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	for name, err := range map[string]error{
+		"Limit":   Limit(w, 0),
+		"LimitFD": LimitFD(int(w.Fd()), Read),
+		"Enter":   Enter(),
+	} {
+		if !errors.Is(err, ErrUnsupported) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if Entered() {
+		t.Error("Entered, without a way in")
+	}
+	if _, err := w.Write([]byte("x")); err != nil {
+		t.Errorf("limited all the same: %v", err)
+	}
+}
+
+func TestRights(t *testing.T) {
+	for _, tt := range []struct {
+		r    Rights
+		want string
+	}{
+		{0, "none"},
+		{Accept, "accept"},
+		{Read | Write, "read+write"},
+		{Fsync, "fsync"},
+		{Flock | 1<<40, "flock+0x10000000000"},
+	} {
+		if got := tt.r.String(); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+	if Fsync != 1<<(len(rightNames)-1) {
+		t.Error("rights and their names do not match in number")
+	}
+	if Serve&^Converse != Accept {
+		t.Error("Serve is not Accept and Converse")
+	}
+	if err := LimitFD(0, 1<<40); err == nil || errors.Is(err, ErrUnsupported) {
+		t.Errorf("no such right: %v", err)
+	}
+	f, err := os.Open(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := Limit(f, 0); err == nil {
+		t.Error("a closed file")
+	}
+}
+
+func TestUntraceable(t *testing.T) {
+	if out, err := child(t, "untraceable"); err != nil && !strings.Contains(out, ErrUnsupported.Error()) {
+		t.Error(err)
+	}
+}
+
+func TestAcquireReaper(t *testing.T) {
+	if out, err := child(t, "reaper"); err != nil && !strings.Contains(out, ErrUnsupported.Error()) {
+		t.Error(err)
+	}
+}
+
+// childReaper has a child that leaves an orphan, which must become its own.
+func childReaper() error {
+	for range 2 { // twice is no error
+		if err := AcquireReaper(); err != nil {
+			return err
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command("/bin/sh", "-c", `"$0" & echo $!`, self)
+	cmd.Env = []string{"SANDBOX_TEST_ROLE=orphan"}
+	out, err := cmd.Output()
+	if err != nil {
+		return err
+	}
+	var pid int
+	if _, err := fmt.Sscan(string(out), &pid); err != nil {
+		return err
+	}
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	st, err := p.Wait()
+	if err != nil {
+		return fmt.Errorf("wait for the orphan: %w", err)
+	}
+	fmt.Println("orphan reaped:", st)
+	if st.ExitCode() != 7 {
+		return errors.New("want exit status 7")
+	}
+	return nil
+}
+
+// childOrphan outlives the shell that started it.
+func childOrphan() error {
+	os.Stdout.Close()
+	time.Sleep(300 * time.Millisecond)
+	os.Exit(7)
+	return nil
+}

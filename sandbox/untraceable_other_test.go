@@ -1,0 +1,5 @@
+//go:build !freebsd && !linux
+
+package sandbox
+
+func childUntraceable() error { return Untraceable() }

@@ -1,0 +1,133 @@
+package sock
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/perms"
+)
+
+// Check finds out what [Listen] would, and changes nothing: no lock file is
+// made, no file removed, nothing bound at a path. (A TCP address is bound and
+// let go.) All that is wrong is reported at once. If Listen would have something
+// to clear away, the note says what.
+//
+// A server that holds the lock, such as the caller's own that is running, is an
+// [ErrLocked], and then the only error; one that does not is a mere [ErrInUse].
+func Check(a Addr, p perms.Spec) (note string, err error) {
+	if err := recheck(a); err != nil {
+		return "", listenError(a, err)
+	}
+	var errs []error
+	switch a.Network {
+	case Unix:
+		note, errs = checkUnix(a, p)
+	case FD:
+		fd, err := parseFD(a.Address)
+		if err == nil {
+			_, err = checkListening(fd)
+		}
+		errs = []error{err}
+	default:
+		ln, err := bindTCP(a)
+		if err == nil {
+			ln.Close()
+		}
+		errs = []error{err}
+	}
+	for i, err := range errs {
+		errs[i] = listenError(a, err)
+	}
+	return note, collect(errs...)
+}
+
+func checkUnix(a Addr, spec perms.Spec) (note string, errs []error) {
+	add := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	p, err := openPlace(a.Address)
+	if err != nil {
+		return "", []error{err}
+	}
+	defer p.dir.Close()
+	add(p.checkDir())
+	err = onFD(p.dir, func(fd int) error {
+		return unix.Faccessat(fd, ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+	})
+	add(wrapf(err, "%s: no socket can be made there", p.dir.Name()))
+	add(p.checkOwner(spec))
+
+	held, err := p.lockHeld()
+	add(err)
+	st, err := p.lookForSocket()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		add(err)
+		return "", errs
+	case !held:
+		note, err = p.checkLeftover(st)
+		add(err)
+	}
+	if held && len(errs) == 0 {
+		add(kindf(ErrLocked, "%w: a running server holds %s", ErrInUse, p.join(p.lockName())))
+	}
+	return note, errs
+}
+
+// checkOwner finds out whether the owner and group could be given, by the rule
+// of chown(2): root may, others may choose a group that they are in or that the
+// file has anyway.
+func (p *place) checkOwner(spec perms.Spec) error {
+	euid := os.Geteuid()
+	if euid == 0 {
+		return nil
+	}
+	if spec.UID != perms.Unchanged && spec.UID != euid {
+		return kindf(fs.ErrPermission, "owner %d: only root can give a socket away", spec.UID)
+	}
+	if spec.GID == perms.Unchanged || spec.GID == os.Getegid() {
+		return nil
+	}
+	gids, err := os.Getgroups()
+	if err != nil {
+		return err
+	}
+	dir, err := fstat(p.dir)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(gids, spec.GID) || spec.GID == newFileGID(dir) {
+		return nil
+	}
+	return kindf(fs.ErrPermission, "group %d: neither a group of ours nor that of %s", spec.GID, p.dir.Name())
+}
+
+// checkLeftover judges a socket file that no lock protects.
+func (p *place) checkLeftover(st stat) (note string, err error) {
+	v, err := p.ask(st)
+	switch {
+	case v == alive:
+		return "", fmt.Errorf("%w: another server answers", ErrInUse)
+	case v == mute:
+		return fmt.Sprintf("%s: a socket file of ours that we may not ask, removed at start if it is a leftover", p.path), nil
+	case v != stale:
+		return "", err
+	}
+	dir, err := fstat(p.dir)
+	if err != nil {
+		return "", err
+	}
+	euid := os.Geteuid()
+	if dir.mode&unix.S_ISVTX != 0 && euid != 0 && euid != dir.uid && euid != st.uid {
+		return "", kindf(fs.ErrPermission, "leftover socket %s: owned by user %d, not by us (to mend: remove it)", p.path, st.uid)
+	}
+	return fmt.Sprintf("%s: a leftover socket file, removed at start", p.path), nil
+}

@@ -1,0 +1,85 @@
+package sock
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A full queue is a refusal here, so that a live server is believed dead only
+// if it accepts nobody for a second.
+func TestBusyServerIsAlive(t *testing.T) {
+	path := filepath.Join(tempDir(t), "s")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Listen(fd, 1); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for ; n < 100; n++ {
+		c, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(c)
+		if err = unix.Connect(c, &unix.SockaddrUnix{Name: path}); err != nil {
+			t.Logf("connection %d: %v", n, err)
+			if err != unix.ECONNREFUSED {
+				t.Fatal("want ECONNREFUSED")
+			}
+			break
+		}
+	}
+	if n == 100 {
+		t.Fatal("the queue is never full")
+	}
+	time.AfterFunc(300*time.Millisecond, func() {
+		for range n {
+			if c, _, err := unix.Accept(fd); err == nil {
+				unix.Close(c)
+			}
+		}
+	})
+	begun := time.Now()
+	if _, err := Listen(Addr{Unix, path}, mode(0o600)); !errors.Is(err, ErrInUse) {
+		t.Error(err)
+	}
+	t.Logf("decided after %v", time.Since(begun))
+	if !exists(path) {
+		t.Error("a live server's file was removed")
+	}
+}
+
+// The pid is in a member of xucred that x/sys/unix does not name.
+func TestPeerPID(t *testing.T) {
+	l := listen(t, filepath.Join(tempDir(t), "s"), mode(0o600))
+	cred, err := PeerCred(talk(t, l).(syscall.Conn))
+	t.Logf("%+v, %v", cred, err)
+	if err != nil || cred.PID != os.Getpid() {
+		t.Errorf("want pid %d", os.Getpid())
+	}
+}
+
+// A new file has its directory's group, whatever the mode of the directory.
+func TestGroupOfDirectory(t *testing.T) {
+	needRoot(t)
+	dir := tempDir(t)
+	chown(t, dir, 0, 54321)
+	l := listen(t, filepath.Join(dir, "s"), mode(0o660))
+	m, uid, gid, err := l.Info()
+	t.Logf("%v %d:%d, %v", m, uid, gid, err)
+	if gid != 54321 {
+		t.Error("want group 54321")
+	}
+}

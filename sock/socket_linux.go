@@ -1,0 +1,18 @@
+package sock
+
+import "golang.org/x/sys/unix"
+
+// A refusal proves that nobody listens: a full queue is EAGAIN.
+const refusalPatience = 0
+
+func socket(family int) (int, error) {
+	return unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+}
+
+// newFileGID is the group that a new file gets.
+func newFileGID(dir stat) int {
+	if dir.mode&unix.S_ISGID != 0 {
+		return dir.gid
+	}
+	return unix.Getegid()
+}
