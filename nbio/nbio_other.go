@@ -1,0 +1,20 @@
+//go:build !freebsd && !linux
+
+package nbio
+
+import "golang.org/x/sys/unix"
+
+func read(fd int, p []byte) (int, error) { return unix.Read(fd, p) }
+
+func write(fd int, p []byte) (int, error) { return unix.Write(fd, p) }
+
+func closefd(fd int) { unix.Close(fd) }
+
+func recv(fd int, p, oob []byte, flags int) (n, oobn int, err error) {
+	n, oobn, _, _, err = unix.Recvmsg(fd, p, oob, flags)
+	return n, oobn, err
+}
+
+func send(fd int, p, oob []byte, flags int) (int, error) {
+	return unix.SendmsgN(fd, p, oob, nil, flags)
+}
