@@ -1,0 +1,201 @@
+package spawn
+
+import (
+	"container/heap"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Loop is the monitor's event loop: one goroutine, which should be locked to
+// its thread, waits for descriptors, for processes to end, for the clock and
+// for [Loop.Post]. Everything that it calls runs on that goroutine, so that
+// nothing of the monitor needs a lock. All methods but Post are for it alone.
+type Loop struct {
+	p      poller
+	fds    map[int]func(readable, writable bool)
+	procs  map[int]func()
+	timers timerHeap
+	late   []func() // to be called at the end of the turn
+	posted chan func()
+	wakeR  int
+	wakeW  int
+	ended  bool
+}
+
+// event is what a poller reports.
+type event struct {
+	id       int // descriptor, or pid
+	process  bool
+	readable bool
+	writable bool
+}
+
+// NewLoop makes a loop.
+func NewLoop() (*Loop, error) {
+	l := &Loop{
+		fds:    make(map[int]func(bool, bool)),
+		procs:  make(map[int]func()),
+		posted: make(chan func(), 64),
+	}
+	if err := l.p.open(); err != nil {
+		return nil, err
+	}
+	var p [2]int
+	if err := pipe(&p); err != nil {
+		return nil, os.NewSyscallError("pipe2", err)
+	}
+	l.wakeR, l.wakeW = p[0], p[1]
+	for _, fd := range p {
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return nil, err
+		}
+	}
+	err := l.Watch(l.wakeR, func(bool, bool) {
+		var b [64]byte
+		unix.Read(l.wakeR, b[:])
+		for {
+			select {
+			case f := <-l.posted:
+				f()
+			default:
+				return
+			}
+		}
+	})
+	return l, err
+}
+
+// Post has f called by the loop. Any goroutine may call it.
+func (l *Loop) Post(f func()) {
+	l.posted <- f
+	unix.Write(l.wakeW, []byte{0})
+}
+
+// Watch has f called whenever fd can be read.
+func (l *Loop) Watch(fd int, f func(readable, writable bool)) error {
+	if err := l.p.add(fd); err != nil {
+		return err
+	}
+	l.fds[fd] = f
+	return nil
+}
+
+// WatchWrite turns the call for a watched descriptor that can be written on
+// or off.
+func (l *Loop) WatchWrite(fd int, on bool) error { return l.p.write(fd, on) }
+
+// Unwatch ends Watch. It comes before the descriptor is closed: a copy that a
+// child holds for a moment would keep its events alive.
+func (l *Loop) Unwatch(fd int) {
+	l.p.remove(fd)
+	delete(l.fds, fd)
+}
+
+// WatchProcess has f called once when a child has ended; it has not been
+// reaped then. handle is what [start] gave for it.
+func (l *Loop) WatchProcess(pid, handle int, f func()) error {
+	l.procs[pid] = f
+	gone, err := l.p.process(pid, handle)
+	if err != nil {
+		delete(l.procs, pid)
+		return err
+	}
+	if gone {
+		l.After(0, func() { l.exited(pid) })
+	}
+	return nil
+}
+
+func (l *Loop) exited(pid int) {
+	if f := l.procs[pid]; f != nil {
+		delete(l.procs, pid)
+		f()
+	}
+}
+
+// later has f called when everything that is due now has been handled.
+func (l *Loop) later(f func()) { l.late = append(l.late, f) }
+
+// End makes Run return.
+func (l *Loop) End() { l.ended = true }
+
+// Run calls what is due until [Loop.End].
+func (l *Loop) Run() error {
+	var events []event
+	for {
+		for i := 0; i < len(l.late); i++ {
+			l.late[i]()
+		}
+		clear(l.late)
+		l.late = l.late[:0]
+		if l.ended {
+			return nil
+		}
+		timeout := time.Duration(-1)
+		if len(l.timers) > 0 {
+			timeout = max(0, time.Until(l.timers[0].when))
+		}
+		var err error
+		events, err = l.p.wait(events[:0], timeout)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if e.process {
+				l.exited(e.id)
+			} else if f := l.fds[e.id]; f != nil {
+				f(e.readable, e.writable)
+			}
+		}
+		for len(l.timers) > 0 && !l.ended && !time.Now().Before(l.timers[0].when) {
+			t := heap.Pop(&l.timers).(*Timer)
+			t.f()
+		}
+	}
+}
+
+// A Timer is a call that is due at some time.
+type Timer struct {
+	when  time.Time
+	f     func()
+	index int // in the heap, -1 outside
+	loop  *Loop
+}
+
+// After has f called once when d has passed.
+func (l *Loop) After(d time.Duration, f func()) *Timer {
+	t := &Timer{when: time.Now().Add(d), f: f, loop: l}
+	heap.Push(&l.timers, t)
+	return t
+}
+
+// Stop calls the call off. A nil timer, or one that is over, is let be.
+func (t *Timer) Stop() {
+	if t != nil && t.index >= 0 {
+		heap.Remove(&t.loop.timers, t.index)
+	}
+}
+
+type timerHeap []*Timer
+
+func (h timerHeap) Len() int           { return len(h) }
+func (h timerHeap) Less(i, j int) bool { return h[i].when.Before(h[j].when) }
+func (h timerHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+func (h *timerHeap) Push(x any) {
+	t := x.(*Timer)
+	t.index = len(*h)
+	*h = append(*h, t)
+}
+func (h *timerHeap) Pop() any {
+	old := *h
+	t := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	t.index = -1
+	return t
+}

@@ -1,0 +1,9 @@
+//go:build !freebsd && !linux
+
+package spawn
+
+const hasReaper = false
+
+func hasChild(int) bool { return false }
+
+func children() []int { return nil }
