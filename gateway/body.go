@@ -1,0 +1,271 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/http1"
+	"github.com/onewake/onewake/nbio"
+)
+
+const (
+	// readAhead is how much of a body is read before a process is started for
+	// it, so that a client that sends slowly does not hold a slot.
+	readAhead = 1 << 20
+	// maxMemory is what all bodies in memory may take together; past it a
+	// chunked body goes to a file at once, and others are not read ahead.
+	maxMemory = 64 << 20
+)
+
+// body is a request's body on its way to the command: bytes in memory, then
+// a file or the connection.
+type body struct {
+	g      *Gateway
+	length int64 // all of it
+	mem    []byte
+	file   *os.File // what comes after mem
+	rest   bool     // what comes after mem is still to be read from the client
+}
+
+func (b *body) any() bool { return b.length > 0 }
+
+func (b *body) lengthString() string { return strconv.FormatInt(b.length, 10) }
+
+func (b *body) close() {
+	if b.mem != nil {
+		b.g.memory.Add(-int64(cap(b.mem)))
+		b.mem = nil
+	}
+	if b.file != nil {
+		b.file.Close()
+		b.file = nil
+	}
+}
+
+// readBody reads ahead. If that fails the request has been answered.
+func (g *Gateway) readBody(x *http1.Exchange) (*body, bool) {
+	b := &body{g: g, length: max(x.Length, 0)}
+	var err error
+	switch {
+	case x.Chunked:
+		err = b.readChunked(x)
+	case b.length > 0:
+		err = b.readAhead(x, min(b.length, readAhead))
+		b.rest = int64(len(b.mem)) < b.length
+	}
+	if err == nil {
+		return b, true
+	}
+	b.close()
+	var perr *http1.ProtocolError
+	switch {
+	case errors.As(err, &perr):
+		x.Error(perr.Status, perr.Reason)
+	case os.IsTimeout(err):
+		x.Error(408, "body did not come in time")
+	case errors.Is(err, errTooLarge):
+		x.Error(413, "body too large")
+	case errors.Is(err, errSpool):
+		g.log(slog.LevelError, "cannot keep a body", slog.String("error", err.Error()))
+		x.ErrorRetry(503, "no room for the body", retryAfter)
+	default:
+		x.Cut() // the client is gone
+	}
+	return nil, false
+}
+
+var (
+	errTooLarge = errors.New("body too large")
+	errSpool    = errors.New("spool")
+)
+
+// grow makes room in mem, within the bounds of all bodies together. Room is
+// taken as bytes come, not as they are announced.
+func (b *body) grow(limit int) bool {
+	n := min(max(2*cap(b.mem), 4<<10), limit)
+	more := int64(n - cap(b.mem))
+	if more <= 0 || b.g.memory.Add(more) > maxMemory {
+		if more > 0 {
+			b.g.memory.Add(-more)
+		}
+		return false
+	}
+	m := make([]byte, len(b.mem), n)
+	copy(m, b.mem)
+	b.mem = m
+	return true
+}
+
+// readAhead fills mem with the next n bytes, or fewer for want of memory.
+func (b *body) readAhead(x *http1.Exchange, n int64) error {
+	for int64(len(b.mem)) < n {
+		if len(b.mem) == cap(b.mem) && !b.grow(int(n)) {
+			return nil
+		}
+		m, err := x.Read(b.mem[len(b.mem):cap(b.mem)])
+		b.mem = b.mem[:len(b.mem)+m]
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readChunked reads a body of unknown length to its end.
+func (b *body) readChunked(x *http1.Exchange) error {
+	for {
+		if len(b.mem) == cap(b.mem) && !b.grow(readAhead) {
+			return b.spool(x)
+		}
+		m, err := x.Read(b.mem[len(b.mem):cap(b.mem)])
+		b.mem = b.mem[:len(b.mem)+m]
+		b.length += int64(m)
+		if b.length > b.g.MaxBody {
+			return errTooLarge
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// spool puts the rest of a chunked body into a file.
+func (b *body) spool(x *http1.Exchange) error {
+	block := blockPool.Get().(*http1.Block)
+	defer blockPool.Put(block)
+	buf := block.Data()
+	for {
+		m, err := x.Read(buf)
+		if b.length += int64(m); b.length > b.g.MaxBody {
+			return errTooLarge
+		}
+		if m > 0 {
+			if b.file == nil {
+				f, err := b.g.Client.Spool()
+				if err != nil {
+					return errors.Join(errSpool, err)
+				}
+				b.file = f
+			}
+			if _, err := b.file.Write(buf[:m]); err != nil {
+				return errors.Join(errSpool, err)
+			}
+		}
+		if err == io.EOF {
+			if b.file != nil {
+				if _, err := b.file.Seek(0, io.SeekStart); err != nil {
+					return errors.Join(errSpool, err)
+				}
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// feed gives the command its body. What the pipe takes at once is written
+// here; for the rest there is a goroutine.
+func (r *run) feed() {
+	fd := r.p.Stdin
+	if fd < 0 {
+		return
+	}
+	b := r.body
+	rest := b.mem
+	if b.file == nil && !b.rest {
+		for len(rest) > 0 {
+			n, err := nbio.Write(fd, rest)
+			if err != nil && err != unix.EAGAIN {
+				rest = nil // a command need not read its body
+			}
+			if err != nil {
+				break
+			}
+			rest = rest[n:]
+		}
+		if len(rest) == 0 {
+			nbio.Close(fd)
+			return
+		}
+	}
+	p := &pump{stdin: os.NewFile(uintptr(fd), "stdin"), done: make(chan struct{})}
+	r.mu.Lock()
+	r.pump = p
+	r.mu.Unlock()
+	go p.run(r, rest)
+}
+
+// pump writes a body into the command's stdin.
+type pump struct {
+	stdin   *os.File
+	done    chan struct{}
+	reading atomic.Bool // from the connection
+}
+
+func (p *pump) run(r *run, mem []byte) {
+	defer close(p.done)
+	defer p.stdin.Close()
+	if _, err := p.stdin.Write(mem); err != nil {
+		return
+	}
+	if !r.body.rest && r.body.file == nil {
+		return
+	}
+	block := blockPool.Get().(*http1.Block)
+	defer blockPool.Put(block)
+	buf := block.Data()
+	if r.body.file != nil {
+		for {
+			n, err := r.body.file.Read(buf)
+			if _, werr := p.stdin.Write(buf[:n]); err != nil || werr != nil {
+				return
+			}
+		}
+	}
+	p.reading.Store(true)
+	for {
+		n, err := r.x.Read(buf)
+		if _, werr := p.stdin.Write(buf[:n]); werr != nil {
+			return
+		}
+		if err == io.EOF {
+			// Only now can the client be watched.
+			r.mu.Lock()
+			r.watchClient()
+			r.mu.Unlock()
+			return
+		}
+		if err != nil {
+			if !errors.Is(err, syscall.EPIPE) {
+				r.interrupt(clientGone)
+			}
+			return
+		}
+	}
+}
+
+// close ends the pump and waits for it.
+func (p *pump) close(x *http1.Exchange) {
+	select {
+	case <-p.done:
+		return
+	default:
+	}
+	p.stdin.Close()
+	if p.reading.Load() {
+		x.AbortRead()
+	}
+	<-p.done
+}
