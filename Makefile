@@ -1,0 +1,49 @@
+# For BSD make and GNU make.
+
+DESTDIR ?=
+PREFIX ?= /usr/local
+GO ?= go
+VERSION != git describe --tags --always --dirty 2>/dev/null || echo dev
+# More flags for `make run`, e.g. ARGS="-- /bin/date"
+ARGS ?=
+
+SBIN = $(DESTDIR)$(PREFIX)/sbin
+MAN8 = $(DESTDIR)$(PREFIX)/share/man/man8
+RC = $(DESTDIR)$(PREFIX)/etc/rc.d
+EXAMPLES = $(DESTDIR)$(PREFIX)/share/examples/onewake
+
+.PHONY: build test lint bench run install uninstall clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o build/onewake .
+
+test:
+	$(GO) vet ./... && $(GO) test ./...
+
+lint:
+	sh .ci/lint
+
+bench:
+	$(GO) run ./bench
+
+run: build
+	@sh run.sh build/onewake $(ARGS)
+
+# Builds only what is missing, so that `make && sudo make install` needs no Go
+# for root.
+install:
+	test -x build/onewake || $(MAKE) build
+	sed 's,%%PREFIX%%,$(PREFIX),g' rc.d/onewake >build/onewake.rc
+	install -d "$(SBIN)" "$(MAN8)" "$(RC)" "$(EXAMPLES)"
+	install -m 0555 build/onewake "$(SBIN)/onewake"
+	install -m 0555 build/onewake.rc "$(RC)/onewake"
+	install -m 0444 docs/onewake.8 "$(MAN8)/onewake.8"
+	install -m 0444 docs/jail.md docs/newsyslog.conf docs/nginx.conf "$(EXAMPLES)"
+
+uninstall:
+	rm -f "$(SBIN)/onewake" "$(RC)/onewake" "$(MAN8)/onewake.8"
+	rm -f "$(EXAMPLES)/jail.md" "$(EXAMPLES)/newsyslog.conf" "$(EXAMPLES)/nginx.conf"
+	test ! -d "$(EXAMPLES)" || rmdir "$(EXAMPLES)"
+
+clean:
+	rm -rf build

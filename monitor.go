@@ -1,0 +1,639 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"os/user"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/journal"
+	"github.com/onewake/onewake/perms"
+	"github.com/onewake/onewake/sandbox"
+	"github.com/onewake/onewake/sock"
+	"github.com/onewake/onewake/spawn"
+)
+
+const (
+	// readyTime is how long a core may take until it can serve.
+	readyTime = 5 * time.Second
+	// maxFailures is how many cores in a row may end before they are ready.
+	maxFailures = 3
+	// Back-off before another core is started after one that lived for less
+	// than settleTime, or that broke the protocol.
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 30 * time.Second
+	settleTime = 100 * time.Millisecond
+	// forgiveTime is how long a core must have lived to clear a breach.
+	forgiveTime = time.Minute
+)
+
+// monitor is the process that owns the socket and starts the command. All of
+// it runs on the goroutine of its loop.
+type monitor struct {
+	o         *options
+	exe       string
+	journal   *journal.Journal
+	log       *slog.Logger
+	loop      *spawn.Loop
+	sup       *spawn.Supervisor
+	listeners []*sock.Listener
+	began     time.Time
+
+	cores    map[int]*coreProcess // by pid, until reaped
+	serving  *coreProcess         // nil between two cores
+	standby  *coreProcess         // one that is to replace serving
+	again    bool                 // another reload has been asked for meanwhile
+	failures int
+	backoff  time.Duration
+	restarts int
+	past     spawn.Stats // counters of cores that are gone
+	started  bool        // the start record has been written
+
+	stopping bool
+	closed   bool // the listeners are
+	fatal    error
+}
+
+// coreProcess is one core, as the monitor sees it.
+type coreProcess struct {
+	pid, handle int
+	peer        *spawn.Peer
+	born        time.Time
+	ready       bool
+	readySince  time.Time
+	retired     bool
+	timer       *spawn.Timer // readyTime
+	breach      bool
+	version     bool // speaks another control version
+	stats       spawn.Stats
+}
+
+// runMonitor is the life of the monitor. It returns nil after a stop that was
+// asked for.
+func runMonitor(o *options) error {
+	// The loop's goroutine keeps this thread: the death of the thread that
+	// forked is what Linux tells children as the death of their parent.
+	runtime.LockOSThread()
+	m := &monitor{o: o, cores: make(map[int]*coreProcess), began: time.Now()}
+	if err := m.prepare(); err != nil {
+		return err
+	}
+	defer m.journal.Close(time.Second)
+	if err := m.listen(); err != nil {
+		return err
+	}
+	defer m.closeListeners()
+	m.notes()
+	if err := m.startCore(); err != nil {
+		return err
+	}
+	m.signals()
+	if err := m.loop.Run(); err != nil {
+		return err
+	}
+	return m.fatal
+}
+
+// prepare sets this process up.
+func (m *monitor) prepare() (err error) {
+	if m.exe, err = os.Executable(); err != nil {
+		return err
+	}
+	closeOnExec()
+	if err := spawn.DefaultSignals(); err != nil {
+		return err
+	}
+	m.journal = journal.Open(2, m.o.format)
+	m.log = slog.New(m.journal)
+	for _, err := range []error{sandbox.Untraceable(), sandbox.AcquireReaper()} {
+		if err != nil && !errors.Is(err, sandbox.ErrUnsupported) {
+			m.log.Warn("less protection than there could be", "error", err)
+		}
+	}
+	if m.loop, err = spawn.NewLoop(); err != nil {
+		return err
+	}
+	m.sup, err = spawn.NewSupervisor(m.loop, m.log, spawn.Command{
+		Path: m.o.path, Args: m.o.command, Dir: m.o.dir, Env: m.o.env, SpoolDir: m.o.spoolDir,
+	}, m.o.maxProcs, m.o.killAfter, func(pid int) bool { return m.cores[pid] != nil })
+	return err
+}
+
+// closeOnExec sees to it that no descriptor that we inherited reaches a core or
+// a command.
+func closeOnExec() {
+	last := 1024
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) == nil {
+		last = int(min(uint64(r.Cur), 1<<14))
+	}
+	if markCloseOnExec(3) {
+		return
+	}
+	for fd := 3; fd < last; fd++ {
+		unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
+	}
+}
+
+// listen opens all listeners or none.
+func (m *monitor) listen() error {
+	var errs *multierror.Error
+	for _, a := range m.o.listen {
+		l, err := sock.Listen(a, m.o.perms)
+		if err != nil {
+			errs = multierror.Append(errs, err)
+			continue
+		}
+		m.listeners = append(m.listeners, l)
+	}
+	if errs.ErrorOrNil() != nil {
+		m.closeListeners()
+	}
+	return errs.ErrorOrNil()
+}
+
+func (m *monitor) closeListeners() {
+	if m.closed {
+		return
+	}
+	m.closed = true
+	for _, l := range m.listeners {
+		for _, err := range flatten(l.Close()) {
+			m.log.Warn(err.Error())
+		}
+	}
+}
+
+// notes tells what an administrator should know about the start.
+func (m *monitor) notes() {
+	if os.Geteuid() == 0 {
+		m.log.Warn("started as root: the command is root too")
+	}
+	for _, l := range m.listeners {
+		mode, uid, gid, err := l.Info()
+		if err != nil {
+			continue
+		}
+		for _, n := range perms.Notes(mode, uid, gid) {
+			m.log.Warn(n, "listen", l.Address().String())
+		}
+	}
+}
+
+// startRecord is the first record of a service that serves.
+func (m *monitor) startRecord(confined string) {
+	var listen, files []string
+	for _, l := range m.listeners {
+		listen = append(listen, listenName(l))
+		if s := socketFile(l); s != "" {
+			files = append(files, s)
+		}
+	}
+	command := strings.Join(m.o.command, " ")
+	if command == "" {
+		command = "test page"
+	}
+	m.log.Info("start", "version", versionString(), "go", runtime.Version(),
+		"system", runtime.GOOS+"/"+runtime.GOARCH, "listen", listen, "socket", files,
+		"enforced", perms.Enforced(), "user", userName(os.Geteuid()), "sandbox", confined,
+		"pid", os.Getpid(), "core", m.serving.pid, "max_procs", m.o.maxProcs, "command", command)
+}
+
+// listenName is the address as the command line would have it, with the port
+// that was taken.
+func listenName(l *sock.Listener) string {
+	a := l.Address()
+	if a.Network == sock.TCP4 || a.Network == sock.TCP6 {
+		return a.Network + ":" + l.Addr().String()
+	}
+	return a.String()
+}
+
+// socketFile says who may do what with a socket file: "0660 onewake:www".
+func socketFile(l *sock.Listener) string {
+	mode, uid, gid, err := l.Info()
+	if err != nil {
+		return ""
+	}
+	group := strconv.Itoa(gid)
+	if g, err := user.LookupGroupId(group); err == nil {
+		group = g.Name
+	}
+	return fmt.Sprintf("%#04o %s:%s", mode.Perm(), userName(uid), group)
+}
+
+func userName(uid int) string {
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		return u.Username
+	}
+	return strconv.Itoa(uid)
+}
+
+// config is what a core is told.
+func (m *monitor) config() coreConfig {
+	c := coreConfig{
+		Command: len(m.o.command) > 0, CGI: m.o.cgi, ContentType: m.o.mime, ScriptName: m.o.script,
+		Software: "onewake/" + versionString(), Forwarded: m.o.forwarded, Timeout: m.o.timeout,
+		MaxProcs: m.o.maxProcs, MaxQueue: m.o.maxQueue, MaxBody: m.o.maxBody, MaxConns: m.o.maxConns,
+		Allow: m.o.allow, Sandbox: m.o.sandbox, Format: m.o.format, AccessLog: m.o.accessLog,
+	}
+	for _, l := range m.listeners {
+		c.Listeners = append(c.Listeners, listenerConfig{
+			Name: listenName(l), Host: serverName(l.Host()), Port: l.Port(), Unix: l.Unix(), Owner: socketFile(l),
+		})
+		if l.LockFile() != nil {
+			c.Locks++
+		}
+	}
+	return c
+}
+
+// serverName writes a host as SERVER_NAME has it: an IPv6 address without its
+// zone and in brackets (RFC 3875 § 4.1.14).
+func serverName(host string) string {
+	if !strings.Contains(host, ":") {
+		return host
+	}
+	host, _, _ = strings.Cut(host, "%")
+	return "[" + host + "]"
+}
+
+// startCore starts a core: with an empty environment, and no descriptor but
+// those it needs.
+func (m *monitor) startCore() error {
+	config, err := json.Marshal(m.config())
+	if err != nil {
+		return err
+	}
+	pair, err := controlPair()
+	if err != nil {
+		return os.NewSyscallError("socketpair", err)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		unix.Close(pair[0])
+		unix.Close(pair[1])
+		return err
+	}
+	defer null.Close()
+	files := []uintptr{null.Fd(), null.Fd(), 2, uintptr(pair[1])}
+	for _, l := range m.listeners {
+		files = append(files, fileFD(l.File()))
+	}
+	for _, l := range m.listeners {
+		if f := l.LockFile(); f != nil {
+			files = append(files, fileFD(f))
+		}
+	}
+	pid, handle, err := spawn.Start(m.exe, []string{coreName}, "/", []string{}, files...)
+	unix.Close(pair[1])
+	if err != nil {
+		unix.Close(pair[0])
+		return &os.PathError{Op: "start core", Path: m.exe, Err: err}
+	}
+	c := &coreProcess{pid: pid, handle: handle, born: time.Now()}
+	m.cores[pid] = c
+	if c.peer, err = m.sup.NewPeer(pair[0]); err == nil {
+		err = m.loop.WatchProcess(pid, handle, func() { m.coreExited(c) })
+	}
+	if err != nil {
+		return err
+	}
+	c.peer.OnReady = func(confined string, err error) { m.coreReady(c, confined, err) }
+	c.peer.OnBroken = func(err error) { m.coreBroken(c, err) }
+	c.peer.OnClosed = func() { m.coreClosed(c) }
+	c.peer.OnStats = func(s spawn.Stats) { m.coreStats(c, s) }
+	c.timer = m.loop.After(readyTime, func() {
+		m.log.Error("core is not ready in time", "core", c.pid)
+		unix.Kill(c.pid, unix.SIGKILL)
+	})
+	if m.serving == nil {
+		m.serving = c
+	} else {
+		m.standby = c
+	}
+	c.peer.Configure(config)
+	return nil
+}
+
+// fileFD is the number of a file's descriptor. File.Fd would make it blocking.
+func fileFD(f *os.File) uintptr {
+	var n uintptr
+	if rc, err := f.SyscallConn(); err == nil {
+		rc.Control(func(fd uintptr) { n = fd })
+	}
+	return n
+}
+
+// coreReady puts a core to work, in the place of an older one if there is one.
+func (m *monitor) coreReady(c *coreProcess, confined string, err error) {
+	c.timer.Stop()
+	switch {
+	case c.ready:
+		m.coreBroken(c, fmt.Errorf("%w: ready twice", spawn.ErrBreach))
+	case err != nil:
+		c.version = true
+		m.log.Error("core speaks another control version", "core", c.pid, "error", err)
+		unix.Kill(c.pid, unix.SIGKILL)
+	case m.stopping:
+		c.peer.Stop()
+	default:
+		c.ready, c.readySince = true, time.Now()
+		m.failures = 0
+		if c == m.standby {
+			old := m.serving
+			m.serving, m.standby = c, nil
+			old.retired = true
+			old.peer.Retire()
+			m.log.Info("core replaced", "core", c.pid, "old", old.pid, "sandbox", confined)
+		}
+		if !m.started {
+			m.started = true
+			m.startRecord(confined)
+		}
+		m.reloadAgain()
+	}
+}
+
+// coreBroken is told of a control socket that has ended or been misused. What
+// the core has started is being ended already.
+func (m *monitor) coreBroken(c *coreProcess, err error) {
+	if errors.Is(err, spawn.ErrBreach) {
+		c.breach = true
+		m.log.Error("breach by core", "core", c.pid, "error", err)
+	} else if !m.stopping && !c.retired {
+		m.log.Error("core is gone or stuck", "core", c.pid, "error", err)
+	}
+	c.peer.Close()
+	// A core without a control socket ends by itself; it is not relied upon,
+	// nor waited for where it is known to be hostile. One that has finished
+	// its work is given the time to say so.
+	if c.breach || !(c.retired || m.stopping) {
+		unix.Kill(c.pid, unix.SIGKILL)
+	}
+}
+
+// coreExited reaps a core and decides what comes next.
+func (m *monitor) coreExited(c *coreProcess) {
+	var st unix.WaitStatus
+	for {
+		if _, err := unix.Wait4(c.pid, &st, 0, nil); err != unix.EINTR {
+			break
+		}
+	}
+	delete(m.cores, c.pid)
+	if c.handle >= 0 {
+		unix.Close(c.handle)
+	}
+	c.timer.Stop()
+	c.peer.Close()
+	m.past.Served += c.stats.Served
+	m.past.Refused += c.stats.Refused
+	expected := (c.retired || m.stopping) && st.Exited() && st.ExitStatus() == 0
+	if !expected {
+		m.log.Error("core died", "core", c.pid, "status", spawn.Describe(spawn.Status(st)), "ready", c.ready)
+	}
+	switch {
+	case m.stopping:
+		if c == m.serving {
+			m.serving = nil
+			m.closeListeners()
+		}
+		m.endIfDone()
+	case c == m.standby:
+		m.standby = nil
+		m.log.Error("reload failed, the old core stays", "core", m.serving.pid)
+		m.reloadAgain()
+	case c == m.serving:
+		m.serving = nil
+		m.coreLost(c, st)
+	}
+}
+
+// coreLost starts another core, at once or after a while.
+func (m *monitor) coreLost(c *coreProcess, st unix.WaitStatus) {
+	if c.breach {
+		m.renewListeners()
+		if m.stopping {
+			return
+		}
+	}
+	if s := m.standby; s != nil {
+		// It is about to be ready; the clients can wait for it.
+		m.serving, m.standby = s, nil
+		return
+	}
+	m.restarts++
+	if !c.ready {
+		m.failures++
+		if m.failures >= maxFailures {
+			m.end(fmt.Errorf("core ended before it was ready, %d times in a row, the last time with %s",
+				maxFailures, spawn.Describe(spawn.Status(st))))
+			return
+		}
+	}
+	lived := time.Since(c.readySince)
+	switch {
+	case c.ready && (lived >= forgiveTime || !c.breach && lived >= settleTime):
+		m.backoff = 0
+	default:
+		m.backoff = min(max(2*m.backoff, minBackoff), maxBackoff)
+	}
+	m.loop.After(m.backoff, func() {
+		if m.stopping || m.serving != nil {
+			return
+		}
+		if err := m.startCore(); err != nil {
+			m.log.Error("cannot start a core", "error", err)
+			m.failures++
+			if m.failures >= maxFailures {
+				m.end(err)
+				return
+			}
+			m.coreLost(&coreProcess{ready: true, readySince: time.Now()}, 0)
+		}
+	})
+}
+
+// renewListeners makes the Unix sockets anew: a hostile core may have handed
+// copies of the old ones to a client.
+func (m *monitor) renewListeners() {
+	for _, l := range m.listeners {
+		if !l.Unix() || l.LockFile() == nil {
+			continue
+		}
+		if err := l.Renew(); err != nil {
+			m.log.Error("cannot renew the socket", "listen", l.Address().String(), "error", err)
+			m.end(err)
+			return
+		}
+	}
+}
+
+// signals connects signals to the loop.
+func (m *monitor) signals() {
+	ch := make(chan os.Signal, 16)
+	signal.Notify(ch, append(statusSignals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)...)
+	go func() {
+		for s := range ch {
+			m.loop.Post(func() { m.signal(s) })
+		}
+	}()
+}
+
+func (m *monitor) signal(s os.Signal) {
+	switch s {
+	case syscall.SIGTERM, syscall.SIGINT:
+		if m.stopping {
+			m.log.Info("stop at once", "signal", s.String())
+			m.endNow()
+			return
+		}
+		m.log.Info("stop", "signal", s.String(), "drain", m.o.drain)
+		m.stop()
+	case syscall.SIGHUP:
+		m.reload()
+	default:
+		m.status()
+	}
+}
+
+// reload starts a core from the binary that is on disk now.
+func (m *monitor) reload() {
+	switch {
+	case m.stopping:
+	case m.standby != nil || m.serving == nil || !m.serving.ready:
+		m.again = true
+	default:
+		m.log.Info("reload", "core", m.serving.pid)
+		if err := m.startCore(); err != nil {
+			m.log.Error("reload failed, the old core stays", "core", m.serving.pid, "error", err)
+		}
+	}
+}
+
+func (m *monitor) reloadAgain() {
+	if m.again && !m.stopping && m.standby == nil && m.serving != nil && m.serving.ready {
+		m.again = false
+		m.reload()
+	}
+}
+
+// status asks the core for its counters; coreStats writes the line.
+func (m *monitor) status() {
+	if m.serving != nil && m.serving.ready {
+		m.serving.peer.WantStats()
+		return
+	}
+	m.log.Info("status", "uptime", time.Since(m.began).Round(time.Second).String(), "core", "none", "restarts", m.restarts)
+}
+
+func (m *monitor) coreStats(c *coreProcess, s spawn.Stats) {
+	c.stats = s
+	m.log.Info("status", "uptime", time.Since(m.began).Round(time.Second).String(), "core", c.pid,
+		"served", m.past.Served+s.Served, "running", m.sup.Running(), "queued", s.Queued,
+		"refused", m.past.Refused+s.Refused, "conns", s.Conns, "restarts", m.restarts,
+		"dropped_records", m.journal.Dropped())
+}
+
+// stop ends the service in good order. The file goes first, so that nobody
+// new gets in; then the core answers whoever has got in; as soon as it has
+// closed the listeners, address and lock are free for a successor.
+func (m *monitor) stop() {
+	m.stopping = true
+	for _, l := range m.listeners {
+		for _, err := range flatten(l.Unlink()) {
+			m.log.Warn(err.Error())
+		}
+	}
+	for _, c := range m.cores {
+		if c.ready {
+			c.peer.Stop()
+		} else {
+			unix.Kill(c.pid, unix.SIGKILL)
+		}
+	}
+	if m.serving == nil {
+		m.closeListeners()
+	}
+	m.loop.After(m.o.drain, func() {
+		m.log.Warn("drain time is over, what still runs is ended", "running", m.sup.Running())
+		m.sup.EndAll()
+		m.loop.After(m.o.killAfter, m.endNow)
+	})
+	m.endIfDone()
+}
+
+func (m *monitor) coreClosed(c *coreProcess) {
+	if m.stopping && c == m.serving {
+		m.closeListeners()
+	}
+}
+
+// endIfDone ends the monitor when neither core nor command is left.
+func (m *monitor) endIfDone() {
+	if len(m.cores) > 0 {
+		return
+	}
+	m.closeListeners()
+	m.sup.EndAll()
+	var wait func()
+	wait = func() {
+		if m.sup.Idle() {
+			m.finish()
+			return
+		}
+		m.loop.After(5*time.Millisecond, wait)
+	}
+	m.loop.After(m.o.killAfter, m.endNow)
+	wait()
+}
+
+// end ends the service because it cannot go on.
+func (m *monitor) end(err error) {
+	m.fatal = err
+	m.stopping = true
+	m.closeListeners()
+	for _, c := range m.cores {
+		unix.Kill(c.pid, unix.SIGKILL)
+	}
+	m.endIfDone()
+}
+
+// endNow kills everything.
+func (m *monitor) endNow() {
+	m.closeListeners()
+	for _, c := range m.cores {
+		unix.Kill(c.pid, unix.SIGKILL)
+	}
+	m.sup.KillAll()
+	rounds := 0
+	var wait func()
+	wait = func() {
+		if rounds++; m.sup.Idle() && len(m.cores) == 0 || rounds > 200 {
+			m.finish()
+			return
+		}
+		m.sup.KillAll()
+		m.loop.After(5*time.Millisecond, wait)
+	}
+	wait()
+}
+
+func (m *monitor) finish() {
+	if m.fatal == nil {
+		m.log.Info("stopped", "uptime", time.Since(m.began).Round(time.Millisecond).String())
+	}
+	m.loop.End()
+}
