@@ -430,9 +430,14 @@ func (m *monitor) coreLost(c *coreProcess, st unix.WaitStatus) {
 		}
 	}
 	if s := m.standby; s != nil {
-		// It is about to be ready; the clients can wait for it.
-		m.serving, m.standby = s, nil
-		return
+		m.standby = nil
+		if !c.breach {
+			// It is about to be ready; the clients can wait for it.
+			m.serving = s
+			return
+		}
+		s.retired = true // it has the old listeners
+		unix.Kill(s.pid, unix.SIGKILL)
 	}
 	m.restarts++
 	if !c.ready {

@@ -307,21 +307,30 @@ func (r *run) serve(vars *spawn.Vars, continues bool) (location string) {
 	r.p = g.Client.New(r.body.any())
 	r.p.OnExit = r.exit
 	began := time.Now()
-	if !g.queue.enter(r, continues) {
+	queued, ok := g.queue.enter(r, continues)
+	if !ok {
 		g.overload(x)
 		return ""
 	}
+	r.p.Lazy = !g.CGI && g.quick.Load()
 	first := slowAfter
-	if !g.CGI && g.quick.Load() {
-		r.p.Lazy, r.quick = true, true
-		first = quickTime
-	}
 	r.mu.Lock()
+	if r.p.Lazy && !queued {
+		r.quick, first = true, quickTime
+	}
 	r.timer = time.AfterFunc(first, r.tick)
 	r.mu.Unlock()
 	defer r.finish()
-	if !r.waitSlot() {
-		return ""
+	if queued {
+		if !r.waitSlot() {
+			return ""
+		}
+		if r.p.Lazy {
+			r.mu.Lock()
+			r.quick = true
+			r.timer.Reset(quickTime)
+			r.mu.Unlock()
+		}
 	}
 	r.rec.Queue += time.Since(began)
 	if err := g.Client.Start(r.p, vars); err != nil {
@@ -358,13 +367,10 @@ func (r *run) serve(vars *spawn.Vars, continues bool) (location string) {
 
 // waitSlot waits for a slot, or for the client to lose patience.
 func (r *run) waitSlot() bool {
-	r.g.queue.mu.Lock()
-	queued := r.queued
-	r.g.queue.mu.Unlock()
-	for queued {
+	for {
 		switch e := <-r.p.Events; e.Kind {
 		case eventSlot:
-			queued = false
+			return true
 		case eventStop:
 			if !r.g.queue.leave(r) {
 				r.g.queue.release()
@@ -374,7 +380,6 @@ func (r *run) waitSlot() bool {
 			return false
 		}
 	}
-	return true
 }
 
 // waitStart waits for the pipes. A client that goes away meanwhile has to wait

@@ -21,18 +21,17 @@ func (q *queue) full() bool {
 	return q.running >= q.max && q.waiting >= q.limit
 }
 
-// enter gives r a slot, or a place in the queue (r.queued is true then, and
-// eventSlot follows), or neither. One that continues a request comes first and
-// is never turned away.
-func (q *queue) enter(r *run, continues bool) bool {
+// enter gives r a slot, or a place in the queue (eventSlot follows then), or
+// neither. One that continues a request comes first and is never turned away.
+func (q *queue) enter(r *run, continues bool) (queued, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.running < q.max {
 		q.running++
-		return true
+		return false, true
 	}
 	if q.waiting >= q.limit && !continues {
-		return false
+		return false, false
 	}
 	r.queued = true
 	q.waiting++
@@ -49,7 +48,7 @@ func (q *queue) enter(r *run, continues bool) bool {
 		}
 		q.list = append(q.list, r)
 	}
-	return true
+	return true, true
 }
 
 // leave takes r out of the queue. It returns false if r has got its slot

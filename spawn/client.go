@@ -161,7 +161,7 @@ func (c *Client) New(stdin bool) *Process {
 }
 
 // Start asks the monitor to start p with the variables v. What becomes of it
-// comes as events.
+// comes as events; after an error there are none.
 func (c *Client) Start(p *Process, v *Vars) error {
 	b := v.b
 	b[headerSize] = 0
@@ -185,7 +185,11 @@ func (c *Client) Start(p *Process, v *Vars) error {
 	c.procs[p.ID] = p
 	c.mu.Unlock()
 	sealFrame(b, msgStart, p.ID)
-	return c.write(b)
+	err := c.write(b)
+	if err != nil && c.find(p.ID, true) == nil {
+		return nil // Run has noticed too, and told p
+	}
+	return err
 }
 
 // End asks the monitor to end p's process group: SIGTERM now, SIGKILL later.
@@ -355,7 +359,7 @@ func (c *Client) find(id uint64, remove bool) *Process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.procs[id]
-	if remove {
+	if p != nil && remove {
 		delete(c.procs, id)
 	}
 	return p

@@ -118,9 +118,10 @@ func sealFrame(b []byte, k kind, id uint64) {
 }
 
 // Vars collects the variables of a request in the form in which they travel.
-// Its zero value is empty; it may be used again after [Vars.Reset].
+// Its zero value must be [Vars.Reset] first; its memory is used again.
 type Vars struct {
 	b    []byte
+	last int // where the variable added last begins
 	over bool
 }
 
@@ -140,19 +141,17 @@ func (v *Vars) Add(name, value string) { add(v, name, value) }
 func (v *Vars) AddBytes(name string, value []byte) { add(v, name, value) }
 
 func add[T string | []byte](v *Vars, name string, value T) {
+	v.last = len(v.b)
 	v.b = append(v.b, name...)
 	v.b = append(v.b, '=')
 	v.b = append(v.b, value...)
-	v.b = append(v.b, 0)
-	if len(name)+len(value)+2 > MaxVar || len(v.b) > headerSize+1+MaxVars {
-		v.over = true
-	}
+	v.end()
 }
 
 // AddHeader adds HTTP_ and the field's name in upper case, "-" become "_"
 // (RFC 3875 § 4.1.18).
 func (v *Vars) AddHeader(name, value []byte) {
-	start := len(v.b)
+	v.last = len(v.b)
 	v.b = append(v.b, "HTTP_"...)
 	for _, c := range name {
 		switch {
@@ -165,40 +164,25 @@ func (v *Vars) AddHeader(name, value []byte) {
 	}
 	v.b = append(v.b, '=')
 	v.b = append(v.b, value...)
-	v.b = append(v.b, 0)
-	v.check(start)
+	v.end()
 }
 
 // Extend appends to the value of the variable added last.
 func (v *Vars) Extend(sep string, value []byte) {
 	v.b = append(v.b[:len(v.b)-1], sep...)
 	v.b = append(v.b, value...)
-	v.b = append(v.b, 0)
-	if len(v.b) > headerSize+1+MaxVars {
-		v.over = true
-	}
+	v.end()
 }
 
-func (v *Vars) check(start int) {
-	if len(v.b)-start > MaxVar || len(v.b) > headerSize+1+MaxVars {
+func (v *Vars) end() {
+	v.b = append(v.b, 0)
+	if len(v.b)-v.last > MaxVar || len(v.b) > headerSize+1+MaxVars {
 		v.over = true
 	}
 }
 
 // TooLarge tells whether the monitor would refuse v for its size.
-func (v *Vars) TooLarge() bool {
-	if v.over {
-		return true
-	}
-	for b := v.Bytes(); len(b) > 0; {
-		n := indexNUL(b) + 1
-		if n > MaxVar {
-			return true
-		}
-		b = b[n:]
-	}
-	return false
-}
+func (v *Vars) TooLarge() bool { return v.over }
 
 // Bytes gives the variables, each NAME=VALUE with a NUL behind it.
 func (v *Vars) Bytes() []byte {

@@ -83,7 +83,11 @@ func (o *orphans) check(s *Supervisor, pgid int, l *leftover) {
 // ended notes the end of a request, after which there may be orphans.
 func (o *orphans) ended(s *Supervisor) {
 	if hasReaper && o.sweep == nil {
-		o.sweep = s.loop.After(sweepAfter, func() { o.look(s) })
+		after := sweepAfter
+		if o.all {
+			after = sweepAfter / 40
+		}
+		o.sweep = s.loop.After(after, func() { o.look(s) })
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/sandbox"
 )
 
 const leftoverSignal = unix.SIGTERM
@@ -35,4 +37,23 @@ func unblockSignals() error {
 		return os.NewSyscallError("sigprocmask", errno)
 	}
 	return nil
+}
+
+// limitEnds leaves the core's ends of the pipes, stdout, stderr and stdin, the
+// rights to read, or write, and to be waited for.
+func limitEnds(ends []int) error {
+	rights := sandbox.Read | sandbox.Event | sandbox.Fcntl
+	for i, fd := range ends {
+		if i == 2 {
+			rights = sandbox.Write | sandbox.Event | sandbox.Fcntl
+		}
+		if err := sandbox.LimitFD(fd, rights); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func limitSpool(fd int) error {
+	return sandbox.LimitFD(fd, sandbox.Read|sandbox.Write|sandbox.Seek|sandbox.Event|sandbox.Fcntl)
 }

@@ -39,3 +39,9 @@ func start(path string, args []string, dir string, env []string, files []uintptr
 func openUnnamed(string) (int, error) { return -1, os.ErrInvalid }
 
 func unblockSignals() error { return nil }
+
+// Only FreeBSD has rights to limit.
+
+func limitEnds([]int) error { return nil }
+
+func limitSpool(int) error { return nil }

@@ -165,6 +165,9 @@ func (s *Supervisor) fork(stdin bool, env []string) (*group, []int, error) {
 		// Only the core's ends: the command's are another open file.
 		unix.FcntlInt(uintptr(fd), unix.F_SETFL, unix.O_NONBLOCK)
 	}
+	if err := limitEnds(ends); err != nil {
+		s.log.Error("cannot limit the rights of a pipe", "error", err)
+	}
 	s.orphans.latest++
 	g := &group{sup: s, pid: pid, handle: handle, number: s.orphans.latest}
 	s.groups[pid] = g
@@ -212,8 +215,22 @@ func (s *Supervisor) dropPending(p *Peer) {
 	s.pending = kept
 }
 
-// openSpool makes a file that has no name by the time anyone could use it.
+// openSpool makes a file for a body, with no right but to write and read it.
 func (s *Supervisor) openSpool() (int, error) {
+	fd, err := s.makeSpool()
+	if err != nil {
+		s.log.Error("cannot make a spool file", "dir", s.cmd.SpoolDir, "error", err)
+		return -1, err
+	}
+	if err := limitSpool(fd); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// makeSpool makes a file that has no name by the time anyone could use it.
+func (s *Supervisor) makeSpool() (int, error) {
 	if fd, err := openUnnamed(s.cmd.SpoolDir); err == nil {
 		return fd, nil
 	}
@@ -226,7 +243,6 @@ func (s *Supervisor) openSpool() (int, error) {
 			continue
 		}
 		if err != nil {
-			s.log.Error("cannot make a spool file", "dir", s.cmd.SpoolDir, "error", err)
 			return -1, err
 		}
 		if err := unix.Unlink(name); err != nil {
