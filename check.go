@@ -1,8 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
+	"time"
 
 	"github.com/hashicorp/go-multierror"
 	"golang.org/x/sys/unix"
@@ -27,6 +31,8 @@ func check(o *options, wrong error) int {
 		switch {
 		case errors.Is(err, sock.ErrLocked):
 			fmt.Printf("%v: a server of ours is running\n", a)
+		case errors.Is(err, sock.ErrInUse) && isOurs(a):
+			fmt.Printf("%v: an onewake is running\n", a)
 		case err != nil:
 			errs = multierror.Append(errs, err)
 		case note != "":
@@ -38,4 +44,30 @@ func check(o *options, wrong error) int {
 	}
 	fmt.Println("configuration is good")
 	return statusOK
+}
+
+// serverField is what every answer of a core says in its Server field.
+const serverField = "onewake"
+
+// isOurs asks whoever serves at a TCP address, where no lock tells, what it
+// is. It sends what every server refuses.
+func isOurs(a sock.Addr) bool {
+	if a.Network != sock.TCP4 && a.Network != sock.TCP6 {
+		return false
+	}
+	c, err := net.DialTimeout(a.Network, a.Address, time.Second)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(2 * time.Second))
+	if _, err := c.Write([]byte("CHECK * HTTP/1.1\r\nHost: check\r\nConnection: close\r\n\r\n")); err != nil {
+		return false
+	}
+	for s := bufio.NewScanner(c); s.Scan() && s.Text() != ""; {
+		if strings.EqualFold(s.Text(), "Server: "+serverField) {
+			return true
+		}
+	}
+	return false
 }

@@ -86,7 +86,9 @@ func runCore() int {
 	// foreground group or by a careless pkill do not.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGPIPE)
 	runtime.GOMAXPROCS(1)
-	debug.SetGCPercent(200)
+	// Little is allocated for a request, so that collecting often costs nothing
+	// and keeps the memory where it was after the first thousand.
+	debug.SetGCPercent(25)
 	c := new(core)
 	c.journal = journal.Open(2, journal.Text)
 	c.log = slog.New(c.journal)
@@ -174,6 +176,7 @@ func (c *core) prepare() (err error) {
 func (c *core) assemble() {
 	meta := gateway.Meta{ScriptName: c.cfg.ScriptName, Software: c.cfg.Software, Forwarded: c.cfg.Forwarded}
 	c.server = http1.Server{
+		Name:     serverField,
 		Admit:    c.admit,
 		MaxConns: c.maxConns(),
 		Done:     c.done,
@@ -277,7 +280,7 @@ func (c *core) admit(nc net.Conn, l *http1.Listener) (http1.Peer, bool) {
 }
 
 func (c *core) stats() spawn.Stats {
-	s := spawn.Stats{Served: c.served.Load(), Conns: uint64(c.server.Conns())}
+	s := spawn.Stats{Served: c.served.Load(), Conns: uint64(c.server.Conns()), Dropped: c.journal.Dropped()}
 	if c.gateway != nil {
 		running, queued, refused := c.gateway.Counts()
 		s.Running, s.Queued, s.Refused = uint64(running), uint64(queued), refused
@@ -301,9 +304,13 @@ func (c *core) done(x *http1.Exchange) {
 	if x.Peer.Port != "" {
 		a = append(a, slog.String("port", x.Peer.Port))
 	}
+	r, _ := x.Value.(*gateway.Record)
+	if r != nil && r.Client != "" {
+		a = append(a, slog.String("client", r.Client))
+	}
 	a = append(a, slog.String("method", string(x.Method)), slog.String("path", string(x.Target)),
 		slog.Int("status", x.Status), slog.Int64("bytes", x.Sent), slog.Duration("duration", now.Sub(x.Received)))
-	if r, ok := x.Value.(*gateway.Record); ok {
+	if r != nil {
 		if r.Started {
 			a = append(a, slog.Uint64("id", r.ID), slog.Duration("queue", r.Queue))
 		}

@@ -9,6 +9,8 @@ import (
 	"os/signal"
 	"os/user"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -61,7 +63,9 @@ type monitor struct {
 	started  bool        // the start record has been written
 
 	stopping bool
-	closed   bool // the listeners are
+	closed   bool     // the listeners are
+	told     []string // warnings of closing them
+	killing  bool     // nothing is waited for any more
 	fatal    error
 }
 
@@ -85,6 +89,8 @@ func runMonitor(o *options) error {
 	// The loop's goroutine keeps this thread: the death of the thread that
 	// forked is what Linux tells children as the death of their parent.
 	runtime.LockOSThread()
+	// Small and flat: where fork(2) copies page tables its cost grows with us.
+	debug.SetGCPercent(10)
 	m := &monitor{o: o, cores: make(map[int]*coreProcess), began: time.Now()}
 	if err := m.prepare(); err != nil {
 		return err
@@ -169,8 +175,16 @@ func (m *monitor) closeListeners() {
 	}
 	m.closed = true
 	for _, l := range m.listeners {
-		for _, err := range flatten(l.Close()) {
-			m.log.Warn(err.Error())
+		m.warn(l.Close())
+	}
+}
+
+// warn tells of what could not be cleaned up, each thing once.
+func (m *monitor) warn(err error) {
+	for _, e := range flatten(err) {
+		if text := e.Error(); !slices.Contains(m.told, text) {
+			m.told = append(m.told, text)
+			m.log.Warn(text)
 		}
 	}
 }
@@ -400,7 +414,8 @@ func (m *monitor) coreExited(c *coreProcess) {
 	c.peer.Close()
 	m.past.Served += c.stats.Served
 	m.past.Refused += c.stats.Refused
-	expected := (c.retired || m.stopping) && st.Exited() && st.ExitStatus() == 0
+	m.past.Dropped += c.stats.Dropped
+	expected := (c.retired || m.stopping) && st.Exited() && st.ExitStatus() == 0 || m.killing
 	if !expected {
 		m.log.Error("core died", "core", c.pid, "status", spawn.Describe(spawn.Status(st)), "ready", c.ready)
 	}
@@ -463,7 +478,8 @@ func (m *monitor) coreLost(c *coreProcess, st unix.WaitStatus) {
 			m.log.Error("cannot start a core", "error", err)
 			m.failures++
 			if m.failures >= maxFailures {
-				m.end(err)
+				// Whatever it was, the service could be started before.
+				m.end(fmt.Errorf("core cannot be started, %d times in a row: %v", maxFailures, err))
 				return
 			}
 			m.coreLost(&coreProcess{ready: true, readySince: time.Now()}, 0)
@@ -549,7 +565,7 @@ func (m *monitor) coreStats(c *coreProcess, s spawn.Stats) {
 	m.log.Info("status", "uptime", time.Since(m.began).Round(time.Second).String(), "core", c.pid,
 		"served", m.past.Served+s.Served, "running", m.sup.Running(), "queued", s.Queued,
 		"refused", m.past.Refused+s.Refused, "conns", s.Conns, "restarts", m.restarts,
-		"dropped_records", m.journal.Dropped())
+		"dropped_records", m.journal.Dropped()+m.past.Dropped+s.Dropped)
 }
 
 // stop ends the service in good order. The file goes first, so that nobody
@@ -558,9 +574,7 @@ func (m *monitor) coreStats(c *coreProcess, s spawn.Stats) {
 func (m *monitor) stop() {
 	m.stopping = true
 	for _, l := range m.listeners {
-		for _, err := range flatten(l.Unlink()) {
-			m.log.Warn(err.Error())
-		}
+		m.warn(l.Unlink())
 	}
 	for _, c := range m.cores {
 		if c.ready {
@@ -618,6 +632,7 @@ func (m *monitor) end(err error) {
 
 // endNow kills everything.
 func (m *monitor) endNow() {
+	m.killing = true
 	m.closeListeners()
 	for _, c := range m.cores {
 		unix.Kill(c.pid, unix.SIGKILL)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -46,6 +47,7 @@ func (b *body) close() {
 	if b.file != nil {
 		b.file.Close()
 		b.file = nil
+		b.g.files.Add(-1)
 	}
 }
 
@@ -151,20 +153,18 @@ func (b *body) spool(x *http1.Exchange) error {
 		}
 		if m > 0 {
 			if b.file == nil {
-				f, err := b.g.Client.Spool()
-				if err != nil {
-					return errors.Join(errSpool, err)
+				if err := b.openFile(); err != nil {
+					return err
 				}
-				b.file = f
 			}
 			if _, err := b.file.Write(buf[:m]); err != nil {
-				return errors.Join(errSpool, err)
+				return fmt.Errorf("%w: %w", errSpool, err)
 			}
 		}
 		if err == io.EOF {
 			if b.file != nil {
 				if _, err := b.file.Seek(0, io.SeekStart); err != nil {
-					return errors.Join(errSpool, err)
+					return fmt.Errorf("%w: %w", errSpool, err)
 				}
 			}
 			return nil
@@ -173,6 +173,22 @@ func (b *body) spool(x *http1.Exchange) error {
 			return err
 		}
 	}
+}
+
+// openFile gets a file from the monitor. There are never more than requests
+// that can run or wait, which bounds the room that bodies take on the disk.
+func (b *body) openFile() error {
+	if b.g.files.Add(1) > int64(b.g.MaxProcs+b.g.MaxQueue) {
+		b.g.files.Add(-1)
+		return fmt.Errorf("%w: too many bodies are waiting", errSpool)
+	}
+	f, err := b.g.Client.Spool()
+	if err != nil {
+		b.g.files.Add(-1)
+		return fmt.Errorf("%w: %w", errSpool, err)
+	}
+	b.file = f
+	return nil
 }
 
 // feed gives the command its body. What the pipe takes at once is written

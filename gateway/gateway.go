@@ -62,6 +62,7 @@ type Gateway struct {
 	queue   queue
 	quick   atomic.Bool  // the last command was
 	memory  atomic.Int64 // bytes of bodies held in memory
+	files   atomic.Int64 // bodies held in files
 	refused atomic.Uint64
 }
 
@@ -69,6 +70,7 @@ type Gateway struct {
 // gateway leaves it in [http1.Exchange.Value].
 type Record struct {
 	RequestID string        // of a believed X-Request-Id
+	Client    string        // of a believed X-Real-IP or X-Forwarded-For
 	Queue     time.Duration // spent waiting for a slot
 	ID        uint64        // of the last process, as in the records of its stderr
 	Started   bool          // a process was started
@@ -201,6 +203,7 @@ type run struct {
 	deadline time.Time // zero before the process has been started
 	quick    bool      // the first tick is eventLong
 	slow     bool
+	answered bool // the client has its whole answer
 	finished bool
 	stop     reason
 	exited   bool
@@ -224,7 +227,7 @@ func (r *run) tell(k spawn.EventKind) {
 func (r *run) interrupt(why reason) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.finished || r.stop != none {
+	if r.finished || r.stop != none || r.answered && why == clientGone {
 		return
 	}
 	r.stop = why
@@ -232,6 +235,13 @@ func (r *run) interrupt(why reason) {
 		r.stdout.SetReadDeadline(time.Unix(1, 0))
 	}
 	r.tell(eventStop)
+}
+
+// done notes that the client has all it asked for, and may leave.
+func (r *run) done() {
+	r.mu.Lock()
+	r.answered = true
+	r.mu.Unlock()
 }
 
 func (r *run) stopped() reason {

@@ -95,7 +95,6 @@ func (m *Meta) fill(v *spawn.Vars, x *http1.Exchange, t target, rec *Record) *ht
 	} else {
 		v.Add("SERVER_PROTOCOL", "HTTP/1.1")
 	}
-	v.Add("SERVER_PORT", x.Listener.Port)
 	v.AddBytes("REQUEST_METHOD", t.method)
 	v.AddBytes("REQUEST_URI", t.uri)
 	v.Add("SCRIPT_NAME", m.ScriptName)
@@ -103,7 +102,7 @@ func (m *Meta) fill(v *spawn.Vars, x *http1.Exchange, t target, rec *Record) *ht
 	v.AddBytes("QUERY_STRING", t.query)
 	f := m.fields(v, x, t)
 	if rec != nil {
-		rec.RequestID = f.id
+		rec.RequestID, rec.Client = f.id, f.addr
 	}
 
 	// REMOTE_ADDR, REMOTE_HOST (§§ 4.1.8, 4.1.9): an address the web server
@@ -118,10 +117,14 @@ func (m *Meta) fill(v *spawn.Vars, x *http1.Exchange, t target, rec *Record) *ht
 			v.Add("REMOTE_PORT", x.Peer.Port)
 		}
 	}
+	// SERVER_NAME, SERVER_PORT (§§ 4.1.14, 4.1.15): what the client asked for,
+	// if the web server says so, else what we are bound to.
 	if f.host != "" {
 		v.Add("SERVER_NAME", f.host)
+		v.Add("SERVER_PORT", f.port())
 	} else {
 		v.Add("SERVER_NAME", x.Listener.Host)
+		v.Add("SERVER_PORT", x.Listener.Port)
 	}
 	if f.https {
 		v.Add("HTTPS", "on")
@@ -187,7 +190,18 @@ func unhex(c byte) byte {
 // facts are what believed fields say.
 type facts struct {
 	addr, host, id string
+	hostPort       string // with host, may be empty
 	https          bool
+}
+
+func (f *facts) port() string {
+	switch {
+	case f.hostPort != "":
+		return f.hostPort
+	case f.https:
+		return "443"
+	}
+	return "80"
 }
 
 // fields adds the header fields. Names with characters outside [A-Za-z0-9-]
@@ -324,17 +338,17 @@ func (f *facts) setAddr(value []byte) {
 
 // setHost takes a host with or without a port.
 func (f *facts) setHost(value []byte) {
-	s := string(value)
+	s, port := string(value), ""
 	if i := strings.LastIndexByte(s, ':'); i >= 0 && i > strings.LastIndexByte(s, ']') {
 		if _, err := strconv.ParseUint(s[i+1:], 10, 16); err != nil {
 			return
 		}
-		s = s[:i]
+		s, port = s[:i], s[i+1:]
 	}
 	if s == "" || strings.ContainsFunc(s, func(r rune) bool {
 		return !('a' <= r|0x20 && r|0x20 <= 'z' || '0' <= r && r <= '9' || strings.ContainsRune("-._:[]", r))
 	}) {
 		return
 	}
-	f.host = s
+	f.host, f.hostPort = s, port
 }

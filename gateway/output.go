@@ -292,6 +292,12 @@ func (r *run) answer(b *http1.Block, resp *response, end, n int, eof bool) {
 			length = int64(n - end)
 		}
 	}
+	if length >= 0 && int64(n-end) > length && !eof {
+		r.g.log(slog.LevelError, "response contradicts its Content-Length", slog.Uint64("id", r.p.ID),
+			slog.Int64("length", length), slog.Int("body", n-end))
+		x.Error(502, "malformed response of the command")
+		return
+	}
 	x.Begin(resp.code(), length)
 	whole := eof || x.NoBody() || length >= 0 && int64(n-end) >= length
 	if x.Send(b, end, n, whole) != nil {
@@ -314,6 +320,7 @@ func (r *run) answer(b *http1.Block, resp *response, end, n int, eof bool) {
 
 // drain throws away what the command still writes after a complete answer.
 func (r *run) drain(b *http1.Block) (exited bool) {
+	r.done()
 	for {
 		_, err := r.read(b.Data())
 		if err == io.EOF {

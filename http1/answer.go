@@ -41,6 +41,7 @@ type answer struct {
 	noBody  bool // HEAD, 204 or 304
 	close   bool // the connection ends with this answer
 	dated   bool // the handler gave a Date
+	named   bool // the handler gave a Server
 	length  int64
 	left    int64 // of a body of known length
 }
@@ -55,8 +56,11 @@ func (x *Exchange) AddField(name, value []byte) {
 	h = append(h, ':', ' ')
 	h = append(h, value...)
 	x.in.head = append(h, '\r', '\n')
-	if fold(name, "date") {
+	switch {
+	case fold(name, "date"):
 		x.out.dated = true
+	case fold(name, "server"):
+		x.out.named = true
 	}
 }
 
@@ -220,6 +224,11 @@ func (x *Exchange) appendHead(b []byte) []byte {
 	b = append(b, '\r', '\n')
 	if !a.dated {
 		b = append(b, date()...)
+	}
+	if !a.named && x.srv.Name != "" {
+		b = append(b, "Server: "...)
+		b = append(b, x.srv.Name...)
+		b = append(b, '\r', '\n')
 	}
 	b = append(b, x.in.head...)
 	switch {

@@ -102,8 +102,9 @@ func (x *Exchange) fill() error {
 			x.w = x.body.keep + copy(x.in.b[x.body.keep:], x.in.b[x.r:x.w])
 			x.r = x.body.keep
 		}
-		if x.w == len(x.in.b) {
-			// Slices of the head go on pointing into the old array.
+		if len(x.in.b)-x.w < firstBuffer/2 {
+			// So little room behind the head would make each read of the body
+			// a tiny one. Slices of the head go on pointing into the old array.
 			b := make([]byte, 2*len(x.in.b))
 			copy(b, x.in.b[:x.w])
 			x.in.b = b

@@ -51,6 +51,9 @@ type Listener struct {
 // Server serves any number of listeners. Its fields are set before the first
 // [Server.Serve] and not changed afterwards.
 type Server struct {
+	// Name is the Server field (RFC 9110 § 10.2.4) of answers that have none;
+	// empty for no field.
+	Name string
 	// Handler answers one request. It runs on the connection's goroutine.
 	Handler func(*Exchange)
 	// Done, if set, is told of each answered request, those that were refused

@@ -61,6 +61,7 @@ type Process struct {
 // Stats are a core's counters, for the status line.
 type Stats struct {
 	Served, Running, Queued, Refused, Conns uint64
+	Dropped                                 uint64 // log records
 }
 
 // Client is the core's side of a control socket.
@@ -345,7 +346,7 @@ func (c *Client) handle(f frame) error {
 	case msgWantStats:
 		s := c.OnWantStats()
 		var b []byte
-		for _, n := range []uint64{s.Served, s.Running, s.Queued, s.Refused, s.Conns} {
+		for _, n := range []uint64{s.Served, s.Running, s.Queued, s.Refused, s.Conns, s.Dropped} {
 			b = binary.BigEndian.AppendUint64(b, n)
 		}
 		return c.send(msgStats, 0, b...)

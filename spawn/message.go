@@ -40,7 +40,7 @@ const (
 	maxToCore   = 1 << 20                  // the longest frame to a core
 	flagStdin   = 1                        // the command gets a body
 	flagLazy    = 2                        // msgStarted can wait for msgExited, for a moment
-	statsFields = 5
+	statsFields = 6
 )
 
 // kind says what a frame is about.

@@ -229,7 +229,7 @@ func (p *Peer) handle(f frame) error {
 		}
 		if p.OnStats != nil {
 			at := func(i int) uint64 { return binary.BigEndian.Uint64(f.payload[8*i:]) }
-			p.OnStats(Stats{Served: at(0), Running: at(1), Queued: at(2), Refused: at(3), Conns: at(4)})
+			p.OnStats(Stats{Served: at(0), Running: at(1), Queued: at(2), Refused: at(3), Conns: at(4), Dropped: at(5)})
 		}
 	default:
 		return breach("message %d", f.kind)

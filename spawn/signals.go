@@ -16,8 +16,15 @@ import (
 func DefaultSignals() error {
 	sink := make(chan os.Signal, 1)
 	for sig := syscall.Signal(1); sig < 32; sig++ {
-		if sig != syscall.SIGKILL && sig != syscall.SIGSTOP && signal.Ignored(sig) {
+		if sig != syscall.SIGKILL && sig != syscall.SIGSTOP && sig != syscall.SIGCHLD && signal.Ignored(sig) {
 			signal.Notify(sink, sig)
+		}
+	}
+	// Go leaves the first three as they are, and does not say how. Of SIGCHLD we
+	// have no use: without Go's handler it interrupts nothing.
+	for _, sig := range []syscall.Signal{syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCHLD} {
+		if err := defaultSignal(sig); err != nil {
+			return err
 		}
 	}
 	signal.Notify(sink, syscall.SIGPIPE) // else a broken log would end us

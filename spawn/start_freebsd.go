@@ -57,3 +57,17 @@ func limitEnds(ends []int) error {
 func limitSpool(fd int) error {
 	return sandbox.LimitFD(fd, sandbox.Read|sandbox.Write|sandbox.Seek|sandbox.Event|sandbox.Fcntl)
 }
+
+// defaultSignal gives a signal its default disposition.
+func defaultSignal(sig syscall.Signal) error {
+	var act struct { // struct sigaction, sys/signal.h
+		handler uintptr
+		flags   int32
+		mask    [4]uint32
+	}
+	_, _, errno := syscall.RawSyscall(unix.SYS_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&act)), 0)
+	if errno != 0 {
+		return os.NewSyscallError("sigaction", errno)
+	}
+	return nil
+}

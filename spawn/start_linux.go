@@ -1,7 +1,9 @@
 package spawn
 
 import (
+	"os"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,3 +48,13 @@ func unblockSignals() error {
 func limitEnds([]int) error { return nil }
 
 func limitSpool(int) error { return nil }
+
+// defaultSignal gives a signal its default disposition.
+func defaultSignal(sig syscall.Signal) error {
+	var act [4]uintptr // struct kernel_sigaction: SIG_DFL, no flags, no mask
+	_, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&act)), 0, 8, 0, 0)
+	if errno != 0 {
+		return os.NewSyscallError("rt_sigaction", errno)
+	}
+	return nil
+}

@@ -40,6 +40,8 @@ func openUnnamed(string) (int, error) { return -1, os.ErrInvalid }
 
 func unblockSignals() error { return nil }
 
+func defaultSignal(syscall.Signal) error { return nil }
+
 // Only FreeBSD has rights to limit.
 
 func limitEnds([]int) error { return nil }
