@@ -8,8 +8,6 @@ import (
 
 func limit(int, Rights) error { return ErrUnsupported }
 
-func enter() error { return ErrUnsupported }
-
 func entered() bool { return false }
 
 func untraceable() error {

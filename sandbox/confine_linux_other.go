@@ -1,0 +1,5 @@
+//go:build linux && confine && !amd64
+
+package sandbox
+
+var refusedHere []uintptr

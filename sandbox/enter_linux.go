@@ -1,0 +1,5 @@
+//go:build linux && !confine
+
+package sandbox
+
+func enter() error { return ErrUnsupported }
