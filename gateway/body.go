@@ -44,6 +44,10 @@ func (b *body) close() {
 		b.g.memory.Add(-int64(cap(b.mem)))
 		b.mem = nil
 	}
+	if b.rest {
+		b.rest = false
+		b.g.streams.Add(-1)
+	}
 	if b.file != nil {
 		b.file.Close()
 		b.file = nil
@@ -60,7 +64,9 @@ func (g *Gateway) readBody(x *http1.Exchange) (*body, bool) {
 		err = b.readChunked(x)
 	case b.length > 0:
 		err = b.readAhead(x, min(b.length, readAhead))
-		b.rest = int64(len(b.mem)) < b.length
+		if err == nil && int64(len(b.mem)) < b.length && !b.stream() {
+			err = b.spool(x)
+		}
 	}
 	if err == nil {
 		return b, true
@@ -141,21 +147,38 @@ func (b *body) readChunked(x *http1.Exchange) error {
 	}
 }
 
-// spool puts the rest of a chunked body into a file.
+// stream has the rest of the body read while the process runs. Only half of
+// the slots are for such clients, since one that stops in the middle holds its
+// slot: the others' bodies are put into files first.
+func (b *body) stream() bool {
+	if b.g.streams.Add(1) > int64(b.g.MaxProcs/2) {
+		b.g.streams.Add(-1)
+		return false
+	}
+	b.rest = true
+	return true
+}
+
+// spool puts the rest of a body into a file.
 func (b *body) spool(x *http1.Exchange) error {
 	block := blockPool.Get().(*http1.Block)
 	defer blockPool.Put(block)
 	buf := block.Data()
 	for {
 		m, err := x.Read(buf)
-		if b.length += int64(m); b.length > b.g.MaxBody {
+		if x.Chunked {
+			b.length += int64(m)
+		}
+		if b.length > b.g.MaxBody {
 			return errTooLarge
 		}
 		if m > 0 {
 			if b.file == nil {
-				if err := b.openFile(); err != nil {
+				f, err := b.g.openFile()
+				if err != nil {
 					return err
 				}
+				b.file = f
 			}
 			if _, err := b.file.Write(buf[:m]); err != nil {
 				return fmt.Errorf("%w: %w", errSpool, err)
@@ -176,19 +199,18 @@ func (b *body) spool(x *http1.Exchange) error {
 }
 
 // openFile gets a file from the monitor. There are never more than requests
-// that can run or wait, which bounds the room that bodies take on the disk.
-func (b *body) openFile() error {
-	if b.g.files.Add(1) > int64(b.g.MaxProcs+b.g.MaxQueue) {
-		b.g.files.Add(-1)
-		return fmt.Errorf("%w: too many bodies are waiting", errSpool)
+// that can run or wait, which bounds the room that they take on the disk.
+func (g *Gateway) openFile() (*os.File, error) {
+	if g.files.Add(1) > int64(g.MaxProcs+g.MaxQueue) {
+		g.files.Add(-1)
+		return nil, fmt.Errorf("%w: too many files are in use", errSpool)
 	}
-	f, err := b.g.Client.Spool()
+	f, err := g.Client.Spool()
 	if err != nil {
-		b.g.files.Add(-1)
-		return fmt.Errorf("%w: %w", errSpool, err)
+		g.files.Add(-1)
+		return nil, fmt.Errorf("%w: %w", errSpool, err)
 	}
-	b.file = f
-	return nil
+	return f, nil
 }
 
 // feed gives the command its body. What the pipe takes at once is written

@@ -62,7 +62,8 @@ type Gateway struct {
 	queue   queue
 	quick   atomic.Bool  // the last command was
 	memory  atomic.Int64 // bytes of bodies held in memory
-	files   atomic.Int64 // bodies held in files
+	files   atomic.Int64 // files in use, for bodies and for backlogs
+	streams atomic.Int64 // requests whose body is read while their process runs
 	refused atomic.Uint64
 }
 
@@ -124,6 +125,10 @@ func (g *Gateway) Serve(x *http1.Exchange) {
 	defer b.close()
 	if x.HasBody() {
 		vars.Add("CONTENT_LENGTH", b.lengthString())
+		if vars.TooLarge() {
+			x.Error(431, "header too large for a command's environment")
+			return
+		}
 	}
 	for redirects := 0; ; redirects++ {
 		r := &run{g: g, x: x, rec: rec, body: b}
@@ -212,7 +217,10 @@ type run struct {
 	pump     *pump
 
 	started bool
-	ended   bool // End has been sent
+	ended   bool   // End has been sent
+	eof     bool   // the output has ended
+	more    []byte // output that has been read and comes after what is being sent
+	backlog backlog
 }
 
 // tell sends an event that must not be lost; there is always room.
@@ -235,6 +243,13 @@ func (r *run) interrupt(why reason) {
 		r.stdout.SetReadDeadline(time.Unix(1, 0))
 	}
 	r.tell(eventStop)
+}
+
+// stillQuick tells whether eventLong, or eventStop, is yet to come.
+func (r *run) stillQuick() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.quick && r.stop == none
 }
 
 // done notes that the client has all it asked for, and may leave.
@@ -362,7 +377,7 @@ func (r *run) serve(vars *spawn.Vars, continues bool) (location string) {
 	b := blockPool.Get().(*http1.Block)
 	defer blockPool.Put(b)
 	n, whole := 0, false
-	if r.p.Lazy {
+	if r.stillQuick() {
 		n, whole = r.waitQuick(b)
 	}
 	if whole {
@@ -455,6 +470,7 @@ func (r *run) finish() {
 	if pump != nil {
 		pump.close(r.x)
 	}
+	r.backlog.close(r.g)
 	switch {
 	case errs != nil:
 		errs.finish()

@@ -53,6 +53,12 @@ func (r *run) halt() {
 // in b, and whether that is all and the command has ended. If not, nothing is
 // lost but a moment.
 func (r *run) waitQuick(b *http1.Block) (n int, whole bool) {
+	r.mu.Lock()
+	late := !r.quick || r.stop != none // its event has come before EventStarted
+	r.mu.Unlock()
+	if late {
+		return 0, false
+	}
 	for !r.rec.Exited {
 		switch e := <-r.p.Events; e.Kind {
 		case spawn.EventExited:
@@ -96,21 +102,28 @@ func (r *run) raw(b *http1.Block, n int) {
 	// A block is full. If it is all, its length can still be told.
 	b2 := blockPool.Get().(*http1.Block)
 	defer blockPool.Put(b2)
-	m, err := r.readMore(b2.Data())
+	m, err := r.readMore(b2.Data(), fullWait)
 	if err == io.EOF && m == 0 {
 		r.rawEnd(b, n)
 		return
 	}
 	x.AddField(contentType, []byte(r.g.ContentType))
 	x.Begin(200, -1)
-	if !r.sendAll(b, n) {
+	r.more = b2.Data()[:m]
+	if !r.send(b, 0, n) {
 		return
 	}
 	if err != nil && err != io.EOF {
 		r.halt()
 		return
 	}
-	if !r.sendAll(b2, m) || err != io.EOF && !r.stream(b) {
+	if more := len(r.more); more > 0 {
+		r.more = nil
+		if !r.send(b2, 0, more) {
+			return
+		}
+	}
+	if err != io.EOF && !r.stream(b) {
 		return
 	}
 	if !r.wait(0) {
@@ -122,18 +135,17 @@ func (r *run) raw(b *http1.Block, n int) {
 		x.Cut()
 		return
 	}
-	x.Send(b, 0, 0, true)
+	r.last()
 }
 
 var contentType = []byte("Content-Type")
 
-// readMore reads what comes within a moment. No bytes and no error: nothing
-// did.
-func (r *run) readMore(p []byte) (int, error) {
+// readMore reads what comes within d. No bytes and no error: nothing did.
+func (r *run) readMore(p []byte, d time.Duration) (int, error) {
 	r.mu.Lock()
 	wait := r.stop == none && !r.exited
 	if wait {
-		r.stdout.SetReadDeadline(time.Now().Add(fullWait))
+		r.stdout.SetReadDeadline(time.Now().Add(d))
 	}
 	r.mu.Unlock()
 	n, err := r.stdout.Read(p)
@@ -179,12 +191,18 @@ func (r *run) rawEnd(b *http1.Block, n int) {
 	r.x.Send(b, 0, n, true)
 }
 
-// sendAll sends a part of the body; if the client is gone the run ends.
-func (r *run) sendAll(b *http1.Block, n int) bool {
-	if n == 0 && r.x.Started() {
-		return true
+// send sends b.Data()[from:to] as the next part of the body; if the client is
+// gone the run ends. b must be left alone until the run's end or the next send.
+func (r *run) send(b *http1.Block, from, to int) bool {
+	err := r.x.SendSome(b, from, to, patience)
+	if err == http1.ErrSlow {
+		err = r.slowClient()
 	}
-	if r.x.Send(b, 0, n, false) != nil {
+	if err == errStopped {
+		r.halt()
+		return false
+	}
+	if err != nil {
 		r.end(clientGone.String())
 		return false
 	}
@@ -194,9 +212,9 @@ func (r *run) sendAll(b *http1.Block, n int) bool {
 // stream passes output on as it comes, to its end. It returns false if the
 // run is over.
 func (r *run) stream(b *http1.Block) bool {
-	for {
+	for !r.eof {
 		n, err := r.read(b.Data())
-		if n > 0 && !r.sendAll(b, n) {
+		if n > 0 && !r.send(b, 0, n) {
 			return false
 		}
 		if err == io.EOF {
@@ -207,6 +225,7 @@ func (r *run) stream(b *http1.Block) bool {
 			return false
 		}
 	}
+	return true
 }
 
 // cgi answers as the command says (RFC 3875 § 6).
@@ -299,17 +318,19 @@ func (r *run) answer(b *http1.Block, resp *response, end, n int, eof bool) {
 		return
 	}
 	x.Begin(resp.code(), length)
-	whole := eof || x.NoBody() || length >= 0 && int64(n-end) >= length
-	if x.Send(b, end, n, whole) != nil {
-		r.end(clientGone.String())
-		return
-	}
 	switch {
-	case eof:
-	case whole:
-		exited = r.drain(b)
+	case eof || x.NoBody() || length >= 0 && int64(n-end) >= length:
+		if x.Send(b, end, n, true) != nil {
+			r.end(clientGone.String())
+			return
+		}
+		if !eof {
+			exited = r.drain(b)
+		}
+	case !r.send(b, end, n):
+		return
 	case length >= 0:
-		exited = r.streamLength(b, length-int64(n-end))
+		exited = r.streamLength(b, length-int64(n-end)-r.backlog.news())
 	default:
 		exited = r.streamCGI(b)
 	}
@@ -335,30 +356,32 @@ func (r *run) drain(b *http1.Block) (exited bool) {
 
 // streamLength passes on the rest of a body whose length is known.
 func (r *run) streamLength(b *http1.Block, left int64) (exited bool) {
-	for {
+	for left > 0 && !r.eof {
 		n, err := r.read(b.Data())
-		left -= int64(n)
-		if n > 0 || left <= 0 {
-			if r.x.Send(b, 0, n, left <= 0) != nil {
-				r.end(clientGone.String())
-				return false
-			}
+		if n > 0 && !r.send(b, 0, n) {
+			return false
 		}
-		switch {
-		case err == io.EOF && left > 0:
-			r.g.log(slog.LevelError, "response is shorter than its Content-Length",
-				slog.Uint64("id", r.p.ID), slog.Int64("missing", left))
-			r.x.Cut()
-			return r.wait(grace)
-		case err == io.EOF:
-			return r.wait(grace)
-		case err != nil:
+		left -= int64(n) + r.backlog.news()
+		if err == io.EOF {
+			r.eof = true
+		} else if err != nil {
 			r.halt()
 			return false
-		case left <= 0:
-			return r.drain(b)
 		}
 	}
+	if left > 0 {
+		r.g.log(slog.LevelError, "response is shorter than its Content-Length",
+			slog.Uint64("id", r.p.ID), slog.Int64("missing", left))
+		r.x.Cut()
+		return r.wait(grace)
+	}
+	if r.eof {
+		exited = r.wait(grace)
+	}
+	if r.last() && !r.eof {
+		return r.drain(b)
+	}
+	return exited
 }
 
 // streamCGI passes on a body whose end the process decides.
@@ -375,7 +398,7 @@ func (r *run) streamCGI(b *http1.Block) (exited bool) {
 		r.x.Cut()
 		return true
 	}
-	r.x.Send(b, 0, 0, true)
+	r.last()
 	return exited
 }
 

@@ -21,6 +21,13 @@ func (q *queue) full() bool {
 	return q.running >= q.max && q.waiting >= q.limit
 }
 
+// crowded tells whether somebody waits for a slot.
+func (q *queue) crowded() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waiting > 0
+}
+
 // enter gives r a slot, or a place in the queue (eventSlot follows then), or
 // neither. One that continues a request comes first and is never turned away.
 func (q *queue) enter(r *run, continues bool) (queued, ok bool) {
@@ -61,6 +68,17 @@ func (q *queue) leave(r *run) bool {
 	}
 	r.queued = false
 	q.waiting--
+	// Those who have left are not kept until their turn, which may be far off.
+	if len(q.list)-q.head > 2*q.waiting+64 {
+		kept := q.list[:0]
+		for _, r := range q.list[q.head:] {
+			if r.queued {
+				kept = append(kept, r)
+			}
+		}
+		clear(q.list[len(kept):])
+		q.list, q.head = kept, 0
+	}
 	return true
 }
 

@@ -134,12 +134,12 @@ func (x *Exchange) Send(b *Block, from, to int, last bool) error {
 		return err
 	}
 	a.started = true
+	x.Sent += int64(n)
 	if to > from {
-		if err := x.write(b.b[from:to]); err != nil {
+		if err := x.writeBody(b.b[from:to]); err != nil {
 			return err
 		}
 	}
-	x.Sent += int64(n)
 	if last {
 		if a.left > 0 && !a.noBody {
 			x.Cut()
@@ -255,15 +255,12 @@ func (x *Exchange) tryWrite(fd uintptr) bool {
 		n, x.werr = nbio.Write(int(fd), x.wb)
 		if x.werr == unix.EAGAIN {
 			x.werr = nil
-			if x.wexpires.Load() == 0 {
-				x.writeDeadline()
-			}
-			return false
+			return !x.mayWait
 		}
 		if x.werr != nil {
 			return true
 		}
-		if x.wb = x.wb[n:]; x.wexpires.Load() != 0 {
+		if x.wb = x.wb[n:]; x.mayWait {
 			x.writeDeadline()
 		}
 	}
@@ -277,22 +274,82 @@ func (x *Exchange) writeDeadline() {
 // write writes all of b, or cuts the answer.
 func (x *Exchange) write(b []byte) error {
 	x.wb = b
+	x.mayWait = false
+	err := x.rc.Write(x.writef)
+	if err == nil && x.werr == nil && len(x.wb) == 0 {
+		return nil
+	}
+	if err != nil && !os.IsTimeout(err) || x.werr != nil {
+		x.Cut()
+		return errors.Join(err, x.werr)
+	}
+	x.writeDeadline()
+	return x.flush(0)
+}
+
+// writeBody is write, with the patience of SendSome.
+func (x *Exchange) writeBody(b []byte) error {
+	if x.patience == 0 {
+		return x.write(b)
+	}
+	x.wb = b
+	x.writeDeadline()
+	return x.flush(x.patience)
+}
+
+// flush goes on with what write has left; d bounds the wait if it is not 0.
+func (x *Exchange) flush(d time.Duration) error {
+	var until time.Time
+	if d > 0 {
+		until = time.Now().Add(d)
+	}
+	x.mayWait = true
 	for {
+		// Reset first and look then, as in wait.
+		x.nc.SetWriteDeadline(until)
+		if expired(&x.wexpires) {
+			x.wexpires.Store(0)
+			x.Cut()
+			return os.ErrDeadlineExceeded
+		}
 		err := x.rc.Write(x.writef)
 		if err == nil {
 			err = x.werr
 		}
-		if os.IsTimeout(err) && !expired(&x.wexpires) {
-			x.nc.SetWriteDeadline(time.Time{})
-			continue
-		}
-		x.wb = nil
-		x.wexpires.Store(0)
-		if err != nil {
+		switch {
+		case err == nil:
+			x.wexpires.Store(0)
+			return nil
+		case !os.IsTimeout(err):
+			x.wexpires.Store(0)
 			x.Cut()
+			return err
+		case d > 0 && !time.Now().Before(until):
+			return ErrSlow
 		}
-		return err
 	}
+}
+
+// ErrSlow is what [Exchange.SendSome] and [Exchange.Flush] return if the
+// client does not take what it is given.
+var ErrSlow = errors.New("client is slow")
+
+// SendSome is [Exchange.Send] without last, that waits at most d for the
+// client. After ErrSlow the rest of b is still to be written: b must be kept
+// as it is, and nothing else sent, until [Exchange.Flush] returns nil.
+func (x *Exchange) SendSome(b *Block, from, to int, d time.Duration) error {
+	x.patience = d
+	err := x.Send(b, from, to, false)
+	x.patience = 0
+	return err
+}
+
+// Flush goes on with what SendSome has left, for at most d.
+func (x *Exchange) Flush(d time.Duration) error {
+	if x.WasCut {
+		return ErrCut
+	}
+	return x.flush(d)
 }
 
 // dateLine is the Date field of one second (RFC 9110 § 6.6.1).

@@ -59,6 +59,9 @@ type Exchange struct {
 	writef func(uintptr) bool
 	wb     []byte // what writef has still to write
 	werr   error
+	// mayWait lets writef wait; patience is that of SendSome.
+	mayWait  bool
+	patience time.Duration
 
 	served int // requests answered
 	body   bodyState
