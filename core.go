@@ -93,6 +93,9 @@ func runCore() int {
 	c.journal = journal.Open(2, journal.Text)
 	c.log = slog.New(c.journal)
 	err := c.prepare()
+	for _, l := range c.listeners {
+		c.server.Add(l)
+	}
 	if err == nil {
 		err = c.confine()
 	}

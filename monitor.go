@@ -38,6 +38,8 @@ const (
 	settleTime = 100 * time.Millisecond
 	// forgiveTime is how long a core must have lived to clear a breach.
 	forgiveTime = time.Minute
+	// answerTime is how long the status line waits for a core's counters.
+	answerTime = 500 * time.Millisecond
 )
 
 // monitor is the process that owns the socket and starts the command. All of
@@ -81,6 +83,8 @@ type coreProcess struct {
 	breach      bool
 	version     bool // speaks another control version
 	stats       spawn.Stats
+	asked       bool         // for stats
+	answer      *spawn.Timer // answerTime
 }
 
 // runMonitor is the life of the monitor. It returns nil after a stop that was
@@ -412,6 +416,10 @@ func (m *monitor) coreExited(c *coreProcess) {
 	}
 	c.timer.Stop()
 	c.peer.Close()
+	if c.answer != nil {
+		c.answer.Stop()
+		m.statusLine(c, "core died")
+	}
 	m.past.Served += c.stats.Served
 	m.past.Refused += c.stats.Refused
 	m.past.Dropped += c.stats.Dropped
@@ -476,7 +484,9 @@ func (m *monitor) coreLost(c *coreProcess, st unix.WaitStatus) {
 		}
 		if err := m.startCore(); err != nil {
 			m.log.Error("cannot start a core", "error", err)
-			m.failures++
+			if !spawn.IsTemporary(err) {
+				m.failures++
+			}
 			if m.failures >= maxFailures {
 				// Whatever it was, the service could be started before.
 				m.end(fmt.Errorf("core cannot be started, %d times in a row: %v", maxFailures, err))
@@ -551,21 +561,47 @@ func (m *monitor) reloadAgain() {
 	}
 }
 
-// status asks the core for its counters; coreStats writes the line.
+// status asks the core for its counters; coreStats writes the line. A core that
+// does not answer does not keep the line back.
 func (m *monitor) status() {
-	if m.serving != nil && m.serving.ready {
-		m.serving.peer.WantStats()
+	c := m.serving
+	if c == nil || !c.ready {
+		m.log.Info("status", "uptime", time.Since(m.began).Round(time.Second).String(), "core", "none", "restarts", m.restarts)
 		return
 	}
-	m.log.Info("status", "uptime", time.Since(m.began).Round(time.Second).String(), "core", "none", "restarts", m.restarts)
+	if c.answer != nil {
+		return
+	}
+	if !c.asked {
+		c.asked = true
+		c.peer.WantStats()
+	}
+	c.answer = m.loop.After(answerTime, func() { m.statusLine(c, "core does not answer") })
 }
 
 func (m *monitor) coreStats(c *coreProcess, s spawn.Stats) {
+	if !c.asked {
+		m.coreBroken(c, fmt.Errorf("%w: counters unasked", spawn.ErrBreach))
+		return
+	}
+	c.asked = false
 	c.stats = s
-	m.log.Info("status", "uptime", time.Since(m.began).Round(time.Second).String(), "core", c.pid,
-		"served", m.past.Served+s.Served, "running", m.sup.Running(), "queued", s.Queued,
-		"refused", m.past.Refused+s.Refused, "conns", s.Conns, "restarts", m.restarts,
-		"dropped_records", m.journal.Dropped()+m.past.Dropped+s.Dropped)
+	if c.answer != nil {
+		c.answer.Stop()
+		m.statusLine(c)
+	}
+}
+
+// statusLine writes what is known, and why that may be old news.
+func (m *monitor) statusLine(c *coreProcess, trouble ...any) {
+	c.answer = nil
+	if len(trouble) > 0 {
+		trouble = []any{"trouble", trouble[0]}
+	}
+	m.log.Info("status", append([]any{"uptime", time.Since(m.began).Round(time.Second).String(), "core", c.pid,
+		"served", m.past.Served + c.stats.Served, "running", m.sup.Running(), "queued", c.stats.Queued,
+		"refused", m.past.Refused + c.stats.Refused, "conns", c.stats.Conns, "restarts", m.restarts,
+		"dropped_records", m.journal.Dropped() + m.past.Dropped + c.stats.Dropped}, trouble...)...)
 }
 
 // stop ends the service in good order. The file goes first, so that nobody

@@ -238,6 +238,9 @@ func (r *run) feed() {
 			return
 		}
 	}
+	if b.length > streamPipe {
+		nbio.GrowPipe(fd, streamPipe)
+	}
 	p := &pump{stdin: os.NewFile(uintptr(fd), "stdin"), done: make(chan struct{})}
 	r.mu.Lock()
 	r.pump = p

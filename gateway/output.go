@@ -16,6 +16,10 @@ import (
 // is all.
 const fullWait = 5 * time.Millisecond
 
+// streamPipe is the size in bytes of the pipe to or from a command that reads
+// or writes more than that, so that it and we take turns less often.
+const streamPipe = 512 << 10
+
 // read reads output into p. It returns io.EOF at its end: when the pipe is
 // closed, or when the process has been gone for a second and something else
 // still holds the pipe. errStopped means that the run is to be ended.
@@ -109,6 +113,7 @@ func (r *run) raw(b *http1.Block, n int) {
 	}
 	x.AddField(contentType, []byte(r.g.ContentType))
 	x.Begin(200, -1)
+	nbio.GrowPipe(r.p.Stdout, streamPipe)
 	r.more = b2.Data()[:m]
 	if !r.send(b, 0, n) {
 		return
@@ -318,6 +323,9 @@ func (r *run) answer(b *http1.Block, resp *response, end, n int, eof bool) {
 		return
 	}
 	x.Begin(resp.code(), length)
+	if n == len(b.Data()) {
+		nbio.GrowPipe(r.p.Stdout, streamPipe)
+	}
 	switch {
 	case eof || x.NoBody() || length >= 0 && int64(n-end) >= length:
 		if x.Send(b, end, n, true) != nil {

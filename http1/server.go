@@ -112,20 +112,20 @@ func (s *Server) init() {
 	})
 }
 
+// Add tells of a listener that will be served: a stop that comes before then
+// waits for its [Server.Serve], which answers who is in the backlog.
+func (s *Server) Add(l *Listener) {
+	s.init()
+	s.mu.Lock()
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+}
+
 // Serve accepts connections on l until [Server.Retire] or [Server.Stop], then
 // closes it. Errors of accept(2) are waited out: a daemon that ends for want of
 // a descriptor helps nobody.
 func (s *Server) Serve(l *Listener) {
-	s.init()
-	s.mu.Lock()
-	if s.phase.Load() != serving {
-		s.mu.Unlock()
-		l.Close()
-		return
-	}
-	s.listeners[l] = struct{}{}
-	s.mu.Unlock()
-
+	s.Add(l)
 	var delay time.Duration
 	var last error
 	for s.acquire() {

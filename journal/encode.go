@@ -37,7 +37,11 @@ func (j *Journal) encode(b []byte, r slog.Record) []byte {
 		b = append(b, " msg="...)
 	}
 	b = j.appendString(b, r.Message)
-	b = append(b, j.attrs...)
+	if len(b)+len(j.attrs) > MaxRecord-64 {
+		b = j.appendAttr(b, "", slog.Bool(cutMark, true))
+	} else {
+		b = append(b, j.attrs...)
+	}
 	r.Attrs(func(a slog.Attr) bool {
 		mark := len(b)
 		b = j.appendAttr(b, j.group, a)

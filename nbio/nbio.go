@@ -37,12 +37,13 @@ func Write(fd int, p []byte) (int, error) {
 func Close(fd int) { closefd(fd) }
 
 // Recv is recvmsg(2) without an address: it returns how many bytes came in p
-// and how many in oob.
-func Recv(fd int, p, oob []byte, flags int) (n, oobn int, err error) {
+// and how many in oob, and got, which has MSG_CTRUNC if some of the descriptors
+// did not fit this process.
+func Recv(fd int, p, oob []byte, flags int) (n, oobn, got int, err error) {
 	for {
-		n, oobn, err = recv(fd, p, oob, flags)
+		n, oobn, got, err = recv(fd, p, oob, flags)
 		if err != unix.EINTR {
-			return n, oobn, err
+			return n, oobn, got, err
 		}
 	}
 }
@@ -56,6 +57,11 @@ func Send(fd int, p, oob []byte, flags int) (int, error) {
 		}
 	}
 }
+
+// GrowPipe asks for a pipe that holds size bytes, on Linux (fcntl(2),
+// F_SETPIPE_SZ). Elsewhere pipes grow by themselves. That it is refused, for
+// the user has too many of them, is no harm.
+func GrowPipe(fd, size int) { growPipe(fd, size) }
 
 // PollIn tells without waiting what poll(2) says of reading from fd; 0 if
 // there is nothing to say.

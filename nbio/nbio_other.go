@@ -10,9 +10,9 @@ func write(fd int, p []byte) (int, error) { return unix.Write(fd, p) }
 
 func closefd(fd int) { unix.Close(fd) }
 
-func recv(fd int, p, oob []byte, flags int) (n, oobn int, err error) {
-	n, oobn, _, _, err = unix.Recvmsg(fd, p, oob, flags)
-	return n, oobn, err
+func recv(fd int, p, oob []byte, flags int) (n, oobn, got int, err error) {
+	n, oobn, got, _, err = unix.Recvmsg(fd, p, oob, flags)
+	return n, oobn, got, err
 }
 
 func send(fd int, p, oob []byte, flags int) (int, error) {

@@ -20,12 +20,12 @@ func write(fd int, p []byte) (int, error) {
 
 func closefd(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
 
-func recv(fd int, p, oob []byte, flags int) (n, oobn int, err error) {
+func recv(fd int, p, oob []byte, flags int) (n, oobn, got int, err error) {
 	m, iov := message(p, oob)
 	m.Iov = &iov
 	r, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&m)), uintptr(flags))
 	n, err = result(r, errno)
-	return n, int(m.Controllen), err
+	return n, int(m.Controllen), int(m.Flags), err
 }
 
 func send(fd int, p, oob []byte, flags int) (int, error) {

@@ -56,6 +56,7 @@ type Process struct {
 	Lazy bool
 
 	stdin bool
+	lost  bool // its descriptors are: it has been told so, and is being ended
 }
 
 // Stats are a core's counters, for the status line.
@@ -81,10 +82,11 @@ type Client struct {
 	spools map[uint64]chan spooled
 	err    error
 
-	in   []byte
-	r, w int
-	fds  []int
-	oob  []byte
+	in    []byte
+	r, w  int
+	fds   []int
+	short bool // descriptors of the last message did not fit this process
+	oob   []byte
 }
 
 type spooled struct {
@@ -283,10 +285,18 @@ func (c *Client) fail(err error) {
 	}
 }
 
+// tell passes an event on. A process whose descriptors were lost has failed
+// already; its end is only to be counted.
 func (p *Process) tell(e Event) {
 	if e.Kind != EventStarted && p.OnExit != nil {
 		p.OnExit(e)
 	}
+	if !p.lost {
+		p.event(e)
+	}
+}
+
+func (p *Process) event(e Event) {
 	select {
 	case p.Events <- e:
 	default:
@@ -305,7 +315,13 @@ func (c *Client) handle(f frame) error {
 			ends = ends[:2]
 		}
 		if len(c.fds) < len(ends) {
-			return breach("request %d started without pipes", f.id)
+			if !c.short {
+				return breach("request %d started without pipes", f.id)
+			}
+			c.dropFDs()
+			p.lost = true
+			p.event(Event{Kind: EventFailed, Errno: syscall.EMFILE})
+			return c.send(msgEnd, f.id)
 		}
 		for i, e := range ends {
 			*e = c.fds[i]
@@ -313,8 +329,11 @@ func (c *Client) handle(f frame) error {
 		c.fds = c.fds[:copy(c.fds, c.fds[len(ends):])]
 		p.tell(Event{Kind: EventStarted})
 	case msgFailed, msgExited:
+		if len(f.payload) != 4 {
+			return breach("malformed end of request %d", f.id)
+		}
 		p := c.find(f.id, true)
-		if p == nil || len(f.payload) != 4 {
+		if p == nil {
 			return breach("request %d ended unasked", f.id)
 		}
 		n := binary.BigEndian.Uint32(f.payload)
@@ -335,6 +354,9 @@ func (c *Client) handle(f frame) error {
 			ch <- spooled{err: syscall.Errno(binary.BigEndian.Uint32(f.payload))}
 		} else if len(c.fds) == 0 {
 			ch <- spooled{err: syscall.EMFILE}
+			if !c.short {
+				return breach("file %d came without a descriptor", f.id)
+			}
 		} else {
 			ch <- spooled{fd: c.fds[0]}
 			c.fds = c.fds[:copy(c.fds, c.fds[1:])]
@@ -393,10 +415,15 @@ func (c *Client) read() (frame, error) {
 }
 
 func (c *Client) receive() error {
-	var n, oobn int
+	if c.short {
+		// Its frames have all been handled; what is left belongs to none.
+		c.dropFDs()
+		c.short = false
+	}
+	var n, oobn, got int
 	var err error
 	rerr := c.rc.Read(func(fd uintptr) bool {
-		n, oobn, err = nbio.Recv(int(fd), c.in[c.w:], c.oob, recvFlags)
+		n, oobn, got, err = nbio.Recv(int(fd), c.in[c.w:], c.oob, recvFlags)
 		return err != unix.EAGAIN
 	})
 	if rerr != nil {
@@ -409,6 +436,13 @@ func (c *Client) receive() error {
 		return io.EOF
 	}
 	c.w += n
+	if got&unix.MSG_CTRUNC != 0 {
+		// The first ones have come. Whose the others were can be told only
+		// if the message is here to its end.
+		if c.short = true; c.w == len(c.in) {
+			return syscall.EMFILE
+		}
+	}
 	if oobn == 0 {
 		return nil
 	}
@@ -424,6 +458,11 @@ func (c *Client) receive() error {
 		c.fds = append(c.fds, fds...)
 	}
 	return nil
+}
+
+func (c *Client) dropFDs() {
+	closeAll(c.fds)
+	c.fds = c.fds[:0]
 }
 
 // IsTemporary tells whether a command that could not be started may well be

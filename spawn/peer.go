@@ -21,6 +21,9 @@ const (
 	maxFDs    = 1024
 	// partFDs is how many descriptors go in one message. Linux takes 253.
 	partFDs = 60
+	// partBytes is how long a message with descriptors may become: the socket
+	// takes one of that size whole or not at all.
+	partBytes = 8 << 10
 	// lazyTime is how long the news that a command has been started may wait
 	// for company, if the core has said that it can.
 	lazyTime = time.Millisecond
@@ -288,7 +291,8 @@ func (p *Peer) queue(b []byte, fds []int) {
 		return
 	}
 	n := len(p.out)
-	if n == 0 || len(p.out[n-1].fds)+len(fds) > partFDs {
+	if n == 0 || len(p.out[n-1].fds)+len(fds) > partFDs ||
+		len(p.out[n-1].fds)+len(fds) > 0 && len(p.out[n-1].b)+len(b) > partBytes {
 		p.out = append(p.out, part{p.spare.b[:0], p.spare.fds[:0]})
 		p.spare = part{}
 		n++

@@ -1,0 +1,348 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/http1"
+	"github.com/onewake/onewake/sandbox"
+	"github.com/onewake/onewake/spawn"
+)
+
+const killAfter = 300 * time.Millisecond
+
+// monitor starts the commands of all tests: it runs whatever script a
+// request's PATH_INFO names.
+var monitorLog = slog.New(slog.DiscardHandler)
+
+var monitor struct {
+	loop *spawn.Loop
+	sup  *spawn.Supervisor
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if flag.Lookup("test.fuzz").Value.String() == "" {
+		flag.Set("test.parallel", "16") // most tests wait
+	}
+	if err := startMonitor(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	ended := make(chan struct{})
+	monitor.loop.Post(func() { monitor.sup.KillAll(); monitor.loop.After(20*time.Millisecond, func() { close(ended) }) })
+	<-ended
+	os.Exit(code)
+}
+
+func startMonitor() error {
+	if err := sandbox.AcquireReaper(); err != nil && !errors.Is(err, sandbox.ErrUnsupported) {
+		return err
+	}
+	ready := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := spawn.DefaultSignals()
+		if err == nil {
+			monitor.loop, err = spawn.NewLoop()
+		}
+		if err == nil {
+			monitor.sup, err = spawn.NewSupervisor(monitor.loop, monitorLog, spawn.Command{
+				Path: "/bin/sh", Args: []string{"sh", "-c", `. "$PATH_INFO"`}, Dir: "/",
+				Env: []string{"PATH=/bin:/usr/bin"}, SpoolDir: os.TempDir(),
+			}, 64, killAfter, func(int) bool { return false })
+		}
+		ready <- err
+		if err == nil {
+			monitor.loop.Run()
+		}
+	}()
+	return <-ready
+}
+
+// onLoop calls f on the monitor's loop and waits for it.
+func onLoop(f func()) {
+	done := make(chan struct{})
+	monitor.loop.Post(func() { f(); close(done) })
+	<-done
+}
+
+// rig is a core: an HTTP server and a gateway on a control socket of its own.
+type rig struct {
+	*Gateway
+	t      *testing.T
+	server *http1.Server
+	dir    string // of socket and scripts
+	sock   string
+	log    lockedBuffer
+	broken chan error
+
+	mu   sync.Mutex
+	recs []Record
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// newRig starts a core in which change has set what differs from the default.
+func newRig(t *testing.T, change func(*Gateway)) *rig {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	r := &rig{t: t, dir: dir, sock: filepath.Join(dir, "s"), broken: make(chan error, 1)}
+	r.Gateway = &Gateway{
+		Meta:        Meta{Software: "onewake/test"},
+		Client:      newClient(t, r.broken),
+		Log:         slog.NewTextHandler(&r.log, nil),
+		ContentType: "text/x-test", Timeout: 10 * time.Second, MaxProcs: 8, MaxQueue: 8, MaxBody: 64 << 20,
+	}
+	if change != nil {
+		change(r.Gateway)
+	}
+	r.serve("unix", r.sock)
+	return r
+}
+
+// newClient makes a control socket; broken gets what its peer ends with.
+func newClient(t *testing.T, broken chan error) *spawn.Client {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.CloseOnExec(pair[0])
+	unix.CloseOnExec(pair[1])
+	var peer *spawn.Peer
+	onLoop(func() {
+		if peer, err = monitor.sup.NewPeer(pair[0]); err == nil {
+			peer.OnBroken = func(err error) { broken <- err }
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.SetNonblock(pair[1], true)
+	c, err := spawn.NewClient(os.NewFile(uintptr(pair[1]), "control"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go c.Run()
+	t.Cleanup(func() {
+		select {
+		case err := <-broken:
+			if errors.Is(err, spawn.ErrBreach) {
+				t.Errorf("the monitor saw a breach: %v", err)
+			}
+		default:
+		}
+		onLoop(peer.Close)
+	})
+	return c
+}
+
+// serve serves on a socket until the end of the test.
+func (r *rig) serve(network, addr string) net.Addr {
+	ln, err := net.Listen(network, addr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.server = &http1.Server{
+		Handler: r.Serve,
+		Done: func(x *http1.Exchange) {
+			if rec, ok := x.Value.(*Record); ok {
+				r.mu.Lock()
+				r.recs = append(r.recs, *rec)
+				r.mu.Unlock()
+			}
+		},
+		Admit: func(c net.Conn, l *http1.Listener) (http1.Peer, bool) {
+			if l.Unix {
+				return http1.Peer{Addr: "<unix>", UID: os.Getuid()}, true
+			}
+			host, port, err := net.SplitHostPort(c.RemoteAddr().String())
+			return http1.Peer{Addr: host, Port: port, UID: -1}, err == nil
+		},
+	}
+	s := r.server
+	l := &http1.Listener{Listener: ln, Host: "host.test", Port: "0", Unix: network == "unix"}
+	if !l.Unix {
+		l.Host, l.Port, _ = net.SplitHostPort(ln.Addr().String())
+	}
+	go s.Serve(l)
+	r.t.Cleanup(func() {
+		s.Stop()
+		s.WaitIdle()
+	})
+	return ln.Addr()
+}
+
+// script writes a script and gives the path to ask for.
+func (r *rig) script(text string) string {
+	r.t.Helper()
+	f, err := os.CreateTemp(r.dir, "x")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text + "\n"); err != nil {
+		r.t.Fatal(err)
+	}
+	return f.Name()
+}
+
+// conn is one connection to a rig.
+type conn struct {
+	net.Conn
+	t  *testing.T
+	in *bufio.Reader
+}
+
+func (r *rig) dial() *conn {
+	r.t.Helper()
+	c, err := net.Dial("unix", r.sock)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	return &conn{c, r.t, bufio.NewReader(c)}
+}
+
+func (c *conn) send(s string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c.Conn, s); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// answer reads an answer; err tells of a cut one. Without any answer the
+// response is nil.
+func (c *conn) answer(method string) (*http.Response, string, error) {
+	r, err := http.ReadResponse(c.in, &http.Request{Method: method})
+	if err != nil {
+		return nil, "", err
+	}
+	b, err := io.ReadAll(r.Body)
+	return r, string(b), err
+}
+
+func request(method, target string, fields ...string) string {
+	return method + " " + target + " HTTP/1.1\r\nHost: h\r\n" + strings.Join(append(fields, ""), "\r\n") + "\r\n"
+}
+
+// get asks for a script on a new connection.
+func (r *rig) get(text string) (*http.Response, string, error) {
+	r.t.Helper()
+	c := r.dial()
+	defer c.Close()
+	c.send(request("GET", r.script(text)))
+	return c.answer("GET")
+}
+
+// record waits for the n-th request's record.
+func (r *rig) record(n int) Record {
+	r.t.Helper()
+	for range 1000 {
+		r.mu.Lock()
+		if len(r.recs) > n {
+			defer r.mu.Unlock()
+			return r.recs[n]
+		}
+		r.mu.Unlock()
+		time.Sleep(5 * time.Millisecond)
+	}
+	r.t.Fatal("no record")
+	return Record{}
+}
+
+// idle waits until no request is running or waiting.
+func (r *rig) idle() {
+	r.t.Helper()
+	r.counts(0, 0)
+}
+
+// counts waits until so many requests are running and waiting.
+func (r *rig) counts(running, queued int) {
+	r.t.Helper()
+	for range 2000 {
+		if n, m, _ := r.Counts(); n == running && m == queued {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	n, m, _ := r.Counts()
+	r.t.Fatalf("%d running, %d queued; want %d and %d", n, m, running, queued)
+}
+
+// logged waits for a text in the log.
+func (r *rig) logged(text string) {
+	r.t.Helper()
+	for range 400 {
+		if strings.Contains(r.log.String(), text) {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	r.t.Errorf("not in the log: %q\n%s", text, r.log.String())
+}
+
+// alive tells whether a process whose number is in a file still runs.
+func alive(t *testing.T, file string) bool {
+	t.Helper()
+	for range 400 {
+		var pid int
+		b, _ := os.ReadFile(file)
+		if _, err := fmt.Sscan(string(b), &pid); err == nil && bytes.HasSuffix(b, []byte("\n")) {
+			return unix.Kill(pid, 0) == nil
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatalf("%s: no process number", file)
+	return false
+}
+
+// dies wants the process to be gone soon.
+func dies(t *testing.T, file string, within time.Duration) {
+	t.Helper()
+	for end := time.Now().Add(within); alive(t, file); {
+		if time.Now().After(end) {
+			t.Errorf("process of %s is still there", filepath.Base(file))
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

@@ -1,0 +1,454 @@
+//go:build linux || freebsd
+
+package spawn
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestEnvironment: the command has what is fixed and what the request adds,
+// nothing of the monitor's own.
+func TestEnvironment(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		os.Setenv("SECRET", "of the daemon")
+		r := newRigFor(t, Command{Path: "/usr/bin/env", Args: []string{"env"}, Dir: "/", Env: []string{"PATH=/bin", "A=b=c"}}, 4, time.Second).run()
+		out, st := r.output(false, "QUERY_STRING=a=b&c", "HTTP_X_Y=\n\xff", "PATH_INFO=")
+		lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+		slices.Sort(lines)
+		want := []string{"A=b=c", "HTTP_X_Y=", "PATH=/bin", "PATH_INFO=", "QUERY_STRING=a=b&c", "\xff"}
+		if st != 0 || !slices.Equal(lines, want) {
+			t.Errorf("%q, status %v", lines, st)
+		}
+	})
+}
+
+// TestDescriptors: exactly 0, 1 and 2, and all of them blocking.
+func TestDescriptors(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		for fd := 3; fd < 1024; fd++ { // package main does this at its start
+			unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
+		}
+		r := newRigFor(t, Command{Path: os.Args[0], Args: []string{"x"}, Dir: "/", Env: []string{"OW_ROLE=descriptors"}}, 4, time.Second).run()
+		if out, _ := r.output(true); out != "0 pipe blocking\n1 pipe blocking\n2 pipe blocking\n" {
+			t.Errorf("with a body: %q", out)
+		}
+		if out, _ := r.output(false); out != "0 device blocking\n1 pipe blocking\n2 pipe blocking\n" {
+			t.Errorf("without: %q", out)
+		}
+		p := r.start(true)
+		started(t, p)
+		for _, fd := range []int{p.Stdin, p.Stdout, p.Stderr} {
+			if fl, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil || fl&unix.O_NONBLOCK == 0 {
+				t.Errorf("the core's end has flags %#o, %v", fl, err)
+			}
+			if fl, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || fl&unix.FD_CLOEXEC == 0 {
+				t.Errorf("the core's end is not close-on-exec: %#o, %v", fl, err)
+			}
+		}
+		p.closed()
+		exited(t, p)
+	})
+}
+
+// TestDirectoryAndArguments are fixed.
+func TestDirectoryAndArguments(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		dir := tempDir(t)
+		r := newRigFor(t, Command{Path: "/bin/sh", Args: []string{"other name", "-c", `pwd; printf '%s|' "$0" "$@"`, "a b", "", "*"}, Dir: dir}, 4, time.Second).run()
+		real, _ := filepath.EvalSymlinks(dir)
+		if out, _ := r.output(false); out != real+"\na b||*|" {
+			t.Errorf("%q", out)
+		}
+	})
+}
+
+func TestStatuses(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		r := newRig(t, `eval "$QUERY_STRING"`, 4, time.Second).run()
+		for script, want := range map[string]string{"exit 0": "exit 0", "exit 255": "exit 255", "kill -9 $$": "signal 9", "kill -TERM $$": "signal 15"} {
+			if _, st := r.output(false, "QUERY_STRING="+script); Describe(st) != want {
+				t.Errorf("%s: %s", script, Describe(st))
+			}
+		}
+	})
+}
+
+// TestEnd: SIGTERM to the group, SIGKILL after a while to whoever ignores it.
+func TestEnd(t *testing.T) {
+	const killAfter = 300 * time.Millisecond
+	for _, tt := range []struct {
+		name, script string
+		status       string
+		least, most  time.Duration
+	}{
+		{"willing", "exec sleep 60", "signal 15", 0, killAfter},
+		{"with a child", "sleep 60; :", "signal 15", 0, killAfter},
+		{"handles TERM", "trap 'exit 7' TERM; while :; do sleep .01; done", "exit 7", 0, killAfter},
+		{"ignores TERM", "trap '' TERM; while :; do sleep .01; done", "signal 9", killAfter, 2 * time.Second},
+		{"stopped", "kill -STOP $$; exec sleep 60", "signal 15", 0, killAfter},
+		{"stopped, and ignores TERM", "trap '' TERM; kill -STOP $$; while :; do sleep .01; done", "signal 9", killAfter, 2 * time.Second},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
+			alone(t, func(t *testing.T) {
+				dir := tempDir(t)
+				r := newRig(t, fmt.Sprintf("sleep 61 & echo $! >%s/child; echo $$ >%s/pid; %s", dir, dir, tt.script), 4, killAfter).run()
+				p := r.start(false)
+				started(t, p)
+				pid, child := pidIn(t, dir+"/pid"), pidIn(t, dir+"/child")
+				time.Sleep(50 * time.Millisecond) // until traps are set
+				began := time.Now()
+				r.client.End(p)
+				r.client.End(p) // once more is no harm
+				if got := Describe(exited(t, p)); got != tt.status {
+					t.Errorf("%s, want %s", got, tt.status)
+				}
+				if d := time.Since(began); d < tt.least || d > tt.most+time.Second {
+					t.Errorf("took %v", d)
+				}
+				gone(t, pid, time.Second)
+				gone(t, child, killAfter+time.Second)
+				p.closed()
+				r.client.End(p) // and so is one after the end
+				next := r.start(false)
+				started(t, next)
+				r.client.End(next)
+				exited(t, next)
+				next.closed()
+			})
+		})
+	}
+}
+
+// TestLeftovers: what a leader leaves behind in its group ends with it, even
+// if it ignores SIGTERM.
+func TestLeftovers(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		dir := tempDir(t)
+		r := newRig(t, `sleep 60 & echo $! >`+dir+`/mild
+			sh -c 'trap "" TERM; echo $$ >`+dir+`/wild; while :; do sleep .05; done' &
+			while ! [ -s `+dir+`/wild ]; do sleep .01; done`, 4, 2*time.Second).run()
+		p := r.start(false)
+		started(t, p)
+		exited(t, p)
+		gone(t, pidIn(t, dir+"/mild"), time.Second) // by SIGTERM, and so before SIGKILL comes
+		gone(t, pidIn(t, dir+"/wild"), 4*time.Second)
+		p.closed()
+	})
+}
+
+// TestEscapees: a process that leaves its group by setsid(2) is ended after
+// its request.
+func TestEscapees(t *testing.T) {
+	if _, err := exec.LookPath("setsid"); err != nil || !hasReaper {
+		t.Skip("needs setsid(1) and a system with a reaper")
+	}
+	alone(t, func(t *testing.T) {
+		dir := tempDir(t)
+		r := newRig(t, `setsid sh -c 'trap "" TERM; echo $$ >`+dir+`/wild; while :; do sleep .05; done' &
+			setsid sleep 61 & echo $! >`+dir+`/mild; while ! [ -s `+dir+`/wild ]; do sleep .01; done`, 4, 300*time.Millisecond).run()
+		p := r.start(false)
+		started(t, p)
+		exited(t, p)
+		p.closed()
+		gone(t, pidIn(t, dir+"/mild"), 3*time.Second)
+		gone(t, pidIn(t, dir+"/wild"), 3*time.Second)
+		r.until("nothing to be left", r.sup.Idle)
+	})
+}
+
+// TestLeaderLeavesGroup: one that is in another group is ended as well.
+func TestLeaderLeavesGroup(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		dir := tempDir(t)
+		r := newRigFor(t, Command{Path: os.Args[0], Args: []string{"x"}, Dir: "/", Env: []string{"OW_ROLE=leaver", "DIR=" + dir}}, 4, 300*time.Millisecond).run()
+		p := r.start(false)
+		started(t, p)
+		pid := pidIn(t, dir+"/pid")
+		if pgid, err := unix.Getpgid(pid); err != nil || pgid == pid {
+			t.Fatalf("still in its group: %d, %v", pgid, err)
+		}
+		r.client.End(p)
+		exited(t, p)
+		gone(t, pid, time.Second)
+		p.closed()
+	})
+}
+
+func init() {
+	// leaver moves itself into the group of a child of its own.
+	roles["leaver"] = func() int {
+		child := exec.Command("/bin/sleep", "60")
+		child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		if child.Start() != nil || unix.Setpgid(0, child.Process.Pid) != nil {
+			return 1
+		}
+		os.WriteFile(os.Getenv("DIR")+"/pid", fmt.Appendln(nil, os.Getpid()), 0o600)
+		time.Sleep(time.Minute)
+		return 0
+	}
+	// descriptors lists what is open.
+	roles["descriptors"] = func() int {
+		list := ""
+		for fd := range 4096 {
+			flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+			if err != nil {
+				continue
+			}
+			var st unix.Stat_t
+			unix.Fstat(fd, &st)
+			kind := map[uint32]string{unix.S_IFIFO: "pipe", unix.S_IFCHR: "device"}[uint32(st.Mode)&unix.S_IFMT]
+			if kind == "" {
+				continue // the poller of this program itself
+			}
+			list += fmt.Sprintln(fd, kind, map[bool]string{true: "blocking", false: "non-blocking"}[flags&unix.O_NONBLOCK == 0])
+		}
+		unix.Write(1, []byte(list))
+		return 0
+	}
+	// monitor starts a command and waits to be killed.
+	roles["monitor"] = func() int {
+		runtime.LockOSThread()
+		dir := os.Getenv("DIR")
+		null, _ := os.OpenFile("/dev/null", os.O_RDWR, 0)
+		_, _, err := Start("/bin/sh", []string{"sh", "-c", "trap '' TERM HUP; echo $$ >" + dir + "/pid; while :; do sleep .05; done"}, "/",
+			[]string{"PATH=/bin"}, null.Fd(), null.Fd(), 2)
+		if err != nil {
+			return 1
+		}
+		time.Sleep(time.Minute)
+		return 0
+	}
+}
+
+// TestMonitorKilled: commands die with the monitor.
+func TestMonitorKilled(t *testing.T) {
+	t.Parallel()
+	dir := tempDir(t)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "OW_ROLE=monitor", "DIR="+dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := pidIn(t, dir+"/pid")
+	cmd.Process.Kill()
+	cmd.Wait()
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		// Whoever adopts it need not reap it at once.
+		state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if unix.Kill(pid, 0) == unix.ESRCH || strings.Contains(string(state), ") Z ") {
+			break
+		}
+		if time.Now().After(end) {
+			unix.Kill(pid, unix.SIGKILL)
+			t.Fatalf("the command is still there: %s", state)
+		}
+	}
+}
+
+// TestNothingStays: after a thousand starts there are neither zombies nor
+// more descriptors than before.
+func TestNothingStays(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		r := newRigFor(t, Command{Path: "/bin/true", Args: []string{"true"}, Dir: "/"}, 8, time.Second).run()
+		r.output(true)
+		before := descriptors(t)
+		n := 1000
+		if testing.Short() {
+			n = 100
+		}
+		for i := 0; i < n; i += 8 {
+			var all []*Process
+			for j := range 8 {
+				p := r.start(j%2 == 0)
+				p.Lazy = j%3 == 0
+				all = append(all, p)
+			}
+			for _, p := range all {
+				started(t, p)
+				if st := exited(t, p); st != 0 {
+					t.Fatal(Describe(st))
+				}
+				p.closed()
+			}
+		}
+		r.until("all to be looked after", r.sup.Idle)
+		if after := descriptors(t); after > before {
+			t.Errorf("%d descriptors, then %d", before, after)
+		}
+		if pids := children(); len(pids) != 0 {
+			t.Errorf("children %v are left", pids)
+		}
+	})
+}
+
+// TestStartFails: whatever the reason, an errno is told and nothing is left.
+func TestStartFails(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		dir := tempDir(t)
+		os.WriteFile(dir+"/noexec", []byte("#!/bin/sh\n"), 0o600)
+		os.WriteFile(dir+"/format", []byte("\x00\x01\x02"), 0o700)
+		os.WriteFile(dir+"/interpreter", []byte("#!/nonexistent/sh\n"), 0o700)
+		for _, tt := range []struct {
+			path, dir string
+			want      error
+		}{
+			{dir + "/missing", "/", syscall.ENOENT}, {dir + "/noexec", "/", syscall.EACCES}, {dir + "/format", "/", syscall.ENOEXEC},
+			{dir + "/interpreter", "/", syscall.ENOENT}, {dir, "/", syscall.EACCES}, {"/bin/true", dir + "/missing", syscall.ENOENT},
+			{"/bin/true", "/bin/true", syscall.ENOTDIR},
+		} {
+			r := newRigFor(t, Command{Path: tt.path, Args: []string{"x"}, Dir: tt.dir}, 2, time.Second).run()
+			before := 0
+			for i := range 20 {
+				p := r.start(i%2 == 0)
+				if err := failed(t, p); err != tt.want {
+					t.Errorf("%s in %s: %v, want %v", tt.path, tt.dir, err, tt.want)
+				}
+				if IsTemporary(tt.want) {
+					t.Errorf("%v is temporary", tt.want)
+				}
+				if i == 1 {
+					before = descriptors(t)
+				}
+			}
+			if after := descriptors(t); after > before {
+				t.Errorf("%s: %d descriptors, then %d", tt.path, before, after)
+			}
+			r.until("nothing to run", r.sup.Idle)
+		}
+	})
+}
+
+// set hides that a limit's type differs between systems.
+func set[T int64 | uint64](p *T, n int) { *p = T(n) }
+
+// TestNoDescriptors: at every number of free descriptors a start either works
+// or fails with EMFILE and leaves nothing.
+func TestNoDescriptors(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		r := newRigFor(t, Command{Path: "/bin/true", Args: []string{"true"}, Dir: "/"}, 4, time.Second).run()
+		r.output(true)
+		var old unix.Rlimit
+		unix.Getrlimit(unix.RLIMIT_NOFILE, &old)
+		before := descriptors(t)
+		free, err := unix.Dup(2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(free)
+		fails, works := 0, 0
+		for n := range 16 {
+			lim := old
+			set(&lim.Cur, free+n)
+			r.do(func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &lim) })
+			p := r.start(true)
+			e := happens(t, p)
+			r.do(func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &old) })
+			switch e.Kind {
+			case EventFailed:
+				fails++
+				if e.Errno != syscall.EMFILE || !IsTemporary(e.Errno) {
+					t.Errorf("%d free: %v", n, e.Errno)
+				}
+			case EventStarted:
+				works++
+				exited(t, p)
+				p.closed()
+			}
+			r.until("nothing to run", r.sup.Idle)
+			if after := descriptors(t); after > before {
+				t.Errorf("%d free: %d descriptors, then %d", n, before, after)
+				before = after
+			}
+			select {
+			case err := <-r.broken:
+				t.Fatalf("%d free: the core is given up: %v", n, err)
+			default:
+			}
+		}
+		if fails == 0 || works == 0 {
+			t.Errorf("%d failed, %d worked", fails, works)
+		}
+	})
+}
+
+// TestNoProcesses: EAGAIN for want of a process (RLIMIT_NPROC).
+func TestNoProcesses(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		if os.Getuid() == 0 { // the limit does not hold for root
+			if err := syscall.Setgid(65534); err == nil {
+				err = syscall.Setuid(65534)
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		r := newRigFor(t, Command{Path: "/bin/true", Args: []string{"true"}, Dir: "/"}, 4, time.Second).run()
+		r.output(true)
+		before := descriptors(t)
+		var old unix.Rlimit
+		unix.Getrlimit(unix.RLIMIT_NPROC, &old)
+		unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: 1, Max: old.Max})
+		p := r.start(true)
+		err := failed(t, p)
+		unix.Setrlimit(unix.RLIMIT_NPROC, &old)
+		if err != syscall.EAGAIN || !IsTemporary(err) {
+			t.Errorf("%v", err)
+		}
+		r.output(true)
+		r.until("nothing to run", r.sup.Idle)
+		if after := descriptors(t); after > before {
+			t.Errorf("%d descriptors, then %d", before, after)
+		}
+	})
+}
+
+// TestSpool: a file without a name, to be read and written.
+func TestSpool(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		r := newRig(t, ":", 2, time.Second).run()
+		f, err := r.client.Spool()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.WriteString("hello")
+		b := make([]byte, 5)
+		if _, err := f.ReadAt(b, 0); err != nil || string(b) != "hello" {
+			t.Errorf("%q, %v", b, err)
+		}
+		fi, _ := f.Stat()
+		if n := fi.Sys().(*syscall.Stat_t).Nlink; n != 0 || fi.Mode() != 0o600 {
+			t.Errorf("%d links, mode %v", n, fi.Mode())
+		}
+		if names, _ := os.ReadDir(r.dir); len(names) != 0 {
+			t.Errorf("%v", names)
+		}
+		f.Close()
+		before := descriptors(t)
+		for range 50 {
+			if f, err = r.client.Spool(); err != nil {
+				t.Fatal(err)
+			}
+			f.Close()
+		}
+		r.do(func() { r.sup.cmd.SpoolDir = r.dir + "/missing" })
+		for range 10 {
+			if _, err := r.client.Spool(); err != syscall.ENOENT {
+				t.Errorf("%v", err)
+			}
+		}
+		if after := descriptors(t); after > before {
+			t.Errorf("%d descriptors, then %d", before, after)
+		}
+	})
+}

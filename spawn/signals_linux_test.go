@@ -1,0 +1,44 @@
+package spawn
+
+import (
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestSignals: the command has the default disposition of every signal and
+// none blocked, though whoever started the monitor ignored and blocked some.
+func TestSignals(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		own, _ := os.ReadFile("/proc/self/status")
+		if !strings.Contains(string(own), "SigIgn:\t0000000000000001") && !signal.Ignored(syscall.SIGHUP) {
+			t.Fatalf("this process should ignore SIGHUP\n%s", own)
+		}
+		done := make(chan struct{})
+		go func() { // newRig's goroutine makes a thread from this one
+			runtime.LockOSThread()
+			set := unix.Sigset_t{}
+			set.Val[0] = 1<<(unix.SIGTERM-1) | 1<<(unix.SIGUSR2-1)
+			unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil)
+			r := newRigFor(t, Command{Path: "/bin/grep", Args: []string{"grep", "^Sig[BI]", "/proc/self/status"}, Dir: "/"}, 4, time.Second).run()
+			r.do(func() { unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil) })
+			r.do(func() {
+				if err := DefaultSignals(); err != nil {
+					t.Error(err)
+				}
+			})
+			out, _ := r.output(false)
+			if want := "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"; out != want {
+				t.Errorf("%q, want %q", out, want)
+			}
+			close(done)
+		}()
+		<-done
+	}, "/bin/sh", "-c", `trap '' HUP INT QUIT USR1 ALRM PIPE CHLD TSTP TTIN TTOU; exec "$0" "$@"`)
+}
