@@ -52,7 +52,11 @@ func (r *run) slowClient() error {
 	if l.f == nil {
 		f, err := r.g.openFile()
 		if err != nil {
-			return r.flushAll() // then it has to be waited for
+			// Too many of its kind, or no room. Its answer is given up for
+			// those of the clients who wait.
+			r.end("too slow")
+			r.x.Cut()
+			return err
 		}
 		l.f, l.b = f, blockPool.Get().(*http1.Block)
 	}
@@ -115,18 +119,6 @@ func (r *run) pass(pending *bool, d time.Duration) error {
 	err := r.x.SendSome(l.b, 0, n, d)
 	*pending = err == http1.ErrSlow
 	return err
-}
-
-// flushAll waits for the client, within the bounds of [http1.Server].
-func (r *run) flushAll() error {
-	for {
-		if err := r.x.Flush(time.Second); err != http1.ErrSlow {
-			return err
-		}
-		if r.stopped() != none {
-			return errStopped
-		}
-	}
 }
 
 // last gives the client what has been put aside, and marks the end of the

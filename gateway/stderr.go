@@ -59,7 +59,8 @@ func (s *stderr) finish() {
 func logRest(r *run) {
 	l := stderrLog{r: r}
 	var buf [512]byte
-	for {
+	// What has left the group may still write, and is not waited for.
+	for range 256 {
 		n, _ := nbio.Read(r.p.Stderr, buf[:])
 		if n <= 0 {
 			break

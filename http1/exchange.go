@@ -289,16 +289,24 @@ func (x *Exchange) refuse(e *ProtocolError) {
 }
 
 // linger lets the client read an answer that came before the end of what it
-// sent.
+// sent, or that ended a connection which the client would have kept and may be
+// using already.
 func (x *Exchange) linger() {
-	if x.WasCut || x.bodyDone.Load() && x.r == x.w {
+	limit := lingerTime
+	switch {
+	case x.WasCut:
 		return
+	case x.bodyDone.Load() && x.r == x.w:
+		if !x.KeepAlive {
+			return
+		}
+		limit = lingerIdle
 	}
 	cw, ok := x.nc.(interface{ CloseWrite() error })
 	if !ok || cw.CloseWrite() != nil {
 		return
 	}
-	x.expire(lingerTime)
+	x.expire(limit)
 	for total := 0; total < lingerBytes; {
 		if x.in != nil {
 			x.body.active = false

@@ -27,6 +27,8 @@ const (
 	// to read it instead of a reset (RFC 9112 § 9.6).
 	lingerTime  = 5 * time.Second
 	lingerBytes = 64 << 20
+	// lingerIdle does for a connection that a client would have kept.
+	lingerIdle = 200 * time.Millisecond
 	// sweepEvery is the grain of all deadlines.
 	sweepEvery = time.Second
 )

@@ -8,6 +8,7 @@ import (
 	"html"
 	"io"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/onewake/onewake/gateway"
@@ -45,7 +46,11 @@ func (p *Page) Serve(x *http1.Exchange) {
 		return
 	}
 	if x.HasBody() {
-		io.Copy(io.Discard, io.LimitReader(x, maxBody))
+		n, _ := io.Copy(io.Discard, io.LimitReader(x, maxBody))
+		if !x.BodyRead() {
+			n = max(x.Length, n) // as announced
+		}
+		s.vars.Add("CONTENT_LENGTH", strconv.FormatInt(n, 10))
 	}
 	s.lines = s.lines[:0]
 	for b := s.vars.Bytes(); len(b) > 0; {

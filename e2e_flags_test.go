@@ -1,0 +1,410 @@
+//go:build freebsd || linux
+
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The command line: what each flag does to the service, -check, exit statuses.
+
+func TestFlagVersion(t *testing.T) {
+	t.Parallel()
+	r := run(t, "-version")
+	want := fmt.Sprintf("onewake %s %s %s/%s\n", testVersion, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	if r.status != 0 || r.stdout != want || r.stderr != "" {
+		t.Errorf("%+v, want %q", r, want)
+	}
+}
+
+func TestFlagHelp(t *testing.T) {
+	t.Parallel()
+	r := run(t, "-h")
+	if r.status != 0 || r.stderr != "" || !strings.HasPrefix(r.stdout, "usage: onewake [flags] [--] [command [argument ...]]\n") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestExits(t *testing.T) {
+	t.Parallel()
+	dir := newDir(t, nil)
+	listen := "unix:" + dir + "/s"
+	os.WriteFile(dir+"/file", nil, 0o644)
+	busy, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	tests := []struct {
+		name   string
+		args   []string
+		status int
+		want   []string // each is in what is said
+	}{
+		{"unknown flag", []string{"-nonsense"}, statusUsage, []string{"-nonsense"}},
+		{"bad duration", []string{"-timeout", "0"}, statusUsage, []string{"-timeout", `"0"`, "90s"}},
+		{"bad size", []string{"-max-body", "-1"}, statusUsage, []string{"-max-body", `"-1"`, "16MiB"}},
+		{"bad number", []string{"-max-procs", "0"}, statusUsage, []string{"-max-procs", `"0"`}},
+		{"bad mode", []string{"-socket-mode", "0999"}, statusUsage, []string{"-socket-mode", `"0999"`, "0660"}},
+		{"bad address", []string{"-listen", "udp:x"}, statusUsage, []string{"-listen", "udp:x"}},
+		{"relative path", []string{"-listen", "unix:s"}, statusUsage, []string{"unix:s"}},
+		{"bad choice", []string{"-sandbox", "maybe"}, statusUsage, []string{"-sandbox", `"maybe"`, "on or off"}},
+		{"bad header", []string{"-forwarded", "X-Evil"}, statusUsage, []string{"-forwarded", "X-Evil", "X-Real-IP"}},
+		{"a variable of requests", []string{"-env", "QUERY_STRING=x"}, statusUsage, []string{"-env", "QUERY_STRING"}},
+		{"cgi without a command", []string{"-cgi"}, statusUsage, []string{"-cgi", "command"}},
+		{"closed descriptor", []string{"-listen", "fd:99"}, statusUsage, []string{"fd:99", "not open"}},
+		{"unknown user", []string{"-socket-owner", "no-such-user"}, statusConfig, []string{"-socket-owner", "no-such-user"}},
+		{"unknown group", []string{"-socket-group", "no-such-group"}, statusConfig, []string{"-socket-group", "no-such-group"}},
+		{"unknown user in -allow", []string{"-allow", "root,no-such-user"}, statusConfig, []string{"-allow", "no-such-user"}},
+		{"unset variable", []string{"-env", "NO_SUCH_VARIABLE"}, statusConfig, []string{"-env", "NO_SUCH_VARIABLE"}},
+		{"no such directory", []string{"-dir", "/nonexistent"}, statusConfig, []string{"-dir", "/nonexistent"}},
+		{"no such command", []string{"--", "no-such-command"}, statusConfig, []string{"no-such-command", "PATH"}},
+		{"no program", []string{"--", dir + "/file"}, statusConfig, []string{dir + "/file", "executable"}},
+		{"no directory for the socket", []string{"-listen", "unix:/nonexistent/s"}, statusConfig, []string{"unix:/nonexistent/s"}},
+		{"address taken", []string{"-listen", "tcp4:" + busy.Addr().String()}, statusInUse, []string{busy.Addr().String(), "in use"}},
+		{"several at once", []string{"-timeout", "0", "-dir", "/nonexistent", "--", "no-such-command"}, statusUsage, []string{"-timeout", "-dir", "no-such-command"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			args := tt.args
+			if args[0] != "-listen" {
+				args = append([]string{"-listen", listen}, args...)
+			}
+			r := run(t, args...)
+			if r.status != tt.status || r.stdout != "" {
+				t.Errorf("exit status %d, want %d: %q, %q", r.status, tt.status, r.stdout, r.stderr)
+			}
+			for _, w := range tt.want {
+				if !strings.Contains(r.stderr, w) {
+					t.Errorf("no %q in %q", w, r.stderr)
+				}
+			}
+			for line := range strings.Lines(r.stderr) {
+				if !strings.HasPrefix(line, "onewake: ") && !strings.HasPrefix(line, "time=") {
+					t.Logf("a line of another form: %q", line)
+				}
+			}
+			if _, err := os.Lstat(dir + "/s"); err == nil {
+				t.Error("a socket file is left")
+			}
+		})
+	}
+	if os.Geteuid() == 0 {
+		r := launch{cred: nobody(t), args: []string{"-listen", "tcp4:127.0.0.1:1"}}.run(t)
+		if r.status != statusNoPerm && r.status != 0 { // a port may be free for all: net.ipv4.ip_unprivileged_port_start
+			t.Logf("a privileged port: exit status %d, %q", r.status, r.stderr)
+		}
+		root := newDir(t, nil)
+		r = launch{cred: nobody(t), args: []string{"-listen", "unix:" + root + "/s"}}.run(t)
+		if r.status != statusNoPerm || !strings.Contains(r.stderr, "permission denied") {
+			t.Errorf("a directory of root's: exit status %d, %q", r.status, r.stderr)
+		}
+	}
+}
+
+// snapshot tells everything about a directory that a check must not change.
+func snapshot(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			t.Fatal(err)
+		}
+		fi, err := d.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := fi.Sys().(*syscall.Stat_t)
+		fmt.Fprintln(&b, path, fi.Mode(), fi.Size(), fi.ModTime().UnixNano(), st.Ino, st.Uid, st.Gid, st.Nlink)
+		return nil
+	})
+	return b.String()
+}
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	dir := newDir(t, nil)
+	path := dir + "/s"
+	check := func(t *testing.T, status int, args ...string) result {
+		t.Helper()
+		before := snapshot(t, dir)
+		r := run(t, append([]string{"-check"}, args...)...)
+		if after := snapshot(t, dir); after != before {
+			t.Errorf("changed:\n%s\nto\n%s", before, after)
+		}
+		if r.status != status {
+			t.Errorf("exit status %d, want %d: %q, %q", r.status, status, r.stdout, r.stderr)
+		}
+		return r
+	}
+	t.Run("good", func(t *testing.T) {
+		r := check(t, 0, "-listen", "unix:"+path, "-listen", "tcp4:127.0.0.1:0", "--", "/bin/echo")
+		if r.stderr != "" {
+			t.Errorf("%+v", r)
+		}
+	})
+	t.Run("a running server of ours", func(t *testing.T) {
+		s := launch{dir: dir, args: []string{"--", "/bin/echo", "hello"}}.start(t)
+		r := check(t, 0, "-listen", "unix:"+path, "--", "/bin/echo")
+		if !strings.Contains(r.stdout, "running") {
+			t.Errorf("%+v", r)
+		}
+		s.get("/").want(t, 200, "hello\n")
+		s.stop()
+	})
+	t.Run("a leftover", func(t *testing.T) {
+		ln, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln.(*net.UnixListener).SetUnlinkOnClose(false)
+		ln.Close()
+		r := check(t, 0, "-listen", "unix:"+path)
+		if !strings.Contains(r.stdout, path) {
+			t.Errorf("%+v", r)
+		}
+		os.Remove(path)
+	})
+	t.Run("another server", func(t *testing.T) {
+		ln, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		check(t, statusInUse, "-listen", "unix:"+path)
+		check(t, statusInUse, "-listen", "tcp4:127.0.0.1:0", "-listen", "unix:"+path)
+	})
+	t.Run("no socket", func(t *testing.T) {
+		os.WriteFile(path, []byte("precious"), 0o644)
+		defer os.Remove(path)
+		check(t, statusConfig, "-listen", "unix:"+path)
+	})
+	t.Run("all errors at once", func(t *testing.T) {
+		os.WriteFile(path, []byte("precious"), 0o644)
+		defer os.Remove(path)
+		unsafe := newDir(t, nil)
+		os.Chmod(unsafe, 0o777)
+		r := check(t, statusConfig, "-listen", "unix:"+path, "-listen", "unix:"+unsafe+"/s", "-socket-group", "no-such-group",
+			"-dir", "/nonexistent", "-env", "NO_SUCH_VARIABLE", "--", "no-such-command")
+		for _, w := range []string{path, "not a socket", unsafe, "no-such-group", "/nonexistent", "NO_SUCH_VARIABLE", "no-such-command"} {
+			if !strings.Contains(r.stderr, w) {
+				t.Errorf("no %q in %q", w, r.stderr)
+			}
+		}
+		if n := strings.Count(r.stderr, "onewake: "); n != 6 {
+			t.Errorf("%d errors, want 6:\n%s", n, r.stderr)
+		}
+	})
+	t.Run("not permitted", func(t *testing.T) {
+		needRoot(t, "it takes a directory away")
+		dir := newDir(t, nil)
+		r := launch{cred: nobody(t), args: []string{"-check", "-listen", "unix:" + dir + "/s", "-socket-owner", "root"}}.run(t)
+		if r.status != statusNoPerm || strings.Count(r.stderr, "\n") != 2 {
+			t.Errorf("%+v", r)
+		}
+		if entries, _ := os.ReadDir(dir); len(entries) > 0 {
+			t.Errorf("%v", entries)
+		}
+	})
+}
+
+func TestFlagContentType(t *testing.T) {
+	t.Parallel()
+	s := shell(t, `printf '<p>'`, "-content-type", "text/html; charset=koi8-r")
+	a := s.get("/")
+	a.want(t, 200, "<p>")
+	wantField("Content-Type", "text/html; charset=koi8-r")(t, a)
+	s.stop()
+}
+
+func TestFlagScriptName(t *testing.T) {
+	t.Parallel()
+	s := shell(t, `printf '%s|%s|%s' "$SCRIPT_NAME" "$PATH_INFO" "$REQUEST_URI"`, "-script-name", "/git/x y")
+	s.get("/git/x%20y/a%20b%2Fc?q").want(t, 200, "/git/x y|/a b/c|/git/x%20y/a%20b%2Fc?q")
+	s.get("/git/x%20yz").wantStatus(t, 404)
+	s.stop()
+}
+
+func TestFlagForwarded(t *testing.T) {
+	t.Parallel()
+	command := `printf '%s|%s|%s|%s|%s' "$REMOTE_ADDR" "$REMOTE_HOST" "$HTTPS" "$REQUEST_SCHEME" "$SERVER_NAME"`
+	fields := []string{"X-Real-IP: 192.0.2.1", "X-Forwarded-For: 203.0.113.9, 2001:db8::1", "X-Forwarded-Proto: https",
+		"X-Forwarded-Host: www.example.org:8443", "X-Request-Id: id-1"}
+	host, _ := os.Hostname()
+	for _, tt := range []struct{ list, want, id string }{
+		{"", "<unix>|<unix>||http|" + host, ""},
+		{"X-Real-IP", "192.0.2.1|192.0.2.1||http|" + host, ""},
+		{"x-forwarded-for", "2001:db8::1|2001:db8::1||http|" + host, ""},
+		{"X-Forwarded-Proto,X-Forwarded-Host", "<unix>|<unix>|on|https|www.example.org", ""},
+		{"X-Request-Id", "<unix>|<unix>||http|" + host, "id-1"},
+	} {
+		s := shell(t, command, "-forwarded", tt.list)
+		s.get("/", fields...).want(t, 200, tt.want)
+		if rec := s.await("request"); rec["request_id"] != tt.id || rec["peer"] != "<unix>" {
+			t.Errorf("%q: access record %v", tt.list, rec)
+		}
+		// What is no address is not believed, whoever sets it.
+		s.get("/", "X-Real-IP: evil; rm", "X-Forwarded-For: x", "X-Forwarded-Host: a/b", "X-Forwarded-Proto: x").
+			want(t, 200, "<unix>|<unix>||http|"+host)
+		s.stop()
+	}
+}
+
+// Limits: no more processes at once than -max-procs, no more connections than
+// -max-conns.
+func TestFlagLimits(t *testing.T) {
+	t.Parallel()
+	t.Run("max-procs", func(t *testing.T) {
+		dir := newDir(t, nil)
+		s := shell(t, `mkdir "p$$"; ls -d p* | wc -l >>counts; sleep .05; rmdir "p$$"`, "-dir", dir, "-max-procs", "3")
+		var conns []*conn
+		for range 20 {
+			c := dial(t, s.addr)
+			c.send("%s", get11("/"))
+			conns = append(conns, c)
+		}
+		for _, c := range conns {
+			c.answer("GET").wantStatus(t, 200)
+		}
+		b, _ := os.ReadFile(dir + "/counts")
+		most := "0"
+		for _, n := range strings.Fields(string(b)) {
+			most = max(most, n)
+		}
+		if most > "3" || most < "2" { // 3 where the machine is not too slow
+			t.Errorf("%s processes at once, want 3", most)
+		}
+		s.stop()
+	})
+	t.Run("max-conns", func(t *testing.T) {
+		s := start(t, "-max-conns", "2")
+		a, b, c := dial(t, s.addr), dial(t, s.addr), dial(t, s.addr)
+		for _, c := range []*conn{a, b} {
+			c.send("%s", text11("GET", "/"))
+			c.answer("GET").wantStatus(t, 200)
+		}
+		c.send("%s", text11("GET", "/"))
+		c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		if _, err := c.r.Peek(1); err == nil {
+			t.Error("a third connection is served")
+		}
+		c.SetReadDeadline(time.Now().Add(patience))
+		a.Close()
+		// bufio keeps the error of a timed-out read just once.
+		c.answer("GET").wantStatus(t, 200)
+		s.stop()
+	})
+	t.Run("access-log", func(t *testing.T) {
+		s := start(t, "-access-log=false")
+		s.get("/").wantStatus(t, 200)
+		s.stop()
+		if r := s.find("request"); len(r) > 0 {
+			t.Errorf("access records %v", r)
+		}
+	})
+	t.Run("spool-dir", func(t *testing.T) {
+		dir := newDir(t, nil)
+		s := shell(t, `printf '%s ' "$CONTENT_LENGTH"; ls -A "$SPOOL" | wc -l; cksum`, "-spool-dir", dir, "-env", "SPOOL="+dir, "-max-body", "1GiB")
+		body := strings.Repeat("0123456789abcdef", 3<<16) // 3 MiB
+		raw := text11("POST", "/", "Transfer-Encoding: chunked") + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body)
+		a := s.request("POST", raw)
+		if f := strings.Fields(a.body); a.status != 200 || len(f) < 4 || f[0] != fmt.Sprint(len(body)) || f[1] != "0" || f[3] != f[0] {
+			t.Errorf("%d, %q", a.status, a.body)
+		}
+		s.stop()
+		if e, _ := os.ReadDir(dir); len(e) > 0 {
+			t.Errorf("left in the spool directory: %v", e)
+		}
+	})
+}
+
+var timeForm = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$`)
+
+// The log: one record a line, fields as the contract names them, everything
+// that a client or a command sent in quotes.
+func TestLog(t *testing.T) {
+	t.Parallel()
+	for _, format := range []string{"text", "json"} {
+		t.Run(format, func(t *testing.T) {
+			s := shell(t, `printf 'a "quoted" line\nsecond\033[31m line \\ \377' >&2; echo out`, "-log-format", format)
+			start := s.await("start")
+			for k, want := range map[string]string{
+				"version": testVersion, "go": runtime.Version(), "system": runtime.GOOS + "/" + runtime.GOARCH,
+				"pid": fmt.Sprint(s.pid), "level": "INFO",
+			} {
+				if start[k] != want {
+					t.Errorf("start record: %s is %q, want %q", k, start[k], want)
+				}
+			}
+			for _, k := range []string{"listen", "socket", "user", "sandbox", "enforced", "core", "max_procs", "command"} {
+				if start[k] == "" {
+					t.Errorf("start record: no %s", k)
+				}
+			}
+			if got := splitList(start["listen"]); got[0] != "unix:"+s.path {
+				t.Errorf("start record: listen %q", got)
+			}
+			if os.Geteuid() == 0 {
+				s.await("started as root: the command is root too")
+			}
+			target := `/a"b'c\d%0a=x?q="1"&é` + "\xff" + strings.Repeat("y", 3000)
+			s.get(target).want(t, 200, "out\n")
+			rec := s.await("request")
+			for k, want := range map[string]string{
+				"peer": "<unix>", "uid": fmt.Sprint(os.Geteuid()), "method": "GET", "status": "200", "bytes": "4", "exit": "exit 0",
+			} {
+				if rec[k] != want {
+					t.Errorf("access record: %s is %q, want %q", k, rec[k], want)
+				}
+			}
+			for _, k := range []string{"duration", "queue", "id"} {
+				if rec[k] == "" {
+					t.Errorf("access record: no %s", k)
+				}
+			}
+			if !timeForm.MatchString(rec["time"]) {
+				t.Errorf("access record: time %q", rec["time"])
+			}
+			if !strings.HasPrefix(rec["path"], `/a"b'c\d%0a=x?q="1"&é`) || !strings.HasSuffix(rec["path"], "]") {
+				t.Errorf("access record: path %q", rec["path"])
+			}
+			text := s.await("stderr")
+			if text["id"] != rec["id"] || !strings.HasPrefix(text["text"], "a \"quoted\" line\nsecond\x1b[31m line \\ ") {
+				t.Errorf("stderr record %v", text)
+			}
+			s.stop()
+		})
+	}
+}
+
+// A command that writes no end of errors costs 8 KiB of log.
+func TestLogStderrBounded(t *testing.T) {
+	t.Parallel()
+	for _, slow := range []string{"", "sleep .1;"} {
+		s := shell(t, slow+`head -c 3000000 /dev/zero | tr '\0' e >&2; echo out`)
+		s.get("/").want(t, 200, "out\n")
+		rec := s.await("request")
+		more := s.await("stderr was longer")
+		total := 0
+		for _, r := range s.find("stderr") {
+			total += len(r["text"])
+			if r["id"] != rec["id"] {
+				t.Errorf("stderr record %v", r)
+			}
+		}
+		if total != 8<<10 || more["bytes"] != fmt.Sprint(3000000-8<<10) || more["id"] != rec["id"] {
+			t.Errorf("%d bytes logged, then %v", total, more)
+		}
+		s.stop()
+	}
+}

@@ -1,0 +1,820 @@
+//go:build freebsd || linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// End to end: the built binary, over real sockets. What all of these tests use
+// is in this file and in e2e_http_test.go; what only one system can show is in
+// linux_test.go and freebsd_test.go.
+
+// Environment of the tests.
+const (
+	envBinary = "ONEWAKE_TEST_BINARY" // a onewake that is built already
+	envRole   = "ONEWAKE_TEST_ROLE"   // what this test binary poses as
+	envNoSkip = "ONEWAKE_TEST_NOSKIP" // 1: a missing tool is a failure
+	envWrap   = "ONEWAKE_TEST_WRAP"   // a command line to start servers with
+	envTools  = "ONEWAKE_TEST_TOOLS"  // directory that this test binary is copied to
+)
+
+// patience is how long anything may take that should come at once.
+const patience = 20 * time.Second
+
+// testVersion is what the binary under test says it is.
+const testVersion = "0.0-test"
+
+var (
+	tools     string // directory of programs, that every user may enter
+	underTest string // onewake
+)
+
+// roles are what the test binary can pose as, in a process of its own: another
+// user's client, a command. Each gives an exit status.
+var roles = map[string]func(args []string) int{
+	"connect": roleConnect,
+	"spy":     roleSpy,
+	"tell":    roleTell,
+	"escape":  roleEscape,
+}
+
+func TestMain(m *testing.M) {
+	if role := os.Getenv(envRole); role != "" {
+		os.Exit(roles[role](os.Args[1:]))
+	}
+	flag.Parse()
+	// Nearly all of the time is spent waiting for other processes.
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		flag.Set("test.parallel", "6")
+	}
+	os.Exit(testMain(m))
+}
+
+func testMain(m *testing.M) int {
+	underTest, tools = os.Getenv(envBinary), os.Getenv(envTools)
+	if underTest == "" {
+		var err error
+		if tools, err = os.MkdirTemp("", "ow"); err == nil {
+			err = os.Chmod(tools, 0o755)
+		}
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		defer os.RemoveAll(tools)
+		underTest = filepath.Join(tools, "onewake")
+		if err := build(underTest, "main.version="+testVersion); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	}
+	return m.Run()
+}
+
+// build builds onewake with some string variables set.
+func build(to string, vars ...string) error {
+	args := []string{"build", "-o", to}
+	cgo := "CGO_ENABLED=0"
+	if raceEnabled {
+		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
+	}
+	if len(vars) > 0 {
+		args = append(args, "-ldflags", "-X "+strings.Join(vars, " -X "))
+	}
+	return goBuild(cgo, args...)
+}
+
+// goBuild runs go in the directory of the sources.
+func goBuild(cgo string, args ...string) error {
+	cmd := exec.Command("go", append(args, ".")...)
+	cmd.Env = append(os.Environ(), cgo)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// lookAtSources has go test see that results depend on all of the sources: most
+// of them are in the binary that is built here, and not in the test binary, and
+// a result from the cache would be that of an older one.
+var lookAtSources = sync.OnceFunc(func() {
+	filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".go") {
+			os.Stat(path)
+		}
+		return nil
+	})
+})
+
+// self is a copy of this test binary that every user can execute.
+var self = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(tools, "self")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	return path, copyFile(path, exe, 0o755)
+})
+
+func copyFile(to, from string, mode os.FileMode) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return writeProgram(to, b, mode)
+}
+
+// writeProgram writes what is to be executed. No other test may fork meanwhile:
+// its child would have the file open for writing for a moment, and executing it
+// would fail with ETXTBSY.
+func writeProgram(path string, text []byte, mode os.FileMode) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	if err := os.WriteFile(path+".new", text, mode); err != nil {
+		return err
+	}
+	if err := os.Chmod(path+".new", mode); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// need skips a test for want of a program and says how to get it.
+func need(t *testing.T, program, install string) string {
+	t.Helper()
+	for _, dir := range append(filepath.SplitList(commandPath), "/usr/lib/git-core", "/usr/libexec/git-core", "/usr/local/libexec/git-core") {
+		path := filepath.Join(dir, program)
+		if fi, err := os.Stat(path); err == nil && fi.Mode().Perm()&0o111 != 0 {
+			return path
+		}
+	}
+	missing(t, "no %s (to get it: %s)", program, install)
+	return ""
+}
+
+// missing skips a test, unless the machine is one where nothing may be missing.
+func missing(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv(envNoSkip) == "1" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// needRoot skips what an ordinary user cannot do. When root runs the tests,
+// nothing is skipped by this.
+func needRoot(t *testing.T, why string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: ", why)
+	}
+}
+
+// nobody is an ordinary user that exists everywhere.
+func nobody(t *testing.T) *syscall.Credential {
+	t.Helper()
+	u, err := user.Lookup("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, _ := strconv.Atoi(u.Uid)
+	gid, _ := strconv.Atoi(u.Gid)
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+}
+
+// newDir makes a short directory that others can enter, owned by cred.
+func newDir(t *testing.T, cred *syscall.Credential) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ow")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err == nil && cred != nil {
+		err = os.Chown(dir, int(cred.Uid), int(cred.Gid))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// script writes an executable shell script.
+func script(t *testing.T, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := writeProgram(path, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A launch is a way to start onewake. Its zero value, with some arguments, is
+// what most tests need.
+type launch struct {
+	args   []string
+	bin    string              // instead of the binary under test
+	env    []string            // instead of the tests' own
+	files  []*os.File          // descriptors from 3 on
+	cred   *syscall.Credential // the user to run as, and owner of the directory
+	dir    string              // of the socket; made if empty
+	before []string            // a command line that onewake is appended to
+	shell  string              // shell commands to run before, in the same process
+	sys    func(*syscall.SysProcAttr)
+	raw    bool // no -listen is added
+}
+
+// server is a running onewake.
+type server struct {
+	t        *testing.T
+	cmd      *exec.Cmd
+	dir      string
+	path     string // of the socket
+	addr     string // to dial
+	pid      int
+	core     int // the first core
+	cred     *syscall.Credential
+	stdout   bytes.Buffer
+	troubles bool // the log may hold what it must not hold otherwise
+
+	mu      sync.Mutex
+	changed chan struct{}
+	records []record
+	noise   []string // lines that are no records
+	eof     bool
+	exited  chan struct{}
+}
+
+// record is one log record. Lists are as they stand in the log.
+type record map[string]string
+
+func (r record) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s", r["time"], r["msg"])
+	for _, k := range slices.Sorted(maps.Keys(r)) {
+		if k != "time" && k != "msg" && k != "level" && k != "enforced" {
+			fmt.Fprintf(&b, " %s=%.150q", k, r[k])
+		}
+	}
+	return b.String()
+}
+
+// start starts onewake on a Unix socket of its own and waits until it serves.
+func start(t *testing.T, args ...string) *server {
+	t.Helper()
+	return launch{args: args}.start(t)
+}
+
+func (l launch) start(t *testing.T) *server {
+	t.Helper()
+	s := l.begin(t)
+	rec := s.await("start")
+	s.core, _ = strconv.Atoi(rec["core"])
+	if s.addr == "" {
+		s.addr = dialable(splitList(rec["listen"])[0])
+	}
+	return s
+}
+
+// begin starts onewake without waiting for anything.
+func (l launch) begin(t *testing.T) *server {
+	t.Helper()
+	lookAtSources()
+	s := &server{t: t, dir: l.dir, cred: l.cred, changed: make(chan struct{}), exited: make(chan struct{})}
+	if s.dir == "" {
+		s.dir = newDir(t, l.cred)
+	}
+	s.path = filepath.Join(s.dir, "s")
+	args := l.args
+	if !l.raw && !slices.Contains(args, "-listen") {
+		args = append([]string{"-listen", "unix:" + s.path}, args...)
+		s.addr = "unix:" + s.path
+	}
+	argv := []string{underTest}
+	if l.bin != "" {
+		argv[0] = l.bin
+	}
+	argv = append(argv, args...)
+	if l.shell != "" {
+		argv = append([]string{"/bin/sh", "-c", l.shell + `; exec "$@"`, "sh"}, argv...)
+	}
+	argv = append(l.before, argv...)
+	if wrap := os.Getenv(envWrap); wrap != "" {
+		argv = append(strings.Fields(wrap), argv...)
+	}
+	s.cmd = exec.Command(argv[0], argv[1:]...)
+	s.cmd.Env = l.env
+	if raceEnabled && l.env == nil {
+		// Else the end of each process takes a second, as that of cores does.
+		s.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	}
+	s.cmd.ExtraFiles = l.files
+	s.cmd.Dir = "/"
+	s.cmd.WaitDelay = 2 * time.Second
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.cred}
+	if l.sys != nil {
+		l.sys(s.cmd.SysProcAttr)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cmd.Stdout, s.cmd.Stderr = &s.stdout, w
+	err = s.cmd.Start()
+	w.Close()
+	if err != nil {
+		r.Close()
+		t.Fatal(err)
+	}
+	s.pid = s.cmd.Process.Pid
+	go s.readLog(r)
+	go func() {
+		s.cmd.Wait()
+		close(s.exited)
+	}()
+	t.Cleanup(s.cleanup)
+	return s
+}
+
+func (s *server) readLog(r *os.File) {
+	defer r.Close()
+	var rest []byte
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := r.Read(buf)
+		rest = append(rest, buf[:n]...)
+		s.mu.Lock()
+		for {
+			line, after, found := bytes.Cut(rest, []byte("\n"))
+			if !found {
+				break
+			}
+			rest = after
+			if rec, ok := parseRecord(string(line)); ok {
+				s.records = append(s.records, rec)
+			} else {
+				s.noise = append(s.noise, string(line))
+			}
+		}
+		if err != nil {
+			s.eof = true
+			if len(rest) > 0 {
+				s.noise = append(s.noise, string(rest))
+			}
+		}
+		close(s.changed)
+		s.changed = make(chan struct{})
+		s.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// cleanup ends what a test has left running, by pid, and looks for what no log
+// may hold.
+func (s *server) cleanup() {
+	select {
+	case <-s.exited:
+	default:
+		s.cmd.Process.Kill()
+		<-s.exited
+	}
+	s.until("the end of the log", func() bool { return s.eof })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.troubles {
+		for _, r := range s.records {
+			switch r["msg"] {
+			case "core died", "breach by core", "core is gone or stuck", "log records dropped",
+				"less protection than there could be", "cannot accept":
+				s.t.Errorf("in the log: %v", r)
+			}
+		}
+		if len(s.noise) > 0 {
+			s.t.Errorf("lines in the log that are no records:\n%s", strings.Join(s.noise, "\n"))
+		}
+	}
+	if s.t.Failed() {
+		var b strings.Builder
+		for _, r := range s.records[max(0, len(s.records)-40):] {
+			fmt.Fprintln(&b, r.String())
+		}
+		s.t.Logf("the end of the log of %.300q:\n%s%s", s.cmd.Args[1:], &b, strings.Join(s.noise, "\n"))
+	}
+}
+
+// until waits for a condition, which is looked at with the log locked.
+func (s *server) until(what string, ok func() bool) {
+	s.t.Helper()
+	deadline := time.After(patience)
+	for {
+		s.mu.Lock()
+		done, changed, eof := ok(), s.changed, s.eof
+		s.mu.Unlock()
+		if done {
+			return
+		}
+		if eof {
+			s.t.Fatalf("no %s, and the log has ended", what)
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			s.t.Fatalf("no %s within %v", what, patience)
+		}
+	}
+}
+
+// find gives the records with a message and some keys and values.
+func (s *server) find(msg string, kv ...string) []record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.findLocked(msg, kv)
+}
+
+func (s *server) findLocked(msg string, kv []string) (found []record) {
+next:
+	for _, r := range s.records {
+		if r["msg"] != msg {
+			continue
+		}
+		for i := 0; i < len(kv); i += 2 {
+			if r[kv[i]] != kv[i+1] {
+				continue next
+			}
+		}
+		found = append(found, r)
+	}
+	return found
+}
+
+// await waits for such a record and gives the first.
+func (s *server) await(msg string, kv ...string) record {
+	s.t.Helper()
+	return s.awaitN(1, msg, kv...)
+}
+
+// awaitN waits for n of them and gives the nth.
+func (s *server) awaitN(n int, msg string, kv ...string) (r record) {
+	s.t.Helper()
+	s.until(fmt.Sprintf("record %q %q (%d)", msg, kv, n), func() bool {
+		if found := s.findLocked(msg, kv); len(found) >= n {
+			r = found[n-1]
+			return true
+		}
+		return false
+	})
+	return r
+}
+
+// logText is the whole log, for what must not be in it.
+func (s *server) logText() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var b strings.Builder
+	for _, r := range s.records {
+		for _, k := range slices.Sorted(maps.Keys(r)) {
+			fmt.Fprintf(&b, "%s=%s ", k, r[k])
+		}
+		b.WriteByte('\n')
+	}
+	return b.String() + strings.Join(s.noise, "\n")
+}
+
+// signal signals the monitor.
+func (s *server) signal(sig syscall.Signal) {
+	s.t.Helper()
+	if err := syscall.Kill(s.pid, sig); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// wait waits for the end and gives the exit status, or -1 for a signal.
+func (s *server) wait() int {
+	s.t.Helper()
+	select {
+	case <-s.exited:
+	case <-time.After(patience):
+		s.t.Fatalf("onewake has not ended within %v", patience)
+	}
+	s.until("the end of the log", func() bool { return s.eof })
+	return s.cmd.ProcessState.ExitCode()
+}
+
+// stop stops the server in good order and checks that nothing is left of it.
+func (s *server) stop() {
+	s.t.Helper()
+	s.signal(syscall.SIGTERM)
+	if st := s.wait(); st != statusOK {
+		s.t.Errorf("exit status %d after SIGTERM, want 0", st)
+	}
+	if _, err := os.Lstat(s.path); !errors.Is(err, os.ErrNotExist) {
+		s.t.Errorf("socket file after a stop: %v, want none", err)
+	}
+	s.await("stopped")
+}
+
+// currentCore is the core that serves now, as the status line tells.
+func (s *server) currentCore() int {
+	s.t.Helper()
+	for range 100 {
+		n, _ := strconv.Atoi(s.status()["core"])
+		if n > 0 {
+			return n
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	s.t.Fatal("no core serves")
+	return 0
+}
+
+// status asks for the status line.
+func (s *server) status() record {
+	s.t.Helper()
+	n := len(s.find("status"))
+	s.signal(syscall.SIGUSR1)
+	return s.awaitN(n+1, "status")
+}
+
+// parseRecord takes a line of the log apart, in either format.
+func parseRecord(line string) (record, bool) {
+	r := make(record)
+	if strings.HasPrefix(line, "{") {
+		var m map[string]any
+		if json.Unmarshal([]byte(line), &m) != nil {
+			return nil, false
+		}
+		for k, v := range m {
+			if list, ok := v.([]any); ok {
+				var quoted []string
+				for _, e := range list {
+					quoted = append(quoted, strconv.Quote(fmt.Sprint(e)))
+				}
+				r[k] = strings.Join(quoted, ",")
+				continue
+			}
+			r[k] = fmt.Sprint(v)
+		}
+		return r, r["msg"] != ""
+	}
+	if !strings.HasPrefix(line, "time=") {
+		return nil, false
+	}
+	for line != "" {
+		key, rest, ok := strings.Cut(line, "=")
+		if !ok || strings.ContainsAny(key, " \"") {
+			return nil, false
+		}
+		var list []string
+		for strings.HasPrefix(rest, `"`) {
+			q, err := strconv.QuotedPrefix(rest)
+			if err != nil {
+				return nil, false
+			}
+			rest = rest[len(q):]
+			list = append(list, q)
+			if !strings.HasPrefix(rest, ",") {
+				break
+			}
+			rest = rest[1:]
+		}
+		switch len(list) {
+		case 0:
+			r[key], rest, _ = strings.Cut(rest, " ")
+			line = rest
+			continue
+		case 1:
+			r[key], _ = strconv.Unquote(list[0])
+			// A list of one is written like a string; whoever wants a
+			// list uses splitList, which takes both.
+		default:
+			r[key] = strings.Join(list, ",")
+		}
+		if rest != "" && rest[0] != ' ' {
+			return nil, false
+		}
+		line = strings.TrimPrefix(rest, " ")
+	}
+	return r, r["msg"] != "" && r["level"] != ""
+}
+
+func splitList(s string) (list []string) {
+	for strings.HasPrefix(s, `"`) {
+		q, err := strconv.QuotedPrefix(s)
+		if err != nil {
+			return list
+		}
+		u, _ := strconv.Unquote(q)
+		list = append(list, u)
+		s = strings.TrimPrefix(s[len(q):], ",")
+	}
+	if list == nil && s != "" {
+		list = []string{s}
+	}
+	return list
+}
+
+// dialable turns a listener's name into what dial takes.
+func dialable(name string) string {
+	network, address, _ := strings.Cut(name, ":")
+	if network == "unix" {
+		return name
+	}
+	return "tcp:" + address
+}
+
+// result is what a onewake that ended by itself has left.
+type result struct {
+	status         int
+	stdout, stderr string
+}
+
+// run runs onewake to its end.
+func run(t *testing.T, args ...string) result {
+	t.Helper()
+	return launch{args: args, raw: true}.run(t)
+}
+
+func (l launch) run(t *testing.T) result {
+	t.Helper()
+	lookAtSources()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	argv := append(slices.Clone(l.before), underTest)
+	if l.bin != "" {
+		argv[len(argv)-1] = l.bin
+	}
+	argv = append(argv, l.args...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = l.env
+	if raceEnabled && l.env == nil {
+		cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	}
+	cmd.ExtraFiles = l.files
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.cred}
+	cmd.WaitDelay = time.Second
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		t.Fatalf("onewake %q has not ended within %v", l.args, patience)
+	}
+	var ee *exec.ExitError
+	if err != nil && !errors.As(err, &ee) {
+		t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), out.String(), errs.String()}
+}
+
+// as runs a role of this test binary as another user, or as ourselves if cred
+// is nil, and gives what it prints.
+func as(t *testing.T, cred *syscall.Credential, role string, args ...string) string {
+	t.Helper()
+	path, err := self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = append(os.Environ(), envRole+"="+role)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s", role, args, err, out)
+	}
+	return string(out)
+}
+
+// roleConnect tries to be served at each path and prints a line for each: "in"
+// with the status, or why not.
+func roleConnect(paths []string) int {
+	for _, p := range paths {
+		c, err := net.DialTimeout("unix", p, patience)
+		if err != nil {
+			var errno syscall.Errno
+			errors.As(err, &errno)
+			fmt.Println(errno.Error())
+			continue
+		}
+		c.SetDeadline(time.Now().Add(patience))
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		b, err := io.ReadAll(c)
+		c.Close()
+		if fields := strings.Fields(string(b)); len(fields) > 1 {
+			fmt.Println("in", fields[1])
+		} else {
+			fmt.Println("closed", err)
+		}
+	}
+	return 0
+}
+
+// eventually waits for a condition that nothing tells of.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}
+
+// readPID waits for a file with a pid in it, as a command writes one.
+func readPID(t *testing.T, path string) (pid int) {
+	t.Helper()
+	eventually(t, "a pid in "+path, func() bool {
+		b, _ := os.ReadFile(path)
+		pid, _ = strconv.Atoi(strings.TrimSpace(string(b)))
+		return pid > 0 && bytes.HasSuffix(b, []byte("\n"))
+	})
+	return pid
+}
+
+// awaitGone waits for the end of processes.
+func awaitGone(t *testing.T, pids ...int) {
+	t.Helper()
+	for _, pid := range pids {
+		eventually(t, fmt.Sprintf("the end of process %d", pid), func() bool { return isGone(pid) })
+	}
+}
+
+// background starts a program and ends it with the test.
+func background(t *testing.T, cred *syscall.Credential, argv ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return cmd
+}
+
+// startWithLog starts onewake with a stderr of the test's own.
+func startWithLog(t *testing.T, stderr *os.File, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(underTest, args...)
+	cmd.Dir = "/"
+	cmd.Stderr = stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return cmd
+}
+
+// awaitServing waits until connections are accepted, where no log tells.
+func awaitServing(t *testing.T, addr string) {
+	t.Helper()
+	eventually(t, "a server at "+addr, func() bool {
+		c, err := dialErr(addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+// stopProcess stops a process and waits until it has stopped.
+func stopProcess(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, fmt.Sprintf("process %d stops", pid), func() bool { return isStopped(pid) })
+}

@@ -1,0 +1,196 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// What /proc tells about a process. Monitor and core close it to all but root.
+
+// isGone tells whether a process has ended. One that nobody has waited for yet
+// has.
+func isGone(pid int) bool {
+	state := processState(pid)
+	return state == "" || state == "Z" || state == "X"
+}
+
+func isStopped(pid int) bool { return strings.EqualFold(processState(pid), "T") }
+
+func processState(pid int) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if i := bytes.LastIndexByte(b, ')'); err == nil && i > 0 && len(b) > i+2 {
+		return string(b[i+2 : i+3])
+	}
+	return ""
+}
+
+// resident is the memory that a process holds, in KiB.
+func resident(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); f[0] == "VmRSS:" {
+			n, _ := strconv.Atoi(f[1])
+			return n
+		}
+	}
+	t.Fatalf("no VmRSS of process %d", pid)
+	return 0
+}
+
+// descriptors tells what a process has open, "0 /dev/null" and so on.
+func descriptors(t *testing.T, pid int) (list []string) {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		to, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err != nil {
+			continue // closed meanwhile
+		}
+		list = append(list, e.Name()+" "+to)
+	}
+	slices.SortFunc(list, func(a, b string) int {
+		var m, n int
+		fmt.Sscan(a, &m)
+		fmt.Sscan(b, &n)
+		return m - n
+	})
+	return list
+}
+
+// environment is what a process was executed with.
+func environment(t *testing.T, pid int) string {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+const trueProgram = "/bin/true"
+
+// ignoredSignals tells which signals this process was started to ignore, and
+// which are blocked, as a mask.
+func ignoredSignals() (ignored []int, mask string) {
+	b, _ := os.ReadFile("/proc/thread-self/status")
+	for line := range strings.Lines(string(b)) {
+		switch f := strings.Fields(line); f[0] {
+		case "SigBlk:":
+			mask = f[1]
+		case "SigIgn:":
+			n, _ := strconv.ParseUint(f[1], 16, 64)
+			for sig := range 64 {
+				if n&(1<<sig) != 0 {
+					ignored = append(ignored, sig+1)
+				}
+			}
+		}
+	}
+	return ignored, mask
+}
+
+// checkCoreDescriptors compares what a core has open with what it is meant to
+// have.
+func checkCoreDescriptors(t *testing.T, s *server, listeners, locks int) {
+	t.Helper()
+	have := make(map[string]int)
+	for _, d := range descriptors(t, s.core) {
+		number, to, _ := strings.Cut(d, " ")
+		what, _, _ := strings.Cut(to, ":[")
+		switch {
+		case number == "0" || number == "1":
+			what = number + " " + to
+		case number == "2":
+			what = "2"
+		case strings.HasSuffix(to, ".lock"):
+			what = "lock"
+		case what == "anon_inode":
+			what = to
+		}
+		have[what]++
+	}
+	want := map[string]int{
+		"0 /dev/null": 1, "1 /dev/null": 1, "2": 1,
+		"socket": listeners + 1, // and the control socket
+		"lock":   locks,
+		// The Go runtime's poller.
+		"anon_inode:[eventpoll]": 1, "anon_inode:[eventfd]": 1,
+	}
+	if !maps.Equal(have, want) {
+		t.Errorf("the core has open %v, want %v", have, want)
+	}
+}
+
+// spyings are the ways into another process of the same user.
+var spyings = []spying{
+	{"ptrace", func(pid int) error {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := unix.PtraceAttach(pid); err != nil {
+			return err
+		}
+		unix.Wait4(pid, nil, 0, nil)
+		return unix.PtraceDetach(pid)
+	}},
+	{"mem", func(pid int) error {
+		f, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+		if err == nil {
+			f.Close()
+		}
+		return err
+	}},
+	{"environ", func(pid int) error {
+		_, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		return err
+	}},
+	{"fd", func(pid int) error {
+		_, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		return err
+	}},
+	{"pidfd_getfd", func(pid int) error {
+		pidfd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(pidfd)
+		fd, err := unix.PidfdGetfd(pidfd, 0, 0)
+		if err == nil {
+			unix.Close(fd)
+		}
+		return err
+	}},
+	{"process_vm_readv", func(pid int) error {
+		var b [1]byte
+		local := []unix.Iovec{{Base: &b[0]}}
+		local[0].SetLen(1)
+		// The address is looked at after the permission.
+		_, err := unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: 1, Len: 1}}, 0)
+		if err == unix.EFAULT {
+			err = nil
+		}
+		return err
+	}},
+}
+
+// hasSandbox tells whether -sandbox on confines the core here.
+const hasSandbox = false
