@@ -428,10 +428,15 @@ func TestMonitorGone(t *testing.T) {
 		r := newRig(t, "exec sleep 60", 4, 300*time.Millisecond)
 		ended := make(chan error, 1)
 		go func() { ended <- r.client.Run() }()
-		p := r.start(false)
-		started(t, p)
+		var v Vars
+		v.Reset()
+		p := r.client.New(false)
 		exits := 0
 		p.OnExit = func(Event) { exits++ }
+		if err := r.client.Start(p, &v); err != nil {
+			t.Fatal(err)
+		}
+		started(t, p)
 		r.do(r.peer.Close)
 		if err := failed(t, p); err != syscall.EPIPE {
 			t.Error(err)
@@ -443,7 +448,6 @@ func TestMonitorGone(t *testing.T) {
 			t.Errorf("OnExit was called %d times", exits)
 		}
 		p.closed()
-		var v Vars
 		v.Reset()
 		if err := r.client.Start(r.client.New(false), &v); err == nil {
 			t.Error("a start without a monitor")
