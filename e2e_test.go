@@ -73,7 +73,7 @@ func TestMain(m *testing.M) {
 
 func testMain(m *testing.M) int {
 	underTest, tools = os.Getenv(envBinary), os.Getenv(envTools)
-	if underTest == "" {
+	if tools == "" {
 		var err error
 		if tools, err = os.MkdirTemp("", "ow"); err == nil {
 			err = os.Chmod(tools, 0o755)
@@ -83,6 +83,8 @@ func testMain(m *testing.M) int {
 			return 1
 		}
 		defer os.RemoveAll(tools)
+	}
+	if underTest == "" {
 		underTest = filepath.Join(tools, "onewake")
 		if err := build(underTest, "main.version="+testVersion); err != nil {
 			fmt.Println(err)

@@ -1,0 +1,305 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// Past its limits the server says so at once, and goes on at its full rate.
+func TestOverload(t *testing.T) {
+	needRoot(t, "it looks at the memory of processes that are closed to their own user")
+	s := start(t, "-access-log=false", "-max-procs", "4", "-max-queue", "64", "--", script(t, newDir(t, nil), "echo", echoText))
+	rate := func(tr *traffic, d time.Duration) float64 {
+		before := tr.counts()[answered]
+		time.Sleep(d)
+		return float64(tr.counts()[answered]-before) / d.Seconds()
+	}
+	window := time.Duration(count(3, 10)) * time.Second
+
+	calm := newTraffic(t, s.addr)
+	calm.sleep = "0.1"
+	calm.add(8, slow)
+	time.Sleep(300 * time.Millisecond)
+	unloaded := rate(calm, window)
+	calm.end()
+	calm.none(lost, wrong, busy, unheard)
+	kib := resident(t, s.pid) + resident(t, s.core)
+
+	const clients = 2000
+	crowd := newTraffic(t, s.addr)
+	crowd.sleep = "0.1"
+	// Half of them do what Retry-After says, half of them come back sooner.
+	for i := range clients {
+		crowd.wg.Go(func() {
+			for !crowd.over() {
+				n := crowd.counts()
+				crowd.request(nil, slow)
+				if now := crowd.counts(); now[busy] > n[busy] {
+					select {
+					case <-crowd.quit:
+					case <-time.After(time.Duration(1+i%2) * time.Second):
+					}
+				}
+			}
+		})
+	}
+	time.Sleep(500 * time.Millisecond)
+	loaded := rate(crowd, window)
+	// The status line comes as ever.
+	began := time.Now()
+	st := s.status()
+	statusTook := time.Since(began)
+	peak := peakResident(t, s.pid) + peakResident(t, s.core)
+	crowd.end()
+	crowd.none(lost, wrong, unheard)
+	c := crowd.counts()
+	t.Logf("%d clients at 4 processes and a queue of 64: %d answered, %d times 503; %.1f/s, %.1f/s without them (%.2f); %d KiB for both processes before, %d KiB at most; status line within %v",
+		clients, c[answered], c[busy], loaded, unloaded, loaded/unloaded, kib, peak, statusTook)
+	if c[busy] < clients/2 {
+		t.Errorf("only %d refusals", c[busy])
+	}
+	if loaded < 0.9*unloaded {
+		t.Errorf("%.1f answers a second under overload, %.1f without", loaded, unloaded)
+	}
+	if n, _ := strconv.Atoi(st["queued"]); n > 64 {
+		t.Errorf("queued=%s", st["queued"])
+	}
+	if r := s.status()["refused"]; r != strconv.Itoa(c[busy]) {
+		t.Errorf("refused=%s, clients have seen %d", r, c[busy])
+	}
+	if peak > 256<<10 && !raceEnabled {
+		t.Errorf("%d KiB", peak)
+	}
+	s.stop()
+}
+
+// peakResident is the most memory that a process has held, in KiB.
+func peakResident(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); f[0] == "VmHWM:" {
+			n, _ := strconv.Atoi(f[1])
+			return n
+		}
+	}
+	return 0
+}
+
+// First come, first served.
+func TestQueueIsFair(t *testing.T) {
+	dir := newDir(t, nil)
+	s := start(t, "-max-procs", "1", "-max-queue", "64", "--", script(t, dir, "order", `
+echo "$QUERY_STRING" >>"`+dir+`/log"
+while [ ! -e "`+dir+`/go" ]; do sleep 0.02; done`))
+	var want []string
+	var conns []*conn
+	for i := range 65 {
+		conns = append(conns, dial(t, s.addr).send("%s", get11(fmt.Sprintf("/?%d", i))))
+		want = append(want, strconv.Itoa(i))
+		eventually(t, "one more in the queue", func() bool {
+			st := s.status()
+			return st["running"] == "1" && st["queued"] == strconv.Itoa(i)
+		})
+	}
+	s.get("/").wantStatus(t, 503)
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range conns {
+		c.answer("GET").want(t, 200, "")
+	}
+	b, _ := os.ReadFile(filepath.Join(dir, "log"))
+	if have := strings.Fields(string(b)); !slices.Equal(have, want) {
+		t.Errorf("served in the order %v", have)
+	}
+	s.stop()
+}
+
+// Clients that come and go while all processes are busy leave nothing behind.
+func TestQueueOfTheImpatient(t *testing.T) {
+	needRoot(t, "it looks at the memory of processes that are closed to their own user")
+	dir := newDir(t, nil)
+	s := start(t, "-access-log=false", "-timeout", "10m", "-max-procs", "1", "-max-queue", "64", "--",
+		script(t, dir, "hang", `[ "$QUERY_STRING" = hang ] || exit 0; while [ ! -e "`+dir+`/go" ]; do sleep 0.05; done`))
+	hang := dial(t, s.addr).send("%s", get11("/?hang"))
+	eventually(t, "one command", func() bool { return s.status()["running"] == "1" })
+	fields := strings.Repeat("X-Fill: "+strings.Repeat("x", 200)+"\r\n", 4)
+	come := func(n int) {
+		var wg sync.WaitGroup
+		for range 32 {
+			wg.Go(func() {
+				for range n / 32 {
+					c, err := dialErr(s.addr)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n"+fields+"\r\n")
+					time.Sleep(30 * time.Millisecond) // long enough to be watched
+					c.Close()
+				}
+			})
+		}
+		wg.Wait()
+		eventually(t, "nobody in the queue", func() bool { return s.status()["queued"] == "0" })
+	}
+	come(640)
+	before := resident(t, s.core)
+	n := count(5000, 50000)
+	come(n)
+	after := resident(t, s.core)
+	t.Logf("%d clients have given up waiting: core at %d KiB, then %d KiB", n, before, after)
+	if after > before+4<<10 && !raceEnabled {
+		t.Errorf("the core grows by those who have left the queue: %d KiB, then %d KiB", before, after)
+	}
+	os.WriteFile(filepath.Join(dir, "go"), nil, 0o644)
+	hang.SetDeadline(time.Now().Add(patience))
+	hang.answer("GET").want(t, 200, "")
+	s.stop()
+}
+
+// Clients that are slow on purpose, and an honest one that does not notice.
+func TestSlowloris(t *testing.T) {
+	needRoot(t, "it looks at the memory of processes that are closed to their own user")
+	const big = 1 << 20
+	s := start(t, "-access-log=false", "-max-procs", "4", "-max-queue", "512", "--", script(t, newDir(t, nil), "sizes", `
+case $PATH_INFO in
+/big) exec head -c `+strconv.Itoa(big)+` /dev/zero ;;
+/small) exec head -c 2000 /dev/zero ;;
+esac
+[ -z "$CONTENT_LENGTH" ] || cat >/dev/null
+echo "$PATH_INFO -"`))
+	n := count(400, 1000)
+	honest := func(d time.Duration) (took []time.Duration) {
+		tr := newTraffic(t, s.addr)
+		for end := time.Now().Add(d); time.Now().Before(end); {
+			began := time.Now()
+			_, f, what := tr.try(nil, fresh)
+			took = append(took, time.Since(began))
+			if f != answered {
+				t.Errorf("the honest client: %v: %s", f, what)
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+		return took
+	}
+	calm := honest(time.Second)
+	calmMedian := median(calm)
+	for _, tt := range []struct {
+		name string
+		// attack keeps a connection busy, with as little as it takes.
+		attack func(c net.Conn, quit chan struct{}) (parked bool)
+		drip   string
+	}{
+		{"header", func(c net.Conn, quit chan struct{}) bool {
+			io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n")
+			return true
+		}, "X-A: b\r\n"},
+		{"body", func(c net.Conn, quit chan struct{}) bool {
+			io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+			return true
+		}, "x"},
+		{"chunked body", func(c net.Conn, quit chan struct{}) bool {
+			io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+			return true
+		}, "1\r\nx\r\n"},
+		{"large body", func(c net.Conn, quit chan struct{}) bool {
+			io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n")
+			io.WriteString(c, strings.Repeat("x", 1<<20))
+			return true
+		}, "x"},
+		{"small answer", func(c net.Conn, quit chan struct{}) bool { return unread(c, "/small") }, ""},
+		{"large answer", func(c net.Conn, quit chan struct{}) bool { return unread(c, "/big") }, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			quit := make(chan struct{})
+			var wg sync.WaitGroup
+			var parked atomic.Int64
+			for range n {
+				wg.Go(func() {
+					for {
+						select {
+						case <-quit:
+							return
+						default:
+						}
+						c, err := dialErr(s.addr)
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						if !tt.attack(c, quit) {
+							c.Close()
+							select {
+							case <-quit:
+							case <-time.After(300 * time.Millisecond):
+							}
+							continue
+						}
+						parked.Add(1)
+						defer c.Close()
+						for {
+							select {
+							case <-quit:
+								return
+							case <-time.After(500 * time.Millisecond):
+								if tt.drip != "" {
+									if _, err := io.WriteString(c, tt.drip); err != nil {
+										return
+									}
+								}
+							}
+						}
+					}
+				})
+			}
+			for end := time.Now().Add(patience / 2); time.Now().Before(end) && int(parked.Load()) < n; {
+				time.Sleep(10 * time.Millisecond)
+			}
+			time.Sleep(300 * time.Millisecond)
+			st := s.status()
+			took := honest(time.Duration(count(1500, 5000)) * time.Millisecond)
+			close(quit)
+			wg.Wait()
+			m := median(took)
+			t.Logf("%d slow clients, %d at it (%s conns, %s running, %s queued): the honest one waits %v (median of %d), %v at most; without them %v and %v; core at most %d KiB",
+				n, parked.Load(), st["conns"], st["running"], st["queued"], m, len(took), took[len(took)-1], calmMedian, calm[len(calm)-1], peakResident(t, s.core))
+			if m > 10*calmMedian+50*time.Millisecond {
+				t.Errorf("the honest client waits %v, %v without the others", m, calmMedian)
+			}
+			if len(took) < 5 {
+				t.Errorf("the honest client got %d answers", len(took))
+			}
+			eventually(t, "all connections over", func() bool { st := s.status(); return st["conns"] == "0" && st["running"] == "0" })
+		})
+	}
+	s.stop()
+}
+
+// unread asks for an answer and reads nothing but its first line, to tell
+// whether it is one.
+func unread(c net.Conn, target string) bool {
+	io.WriteString(c, "GET "+target+" HTTP/1.1\r\nHost: x\r\n\r\n")
+	var b [12]byte
+	if _, err := io.ReadFull(bufio.NewReaderSize(c, 16), b[:]); err != nil {
+		return false
+	}
+	return string(b[9:]) == "200"
+}

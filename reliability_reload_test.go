@@ -1,0 +1,190 @@
+//go:build linux
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Reloads lose nothing, whatever is on the disk by then.
+func TestReloadUnderLoad(t *testing.T) {
+	needRoot(t, "it looks at which program the core executes")
+	bin := ownBinary(t)
+	newer := filepath.Join(newDir(t, nil), "newer")
+	if err := build(newer, "main.version=0.1-newer"); err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(newDir(t, nil), "other")
+	if err := build(other, "github.com/onewake/onewake/spawn.Version=other"); err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(underTest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := append([]byte(nil), good...)
+	foreign[18], foreign[19] = 0xf7, 0xff // e_machine, of no machine there is
+
+	s := launch{bin: bin, args: []string{"-access-log=false", "-max-procs", "32", "--", script(t, newDir(t, nil), "echo", echoText)}}.start(t)
+	s.troubles = true
+	put := func(content []byte, mode os.FileMode) {
+		t.Helper()
+		if err := writeProgram(bin, content, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := holds(t, s.pid)
+	tr := newTraffic(t, s.addr)
+	tr.pause = 20 * time.Millisecond
+	tr.add(24, fresh)
+	tr.add(24, keeping)
+	tr.add(10, slow)
+	tr.add(6, upload)
+
+	replaced := 0
+	reload := func() {
+		t.Helper()
+		s.signal(syscall.SIGHUP)
+		replaced++
+		s.awaitN(replaced, "core replaced")
+	}
+	failed := 0
+	fails := func(name, record string, kv ...string) {
+		t.Helper()
+		core := s.currentCore()
+		n := len(s.find(record, kv...))
+		s.signal(syscall.SIGHUP)
+		failed++
+		s.awaitN(failed, "reload failed, the old core stays")
+		if len(s.find(record, kv...)) == n {
+			t.Errorf("%s: no record %q %q says why", name, record, kv)
+		}
+		if now := s.currentCore(); now != core {
+			t.Errorf("%s: core %d serves, not %d as before", name, now, core)
+		}
+	}
+
+	n := count(25, 50)
+	for i := range n {
+		if i == n/2 {
+			if err := copyFile(bin, newer, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		reload()
+		time.Sleep(10 * time.Millisecond)
+	}
+	if core := s.currentCore(); !executes(core, bin) {
+		t.Errorf("core %d does not execute the newer binary", core)
+	}
+
+	put(good[:len(good)/3], 0o755)
+	s.signal(syscall.SIGHUP) // how it fails is the kernel's business
+	failed++
+	s.awaitN(failed, "reload failed, the old core stays")
+	put(foreign, 0o755)
+	fails("another machine's", "reload failed, the old core stays")
+	if r := s.find("reload failed, the old core stays"); !strings.Contains(r[len(r)-1]["error"], "exec format error") {
+		t.Errorf("%v, want an exec format error", r[len(r)-1])
+	}
+	put([]byte("#!/bin/sh\nexit 3\n"), 0o755)
+	fails("exits at once", "core died", "status", "exit 3")
+	put(good, 0o644)
+	fails("not executable", "reload failed, the old core stays")
+	os.Remove(bin)
+	fails("no binary", "reload failed, the old core stays")
+	if err := copyFile(bin, other, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	fails("other control version", "core speaks another control version")
+	put([]byte("#!/bin/sh\nexec sleep 100\n"), 0o755)
+	fails("never ready", "core is not ready in time")
+	put(good, 0o755)
+	reload()
+
+	tr.end()
+	tr.none(lost, wrong, busy, unheard)
+	t.Logf("%d reloads, %d failed ones: %v answered, by client %v", replaced, failed, tr.counts()[answered], tr.count)
+	s.settled(before)
+	s.stop()
+}
+
+// Two servers take turns on one path. The next one waits for the lock and
+// serves while the former one still answers.
+func TestRestartUnderLoad(t *testing.T) {
+	dir := newDir(t, nil)
+	echo := script(t, newDir(t, nil), "echo", echoText)
+	l := launch{dir: dir, args: []string{"-access-log=false", "-max-procs", "16", "--", echo}}
+	s := l.start(t)
+	tr := newTraffic(t, s.addr)
+	tr.pause = 20 * time.Millisecond
+	tr.add(8, fresh)
+	tr.add(8, slow)
+
+	// A client that does nothing but look for moments when nobody listens.
+	var gaps []time.Duration
+	var mu sync.Mutex
+	addr := s.addr
+	tr.wg.Go(func() {
+		var since time.Time
+		for !tr.over() {
+			c, err := dialErr(addr)
+			now := time.Now()
+			switch {
+			case err == nil:
+				c.Close()
+				if !since.IsZero() {
+					mu.Lock()
+					gaps = append(gaps, now.Sub(since))
+					mu.Unlock()
+					since = time.Time{}
+				}
+			case since.IsZero():
+				since = now
+			}
+			time.Sleep(200 * time.Microsecond)
+		}
+	})
+
+	drained := 0
+	n := count(15, 50)
+	for range n {
+		next := l.begin(t)
+		time.Sleep(50 * time.Millisecond)
+		if len(next.find("start")) > 0 {
+			t.Fatal("two servers on one path")
+		}
+		s.signal(syscall.SIGTERM)
+		next.await("start")
+		if len(s.find("stopped")) == 0 {
+			drained++
+		}
+		if st := s.wait(); st != statusOK {
+			t.Errorf("exit status %d", st)
+		}
+		s = next
+	}
+	tr.end()
+	tr.none(lost, wrong, busy)
+	for _, a := range tr.others {
+		if !strings.Contains(a.what, "refused") && !strings.Contains(a.what, "no such file") {
+			t.Errorf("%v: %s", a.fate, a.what)
+		}
+	}
+	m := median(gaps)
+	t.Logf("%d restarts, %d of them while the former still answered: %d answered, none lost; %d gaps seen, median %v, longest %v",
+		n, drained, tr.counts()[answered], len(gaps), m, append(gaps, 0)[max(len(gaps)-1, 0)])
+	if drained < n/2 {
+		t.Errorf("only %d of %d servers served while the former still answered", drained, n)
+	}
+	if m > time.Second {
+		t.Errorf("the median gap is %v", m)
+	}
+	s.stop()
+}
