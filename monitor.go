@@ -40,6 +40,13 @@ const (
 	forgiveTime = time.Minute
 	// answerTime is how long the status line waits for a core's counters.
 	answerTime = 500 * time.Millisecond
+	// beatTime is how often a core is asked for its counters. One that leaves
+	// the same question open for maxMissed beats is stuck, and killed.
+	beatTime  = 10 * time.Second
+	maxMissed = 3
+	// retiredTime is how long a retired core may go on after the last moment
+	// at which a command of its could end.
+	retiredTime = 2 * time.Minute
 )
 
 // monitor is the process that owns the socket and starts the command. All of
@@ -84,6 +91,8 @@ type coreProcess struct {
 	version     bool // speaks another control version
 	stats       spawn.Stats
 	asked       bool         // for stats
+	missed      int          // beats since then
+	beat        *spawn.Timer // beatTime, later retiredTime
 	answer      *spawn.Timer // answerTime
 }
 
@@ -369,11 +378,11 @@ func (m *monitor) coreReady(c *coreProcess, confined string, err error) {
 	default:
 		c.ready, c.readySince = true, time.Now()
 		m.failures = 0
+		m.heartbeat(c)
 		if c == m.standby {
 			old := m.serving
 			m.serving, m.standby = c, nil
-			old.retired = true
-			old.peer.Retire()
+			m.retire(old)
 			m.log.Info("core replaced", "core", c.pid, "old", old.pid, "sandbox", confined)
 		}
 		if !m.started {
@@ -382,6 +391,39 @@ func (m *monitor) coreReady(c *coreProcess, confined string, err error) {
 		}
 		m.reloadAgain()
 	}
+}
+
+// retire has a core finish what it has begun. One that never comes to an end
+// must not keep its copy of the listeners for good.
+func (m *monitor) retire(c *coreProcess) {
+	c.retired = true
+	c.peer.Retire()
+	c.beat.Stop()
+	c.beat = m.loop.After(m.o.timeout+m.o.killAfter+retiredTime, func() {
+		m.log.Error("retired core does not end", "core", c.pid)
+		unix.Kill(c.pid, unix.SIGKILL)
+	})
+}
+
+// heartbeat asks a core for its counters, again and again.
+func (m *monitor) heartbeat(c *coreProcess) {
+	c.beat = m.loop.After(beatTime, func() {
+		if c.asked {
+			if c.missed++; c.missed >= maxMissed {
+				m.log.Error("core is stuck", "core", c.pid)
+				unix.Kill(c.pid, unix.SIGKILL)
+				return
+			}
+		} else {
+			m.ask(c)
+		}
+		m.heartbeat(c)
+	})
+}
+
+func (m *monitor) ask(c *coreProcess) {
+	c.asked, c.missed = true, 0
+	c.peer.WantStats()
 }
 
 // coreBroken is told of a control socket that has ended or been misused. What
@@ -415,6 +457,7 @@ func (m *monitor) coreExited(c *coreProcess) {
 		unix.Close(c.handle)
 	}
 	c.timer.Stop()
+	c.beat.Stop()
 	c.peer.Close()
 	if c.answer != nil {
 		c.answer.Stop()
@@ -573,8 +616,7 @@ func (m *monitor) status() {
 		return
 	}
 	if !c.asked {
-		c.asked = true
-		c.peer.WantStats()
+		m.ask(c)
 	}
 	c.answer = m.loop.After(answerTime, func() { m.statusLine(c, "core does not answer") })
 }

@@ -289,3 +289,33 @@ func TestStopUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d stops under load: %d answered, none lost", n, total)
 }
+
+// A core that does nothing any more is noticed and replaced, and whoever waits
+// is served by the next one.
+func TestStuckCore(t *testing.T) {
+	t.Parallel()
+	s := start(t, "--", trueProgram)
+	s.troubles = true
+	began := time.Now()
+	if err := syscall.Kill(s.core, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, s.addr)
+	c.SetDeadline(time.Now().Add(90 * time.Second))
+	c.trySend(get11("/"))
+	c.Close()
+	for len(s.find("core is stuck")) == 0 {
+		if time.Since(began) > 80*time.Second {
+			t.Fatal("a stopped core was not noticed")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Logf("noticed after %v", time.Since(began).Round(time.Second))
+	for s.currentCore() == 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	next := dial(t, s.addr)
+	next.send("%s", get11("/"))
+	next.answer("GET").wantStatus(t, 200)
+	s.stop()
+}

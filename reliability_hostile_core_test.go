@@ -487,16 +487,10 @@ func TestLeakedListener(t *testing.T) {
 		unix.Close(c)
 		t.Errorf("accept(2) on the leaked listener: %v, want EAGAIN", err)
 	}
-	// The copy of the lock is what remains: it keeps a successor out as long
-	// as that client lives.
+	// The copy of the lock keeps nobody out: a stop gives it back for all.
+	defer unix.Close(lock)
 	h.stop()
 	again := launch{dir: h.dir, args: []string{"-listen", "unix:" + h.path, "--", trueProgram}}
-	began := time.Now()
-	if r := again.run(t); r.status != statusInUse || !strings.Contains(r.stderr, "address already in use") {
-		t.Errorf("a start against a leaked lock: exit status %d, %q; docs/reliability.md says otherwise", r.status, r.stderr)
-	}
-	t.Logf("a leaked copy of the lock keeps a successor out (%v)", time.Since(began).Round(time.Millisecond))
-	unix.Close(lock)
 	s := again.start(t)
 	s.stop()
 }

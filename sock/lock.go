@@ -164,3 +164,16 @@ func (p *place) checkLock(st stat) error {
 	}
 	return nil
 }
+
+// unlock gives the lock back, also of duplicates of its descriptor: whoever has
+// one must not keep the next server out.
+func (o *ownedFile) unlock() error {
+	rc, err := o.lock.SyscallConn()
+	if err != nil {
+		return err
+	}
+	err = rc.Control(func(fd uintptr) {
+		ignoringEINTR(func() error { return unix.Flock(int(fd), unix.LOCK_UN) })
+	})
+	return err
+}

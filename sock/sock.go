@@ -302,8 +302,9 @@ func (l *Listener) File() *os.File {
 }
 
 // LockFile returns the descriptor that holds the lock, or nil if Listen did not
-// make a Unix socket. It belongs to l. The lock is held for as long as any
-// process has a duplicate of it.
+// make a Unix socket. It belongs to l. The lock is held until
+// [Listener.Close], or, if the process ends without it, for as long as any
+// other has a duplicate.
 func (l *Listener) LockFile() *os.File {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -388,7 +389,7 @@ func (l *Listener) Close() error {
 	}
 	errs = append(errs, l.file.Close())
 	if l.owned != nil {
-		errs = append(errs, l.owned.dir.Close(), l.owned.lock.Close())
+		errs = append(errs, l.owned.dir.Close(), l.owned.unlock(), l.owned.lock.Close())
 	}
 	return collect(errs...)
 }
