@@ -20,13 +20,21 @@ func DefaultSignals() error {
 			signal.Notify(sink, sig)
 		}
 	}
-	// Go leaves the first three as they are, and does not say how. Of SIGCHLD we
-	// have no use: without Go's handler it interrupts nothing.
-	for _, sig := range []syscall.Signal{syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCHLD} {
-		if err := defaultSignal(sig); err != nil {
-			return err
+	signal.Notify(sink, syscall.SIGPIPE) // else a broken log would end us
+	// Of SIGCHLD we have no use: without Go's handler it interrupts nothing.
+	if err := sigactionCall(syscall.SIGCHLD, new(sigaction), nil); err != nil {
+		return err
+	}
+	// Go leaves some as they are, and does not say how: TSTP, TTIN, TTOU, and
+	// those that a C library keeps for its threads, of which glibc's
+	// posix_spawn(3) ignores one in every child.
+	for sig := syscall.Signal(1); sig <= maxSignal; sig++ {
+		var old sigaction
+		if sigactionCall(sig, nil, &old) == nil && old.ignores() {
+			if err := sigactionCall(sig, new(sigaction), nil); err != nil {
+				return err
+			}
 		}
 	}
-	signal.Notify(sink, syscall.SIGPIPE) // else a broken log would end us
 	return unblockSignals()
 }

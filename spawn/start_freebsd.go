@@ -58,14 +58,20 @@ func limitSpool(fd int) error {
 	return sandbox.LimitFD(fd, sandbox.Read|sandbox.Write|sandbox.Seek|sandbox.Event|sandbox.Fcntl)
 }
 
-// defaultSignal gives a signal its default disposition.
-func defaultSignal(sig syscall.Signal) error {
-	var act struct { // struct sigaction, sys/signal.h
-		handler uintptr
-		flags   int32
-		mask    [4]uint32
-	}
-	_, _, errno := syscall.RawSyscall(unix.SYS_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&act)), 0)
+// maxSignal is the last signal, _SIG_MAXSIG (sys/_sigset.h).
+const maxSignal = 128
+
+// sigaction is struct sigaction of sys/signal.h.
+type sigaction struct {
+	handler uintptr
+	flags   int32
+	mask    [4]uint32
+}
+
+func (a *sigaction) ignores() bool { return a.handler == 1 } // SIG_IGN
+
+func sigactionCall(sig syscall.Signal, act, old *sigaction) error {
+	_, _, errno := syscall.RawSyscall(unix.SYS_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(act)), uintptr(unsafe.Pointer(old)))
 	if errno != 0 {
 		return os.NewSyscallError("sigaction", errno)
 	}

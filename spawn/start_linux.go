@@ -49,10 +49,17 @@ func limitEnds([]int) error { return nil }
 
 func limitSpool(int) error { return nil }
 
-// defaultSignal gives a signal its default disposition.
-func defaultSignal(sig syscall.Signal) error {
-	var act [4]uintptr // struct kernel_sigaction: SIG_DFL, no flags, no mask
-	_, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&act)), 0, 8, 0, 0)
+// maxSignal is the last signal, _NSIG (signal(7)).
+const maxSignal = 64
+
+// sigaction is struct kernel_sigaction: handler, flags, restorer, mask.
+type sigaction [4]uintptr
+
+func (a *sigaction) ignores() bool { return a[0] == 1 } // SIG_IGN
+
+func sigactionCall(sig syscall.Signal, act, old *sigaction) error {
+	_, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig),
+		uintptr(unsafe.Pointer(act)), uintptr(unsafe.Pointer(old)), 8, 0, 0)
 	if errno != 0 {
 		return os.NewSyscallError("rt_sigaction", errno)
 	}

@@ -40,7 +40,15 @@ func openUnnamed(string) (int, error) { return -1, os.ErrInvalid }
 
 func unblockSignals() error { return nil }
 
-func defaultSignal(syscall.Signal) error { return nil }
+// Other systems get what os/signal can do.
+
+const maxSignal = 31
+
+type sigaction struct{}
+
+func (*sigaction) ignores() bool { return false }
+
+func sigactionCall(syscall.Signal, *sigaction, *sigaction) error { return nil }
 
 // Only FreeBSD has rights to limit.
 
