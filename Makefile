@@ -33,6 +33,7 @@ run: build
 # for root.
 install:
 	test -x build/onewake || $(MAKE) build
+	rm -f build/onewake.rc
 	sed 's,%%PREFIX%%,$(PREFIX),g' rc.d/onewake >build/onewake.rc
 	install -d "$(SBIN)" "$(MAN8)" "$(RC)" "$(EXAMPLES)"
 	install -m 0555 build/onewake "$(SBIN)/onewake"

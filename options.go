@@ -135,7 +135,7 @@ func newFlags() *flags {
 	one("max-procs", strconv.Itoa(4*runtime.NumCPU()), "at most `N` commands running at once; default 4 for each CPU")
 	one("max-queue", "512", "at most `N` requests waiting for a command to end")
 	one("max-body", "16MiB", "largest request body, a `SIZE` in bytes, KiB, MiB or GiB")
-	one("spool-dir", "/var/tmp", "`DIR`ectory for large chunked bodies")
+	one("spool-dir", "/var/tmp", "`DIR`ectory for large bodies and what slow clients have not read")
 	one("max-conns", "", "at most `N` open connections; default what RLIMIT_NOFILE allows")
 	one("drain", "10s", "`DURATION` that running requests may take at stop")
 	one("sandbox", "on", "`MODE`: on (FreeBSD: refuse to run unconfined) or off")

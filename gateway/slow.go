@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"io"
+	"log/slog"
 	"os"
 	"time"
 
@@ -60,7 +61,7 @@ func (r *run) slowClient() error {
 		}
 		l.f, l.b = f, blockPool.Get().(*http1.Block)
 	}
-	if err := l.add(r.more); err != nil {
+	if err := r.putAside(r.more); err != nil {
 		return err
 	}
 	r.more = nil
@@ -70,7 +71,7 @@ func (r *run) slowClient() error {
 		turn := slowTurn
 		if l.to < r.g.MaxBody {
 			n, err := r.readMore(buf.Data(), slowTurn)
-			if werr := l.add(buf.Data()[:n]); werr != nil {
+			if werr := r.putAside(buf.Data()[:n]); werr != nil {
 				return werr
 			}
 			if err == io.EOF {
@@ -92,9 +93,17 @@ func (r *run) slowClient() error {
 	return nil
 }
 
-func (l *backlog) add(p []byte) error {
+// putAside adds to the backlog. Where there is no room for that, the answer is
+// given up.
+func (r *run) putAside(p []byte) error {
+	l := &r.backlog
 	n, err := l.f.WriteAt(p, l.to)
 	l.to += int64(n)
+	if err != nil {
+		r.g.log(slog.LevelError, "cannot keep an answer", slog.Uint64("id", r.p.ID), slog.String("error", err.Error()))
+		r.end("too slow")
+		r.x.Cut()
+	}
 	return err
 }
 
