@@ -121,14 +121,18 @@ func runCore() int {
 // would refuse. Rights are limited before a descriptor is converted: package
 // net works on duplicates, which inherit them.
 func (c *core) prepare() (err error) {
-	limit := func(f *os.File, r sandbox.Rights) {
-		if e := sandbox.Limit(f, r); e != nil && !errors.Is(e, sandbox.ErrUnsupported) && err == nil {
+	limit := func(fd int, r sandbox.Rights) {
+		if e := sandbox.LimitFD(fd, r); e != nil && !errors.Is(e, sandbox.ErrUnsupported) && err == nil {
 			err = e
 		}
 	}
-	control := os.NewFile(coreControl, "control")
-	limit(control, sandbox.Converse)
-	if c.client, err = spawn.NewClient(control); err != nil {
+	limit(0, sandbox.Read)
+	limit(1, sandbox.Write)
+	limit(2, sandbox.Write)
+	if limit(coreControl, sandbox.Converse); err != nil {
+		return err
+	}
+	if c.client, err = spawn.NewClient(os.NewFile(coreControl, "control")); err != nil {
 		return err
 	}
 	b, err := c.client.Config()
@@ -144,8 +148,8 @@ func (c *core) prepare() (err error) {
 		c.log = slog.New(c.journal)
 	}
 	for i, lc := range c.cfg.Listeners {
+		limit(coreFirst+i, sandbox.Serve)
 		f := os.NewFile(uintptr(coreFirst+i), lc.Name)
-		limit(f, sandbox.Serve)
 		ln, lerr := net.FileListener(f)
 		f.Close()
 		if lerr != nil {
@@ -159,18 +163,10 @@ func (c *core) prepare() (err error) {
 		})
 	}
 	for i := range c.cfg.Locks {
-		f := os.NewFile(uintptr(coreFirst+len(c.cfg.Listeners)+i), "lock")
-		limit(f, 0)
-		c.locks = append(c.locks, f)
+		fd := coreFirst + len(c.cfg.Listeners) + i
+		limit(fd, 0)
+		c.locks = append(c.locks, os.NewFile(uintptr(fd), "lock"))
 	}
-	limitFD := func(fd int, r sandbox.Rights) {
-		if e := sandbox.LimitFD(fd, r); e != nil && !errors.Is(e, sandbox.ErrUnsupported) && err == nil {
-			err = e
-		}
-	}
-	limitFD(0, sandbox.Read)
-	limitFD(1, sandbox.Write)
-	limitFD(2, sandbox.Write)
 	c.assemble()
 	return err
 }
@@ -257,7 +253,7 @@ func (c *core) maxConns() int {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) != nil {
 		return 1024
 	}
-	spare := 64 + 4*c.cfg.MaxProcs
+	spare := 64 + 5*c.cfg.MaxProcs + c.cfg.MaxQueue
 	return max(16, int(min(uint64(r.Cur), 1<<16))-spare)
 }
 

@@ -76,6 +76,7 @@ type monitor struct {
 	told     []string // warnings of closing them
 	killing  bool     // nothing is waited for any more
 	fatal    error
+	done     bool
 }
 
 // coreProcess is one core, as the monitor sees it.
@@ -88,11 +89,10 @@ type coreProcess struct {
 	retired     bool
 	timer       *spawn.Timer // readyTime
 	breach      bool
-	version     bool // speaks another control version
 	stats       spawn.Stats
 	asked       bool         // for stats
 	missed      int          // beats since then
-	beat        *spawn.Timer // beatTime, later retiredTime
+	beat        *spawn.Timer // of the next question; when retired, of the end
 	answer      *spawn.Timer // answerTime
 }
 
@@ -113,11 +113,11 @@ func runMonitor(o *options) error {
 		return err
 	}
 	defer m.closeListeners()
+	m.signals() // what comes before the loop runs waits for it
 	m.notes()
 	if err := m.startCore(); err != nil {
 		return err
 	}
-	m.signals()
 	if err := m.loop.Run(); err != nil {
 		return err
 	}
@@ -335,6 +335,13 @@ func (m *monitor) startCore() error {
 		err = m.loop.WatchProcess(pid, handle, func() { m.coreExited(c) })
 	}
 	if err != nil {
+		if c.peer != nil {
+			c.peer.Close()
+		} else {
+			unix.Close(pair[0])
+		}
+		unix.Kill(pid, unix.SIGKILL)
+		m.reap(c)
 		return err
 	}
 	c.peer.OnReady = func(confined string, err error) { m.coreReady(c, confined, err) }
@@ -343,7 +350,7 @@ func (m *monitor) startCore() error {
 	c.peer.OnStats = func(s spawn.Stats) { m.coreStats(c, s) }
 	c.timer = m.loop.After(readyTime, func() {
 		m.log.Error("core is not ready in time", "core", c.pid)
-		unix.Kill(c.pid, unix.SIGKILL)
+		m.kill(c)
 	})
 	if m.serving == nil {
 		m.serving = c
@@ -370,9 +377,8 @@ func (m *monitor) coreReady(c *coreProcess, confined string, err error) {
 	case c.ready:
 		m.coreBroken(c, fmt.Errorf("%w: ready twice", spawn.ErrBreach))
 	case err != nil:
-		c.version = true
 		m.log.Error("core speaks another control version", "core", c.pid, "error", err)
-		unix.Kill(c.pid, unix.SIGKILL)
+		m.kill(c)
 	case m.stopping:
 		c.peer.Stop()
 	default:
@@ -397,11 +403,14 @@ func (m *monitor) coreReady(c *coreProcess, confined string, err error) {
 // must not keep its copy of the listeners for good.
 func (m *monitor) retire(c *coreProcess) {
 	c.retired = true
+	if !c.asked {
+		m.ask(c) // for the last time
+	}
 	c.peer.Retire()
 	c.beat.Stop()
 	c.beat = m.loop.After(m.o.timeout+m.o.killAfter+retiredTime, func() {
 		m.log.Error("retired core does not end", "core", c.pid)
-		unix.Kill(c.pid, unix.SIGKILL)
+		m.kill(c)
 	})
 }
 
@@ -411,7 +420,7 @@ func (m *monitor) heartbeat(c *coreProcess) {
 		if c.asked {
 			if c.missed++; c.missed >= maxMissed {
 				m.log.Error("core is stuck", "core", c.pid)
-				unix.Kill(c.pid, unix.SIGKILL)
+				m.kill(c)
 				return
 			}
 		} else {
@@ -444,9 +453,8 @@ func (m *monitor) coreBroken(c *coreProcess, err error) {
 	}
 }
 
-// coreExited reaps a core and decides what comes next.
-func (m *monitor) coreExited(c *coreProcess) {
-	var st unix.WaitStatus
+// reap waits for a core that is dying or dead.
+func (m *monitor) reap(c *coreProcess) (st unix.WaitStatus) {
 	for {
 		if _, err := unix.Wait4(c.pid, &st, 0, nil); err != unix.EINTR {
 			break
@@ -456,6 +464,12 @@ func (m *monitor) coreExited(c *coreProcess) {
 	if c.handle >= 0 {
 		unix.Close(c.handle)
 	}
+	return st
+}
+
+// coreExited reaps a core and decides what comes next.
+func (m *monitor) coreExited(c *coreProcess) {
+	st := m.reap(c)
 	c.timer.Stop()
 	c.beat.Stop()
 	c.peer.Close()
@@ -484,7 +498,25 @@ func (m *monitor) coreExited(c *coreProcess) {
 	case c == m.serving:
 		m.serving = nil
 		m.coreLost(c, st)
+	case c.breach:
+		// Retired: those that came after it have the same listeners.
+		if s := m.serving; s != nil {
+			m.serving = nil
+			if s.ready {
+				m.retire(s)
+			} else {
+				s.retired = true
+				m.kill(s)
+			}
+		}
+		m.coreLost(c, st)
 	}
+}
+
+// kill ends a core. Nothing that it still says counts.
+func (m *monitor) kill(c *coreProcess) {
+	c.peer.Close()
+	unix.Kill(c.pid, unix.SIGKILL)
 }
 
 // coreLost starts another core, at once or after a while.
@@ -503,7 +535,7 @@ func (m *monitor) coreLost(c *coreProcess, st unix.WaitStatus) {
 			return
 		}
 		s.retired = true // it has the old listeners
-		unix.Kill(s.pid, unix.SIGKILL)
+		m.kill(s)
 	}
 	m.restarts++
 	if !c.ready {
@@ -640,10 +672,21 @@ func (m *monitor) statusLine(c *coreProcess, trouble ...any) {
 	if len(trouble) > 0 {
 		trouble = []any{"trouble", trouble[0]}
 	}
+	all := m.past
+	for _, x := range m.cores {
+		all.Served += x.stats.Served
+		all.Refused += x.stats.Refused
+		all.Dropped += x.stats.Dropped
+	}
+	if m.cores[c.pid] == nil { // it has just died
+		all.Served += c.stats.Served
+		all.Refused += c.stats.Refused
+		all.Dropped += c.stats.Dropped
+	}
 	m.log.Info("status", append([]any{"uptime", time.Since(m.began).Round(time.Second).String(), "core", c.pid,
-		"served", m.past.Served + c.stats.Served, "running", m.sup.Running(), "queued", c.stats.Queued,
-		"refused", m.past.Refused + c.stats.Refused, "conns", c.stats.Conns, "restarts", m.restarts,
-		"dropped_records", m.journal.Dropped() + m.past.Dropped + c.stats.Dropped}, trouble...)...)
+		"served", all.Served, "running", m.sup.Running(), "queued", c.stats.Queued,
+		"refused", all.Refused, "conns", c.stats.Conns, "restarts", m.restarts,
+		"dropped_records", m.journal.Dropped() + all.Dropped}, trouble...)...)
 }
 
 // stop ends the service in good order. The file goes first, so that nobody
@@ -705,6 +748,7 @@ func (m *monitor) end(err error) {
 	for _, c := range m.cores {
 		unix.Kill(c.pid, unix.SIGKILL)
 	}
+	m.loop.After(m.o.killAfter, m.endNow)
 	m.endIfDone()
 }
 
@@ -730,6 +774,10 @@ func (m *monitor) endNow() {
 }
 
 func (m *monitor) finish() {
+	if m.done {
+		return
+	}
+	m.done = true
 	if m.fatal == nil {
 		m.log.Info("stopped", "uptime", time.Since(m.began).Round(time.Millisecond).String())
 	}

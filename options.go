@@ -25,6 +25,8 @@ import (
 
 const (
 	defaultListen = "unix:/var/run/onewake/onewake.sock"
+	// maxDuration, a year, keeps sums of durations from overflowing.
+	maxDuration = 365 * 24 * time.Hour
 	// commandPath is PATH for the command, whatever the daemon's own is.
 	commandPath = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
 )
@@ -339,8 +341,8 @@ func (p *parser) forwarded(o *options) {
 
 func (p *parser) duration(name string) time.Duration {
 	d, err := time.ParseDuration(p.text(name))
-	if err != nil || d <= 0 {
-		p.bad(name, p.text(name), "not a duration above 0, such as 90s or 2m30s")
+	if err != nil || d <= 0 || d > maxDuration {
+		p.bad(name, p.text(name), "not a duration above 0 and up to 8760h, such as 90s or 2m30s")
 	}
 	return d
 }

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
-	"sync/atomic"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -64,7 +62,9 @@ func (g *Gateway) readBody(x *http1.Exchange) (*body, bool) {
 		err = b.readChunked(x)
 	case b.length > 0:
 		err = b.readAhead(x, min(b.length, readAhead))
-		if err == nil && int64(len(b.mem)) < b.length && !b.stream() {
+		// 100 (Continue) is for this goroutine to send, before the answer.
+		asked := !x.Continue || len(b.mem) > 0
+		if err == nil && int64(len(b.mem)) < b.length && !(asked && b.stream()) {
 			err = b.spool(x)
 		}
 	}
@@ -198,8 +198,8 @@ func (b *body) spool(x *http1.Exchange) error {
 	}
 }
 
-// openFile gets a file from the monitor. There are never more than requests
-// that can run or wait, which bounds the room that they take on the disk.
+// openFile gets a file from the monitor. No more are open at once than
+// requests can run or wait, which bounds the room that they take on the disk.
 func (g *Gateway) openFile() (*os.File, error) {
 	if g.files.Add(1) > int64(g.MaxProcs+g.MaxQueue) {
 		g.files.Add(-1)
@@ -250,9 +250,8 @@ func (r *run) feed() {
 
 // pump writes a body into the command's stdin.
 type pump struct {
-	stdin   *os.File
-	done    chan struct{}
-	reading atomic.Bool // from the connection
+	stdin *os.File
+	done  chan struct{}
 }
 
 func (p *pump) run(r *run, mem []byte) {
@@ -275,7 +274,6 @@ func (p *pump) run(r *run, mem []byte) {
 			}
 		}
 	}
-	p.reading.Store(true)
 	for {
 		n, err := r.x.Read(buf)
 		if _, werr := p.stdin.Write(buf[:n]); werr != nil {
@@ -289,9 +287,7 @@ func (p *pump) run(r *run, mem []byte) {
 			return
 		}
 		if err != nil {
-			if !errors.Is(err, syscall.EPIPE) {
-				r.interrupt(clientGone)
-			}
+			r.interrupt(clientGone)
 			return
 		}
 	}
@@ -305,7 +301,7 @@ func (p *pump) close(x *http1.Exchange) {
 	default:
 	}
 	p.stdin.Close()
-	if p.reading.Load() {
+	if !x.BodyRead() {
 		x.AbortRead()
 	}
 	<-p.done

@@ -37,7 +37,8 @@ const (
 	quickTime = 2 * time.Millisecond
 	quickSize = 4 << 10
 	// grace is how long an answer waits for what should come at once: the end
-	// of stdout after the process's, the process's after that of stdout.
+	// of stdout after the process's and, but for raw output, whose exit status
+	// decides, the process's after that of stdout.
 	grace = time.Second
 	// maxStderr is how much of one process's stderr is logged, in bytes.
 	maxStderr = 8 << 10
@@ -219,6 +220,7 @@ type run struct {
 	started bool
 	ended   bool   // End has been sent
 	eof     bool   // the output has ended
+	late    int    // bytes read after the end of the grace
 	more    []byte // output that has been read and comes after what is being sent
 	backlog backlog
 }
@@ -235,7 +237,7 @@ func (r *run) tell(k spawn.EventKind) {
 func (r *run) interrupt(why reason) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.finished || r.stop != none || r.answered && why == clientGone {
+	if r.finished || r.stop != none || r.answered && why == clientGone || r.exited && why == timedOut {
 		return
 	}
 	r.stop = why
@@ -358,6 +360,7 @@ func (r *run) serve(vars *spawn.Vars, continues bool) (location string) {
 		}
 	}
 	r.rec.Queue += time.Since(began)
+	began = time.Now() // the command's own time from here on
 	if err := g.Client.Start(r.p, vars); err != nil {
 		g.queue.release()
 		r.fail(err)
@@ -508,7 +511,8 @@ func (r *run) wait(d time.Duration) bool {
 				r.rec.Exited, r.rec.Status = true, e.Status
 				return true
 			case spawn.EventFailed:
-				return false // the monitor is gone
+				r.interrupt(serviceGone)
+				return false
 			case eventStop:
 				return false
 			}

@@ -29,12 +29,25 @@ func (r *run) read(p []byte) (int, error) {
 		return n, err
 	}
 	if os.IsTimeout(err) && r.stopped() == none && r.gone() {
-		return n, io.EOF
+		return r.readLate(p)
 	}
 	if os.IsTimeout(err) {
 		return n, errStopped
 	}
 	return n, err
+}
+
+// readLate reads what is in the pipe though its deadline has passed, which may
+// have been while a slow client was waited for. More than a pipe holds comes
+// from something else that has it open, and is not waited for.
+func (r *run) readLate(p []byte) (int, error) {
+	p = p[:min(len(p), streamPipe-r.late)]
+	n, _ := nbio.Read(r.p.Stdout, p)
+	if n <= 0 {
+		return 0, io.EOF
+	}
+	r.late += n
+	return n, nil
 }
 
 var errStopped = errors.New("stopped")
@@ -158,7 +171,7 @@ func (r *run) readMore(p []byte, d time.Duration) (int, error) {
 		if os.IsTimeout(err) && r.stopped() != none {
 			err = errStopped
 		} else if os.IsTimeout(err) {
-			err = io.EOF
+			return r.readLate(p)
 		}
 		return n, err
 	}
@@ -328,6 +341,7 @@ func (r *run) answer(b *http1.Block, resp *response, end, n int, eof bool) {
 	}
 	switch {
 	case eof || x.NoBody() || length >= 0 && int64(n-end) >= length:
+		r.done()
 		if x.Send(b, end, n, true) != nil {
 			r.end(clientGone.String())
 			return
@@ -349,7 +363,6 @@ func (r *run) answer(b *http1.Block, resp *response, end, n int, eof bool) {
 
 // drain throws away what the command still writes after a complete answer.
 func (r *run) drain(b *http1.Block) (exited bool) {
-	r.done()
 	for {
 		_, err := r.read(b.Data())
 		if err == io.EOF {

@@ -41,7 +41,8 @@ func (l *backlog) news() int64 {
 // output has ended. No more of it is put aside than a request's body may be
 // long.
 func (r *run) slowClient() error {
-	for !r.g.queue.crowded() {
+	// A command that has ended has given its slot back.
+	for r.gone() || !r.g.queue.crowded() {
 		if err := r.x.Flush(slowTurn); err != http1.ErrSlow {
 			return err
 		}
@@ -67,10 +68,11 @@ func (r *run) slowClient() error {
 	r.more = nil
 	buf := blockPool.Get().(*http1.Block)
 	defer blockPool.Put(buf)
+	look := slowTurn
 	for pending := true; pending || l.left() > 0; {
 		turn := slowTurn
 		if l.to < r.g.MaxBody {
-			n, err := r.readMore(buf.Data(), slowTurn)
+			n, err := r.readMore(buf.Data(), look)
 			if werr := r.putAside(buf.Data()[:n]); werr != nil {
 				return werr
 			}
@@ -86,7 +88,12 @@ func (r *run) slowClient() error {
 			return errStopped
 		}
 		// In turn, give the client what it takes at once.
-		if err := r.pass(&pending, turn); err != nil && err != http1.ErrSlow {
+		switch err := r.pass(&pending, turn); err {
+		case nil:
+			look = time.Millisecond // it is fast again
+		case http1.ErrSlow:
+			look = slowTurn
+		default:
 			return err
 		}
 	}
@@ -100,10 +107,15 @@ func (r *run) putAside(p []byte) error {
 	n, err := l.f.WriteAt(p, l.to)
 	l.to += int64(n)
 	if err != nil {
-		r.g.log(slog.LevelError, "cannot keep an answer", slog.Uint64("id", r.p.ID), slog.String("error", err.Error()))
-		r.end("too slow")
-		r.x.Cut()
+		return r.giveUp(err)
 	}
+	return nil
+}
+
+func (r *run) giveUp(err error) error {
+	r.g.log(slog.LevelError, "cannot keep an answer", slog.Uint64("id", r.p.ID), slog.String("error", err.Error()))
+	r.end("too slow")
+	r.x.Cut()
 	return err
 }
 
@@ -122,7 +134,7 @@ func (r *run) pass(pending *bool, d time.Duration) error {
 	}
 	n := int(min(l.left(), http1.BlockSize))
 	if _, err := l.f.ReadAt(l.b.Data()[:n], l.from); err != nil {
-		return err
+		return r.giveUp(err)
 	}
 	l.from += int64(n)
 	err := r.x.SendSome(l.b, 0, n, d)
@@ -133,10 +145,9 @@ func (r *run) pass(pending *bool, d time.Duration) error {
 // last gives the client what has been put aside, and marks the end of the
 // answer. The slot has been given back by then, if the command has ended.
 func (r *run) last() bool {
-	if r.eof {
-		r.done()
-	}
-	if l := &r.backlog; l.f != nil {
+	r.done()
+	l := &r.backlog
+	if l.f != nil {
 		err := r.x.Flush(time.Second)
 		pending := err == http1.ErrSlow
 		for err == http1.ErrSlow || err == nil && l.left() > 0 {
@@ -146,8 +157,11 @@ func (r *run) last() bool {
 			return false
 		}
 	}
-	b := blockPool.Get().(*http1.Block)
-	defer blockPool.Put(b)
+	b := l.b
+	if b == nil {
+		b = blockPool.Get().(*http1.Block)
+		defer blockPool.Put(b)
+	}
 	return r.x.Send(b, 0, 0, true) == nil
 }
 
@@ -156,6 +170,6 @@ func (l *backlog) close(g *Gateway) {
 		l.f.Close()
 		g.files.Add(-1)
 		blockPool.Put(l.b)
-		l.f = nil
+		l.f, l.b = nil, nil
 	}
 }

@@ -34,7 +34,6 @@ func (b *Block) Data() []byte { return b.b[blockHead : blockHead+BlockSize : blo
 var ErrCut = errors.New("answer has been cut")
 
 type answer struct {
-	begun   bool // Begin has been called
 	started bool // the head has been written
 	ended   bool // the last byte has been written
 	chunked bool
@@ -71,7 +70,6 @@ func (x *Exchange) AddField(name, value []byte) {
 func (x *Exchange) Begin(status int, length int64) {
 	a := &x.out
 	x.Status = status
-	a.begun = true
 	a.length, a.left = length, max(length, 0)
 	a.noBody = status == 204 || status == 304 || string(x.Method) == "HEAD"
 	a.close = !x.KeepAlive || x.srv.phase.Load() != serving || !x.bodyDone.Load()
@@ -83,10 +81,6 @@ func (x *Exchange) Begin(status int, length int64) {
 		}
 	}
 }
-
-// Begun tells whether [Exchange.Begin] has been called, Started whether
-// anything of the answer may have reached the client.
-func (x *Exchange) Begun() bool { return x.out.begun }
 
 // Started tells whether anything of the answer may have reached the client.
 func (x *Exchange) Started() bool { return x.out.started }
@@ -152,6 +146,9 @@ func (x *Exchange) Send(b *Block, from, to int, last bool) error {
 
 // Answer sends a whole answer whose body is at hand.
 func (x *Exchange) Answer(status int, contentType string, body []byte) error {
+	if x.WasCut {
+		return ErrCut
+	}
 	if contentType != "" {
 		x.AddField([]byte("Content-Type"), []byte(contentType))
 	}
@@ -305,13 +302,7 @@ func (x *Exchange) flush(d time.Duration) error {
 	}
 	x.mayWait = true
 	for {
-		// Reset first and look then, as in wait.
 		x.nc.SetWriteDeadline(until)
-		if expired(&x.wexpires) {
-			x.wexpires.Store(0)
-			x.Cut()
-			return os.ErrDeadlineExceeded
-		}
 		err := x.rc.Write(x.writef)
 		if err == nil {
 			err = x.werr
@@ -324,6 +315,10 @@ func (x *Exchange) flush(d time.Duration) error {
 			x.wexpires.Store(0)
 			x.Cut()
 			return err
+		case expired(&x.wexpires): // tryWrite has put it off if anything was taken
+			x.wexpires.Store(0)
+			x.Cut()
+			return os.ErrDeadlineExceeded
 		case d > 0 && !time.Now().Before(until):
 			return ErrSlow
 		}

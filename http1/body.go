@@ -79,26 +79,34 @@ func (x *Exchange) readSocket(p []byte) (int, error) {
 	}
 }
 
-func (x *Exchange) readChunked(p []byte) (int, error) {
+func (x *Exchange) readChunked(p []byte) (n int, err error) {
 	for {
 		skip, data, done, perr := x.body.ch.next(x.in.b[x.r:x.w])
 		if perr != nil {
-			return 0, perr
+			return n, perr
 		}
 		x.r += skip
-		if done {
+		switch {
+		case done:
 			x.bodyDone.Store(true)
+			if n > 0 {
+				return n, nil
+			}
 			return 0, io.EOF
-		}
-		if data > 0 {
-			n := copy(p, x.in.b[x.r:x.r+data])
-			x.r += n
-			x.body.ch.unread(data - n)
+		case data > 0:
+			m := copy(p[n:], x.in.b[x.r:x.r+data])
+			x.r += m
+			x.body.ch.unread(data - m)
+			if n += m; n == len(p) {
+				return n, nil
+			}
+		case n > 0:
 			return n, nil
-		}
-		x.expire(x.srv.BodyTimeout)
-		if err := x.fill(); err != nil {
-			return 0, err
+		default:
+			x.expire(x.srv.BodyTimeout)
+			if err := x.fill(); err != nil {
+				return 0, err
+			}
 		}
 	}
 }

@@ -32,7 +32,8 @@ var inboxes = sync.Pool{New: func() any { return &inbox{b: make([]byte, firstBuf
 
 // Exchange is one request and its answer, and the connection that they use:
 // the same Exchange serves all requests of a connection, one after the other.
-// It is for the handler's goroutine alone, but for [Exchange.WatchGone].
+// It is for the handler's goroutine, but for [Exchange.AbortRead],
+// [Exchange.WatchGone], and [Exchange.Read] once 100 (Continue) is no longer due.
 type Exchange struct {
 	Request
 	Peer     Peer
@@ -217,10 +218,10 @@ func (x *Exchange) drop() {
 		x.in.fields = x.Fields[:0]
 		x.Fields = nil
 	}
-	if len(x.in.b) <= keepBuffer {
+	if max(len(x.in.b), cap(x.in.wire), cap(x.in.head)) <= keepBuffer {
 		inboxes.Put(x.in)
 	}
-	x.in, x.r, x.w = nil, 0, 0
+	x.in, x.r, x.w, x.wb = nil, 0, 0, nil
 }
 
 // readHead reads and parses one request head. A request that cannot be
@@ -306,7 +307,9 @@ func (x *Exchange) linger() {
 	if !ok || cw.CloseWrite() != nil {
 		return
 	}
+	x.aborted.Store(false) // what is not wanted is thrown away here
 	x.expire(limit)
+	x.nc.SetReadDeadline(time.Now().Add(limit)) // the sweep is too coarse for this
 	for total := 0; total < lingerBytes; {
 		if x.in != nil {
 			x.body.active = false

@@ -21,6 +21,7 @@ const (
 	MaxRequestLine = 64 << 10    // the line without its CRLF; longer: 414
 	MaxHeader      = 256 << 10   // all field lines with their CRLFs; more: 431
 	MaxValue       = 128<<10 - 1 // one field's value; longer: 431
+	maxConnection  = 1 << 10     // the values of Connection, which are looked through for each field
 	MaxFields      = 1000        // field lines; more: 431
 )
 
@@ -54,10 +55,10 @@ type Request struct {
 	conn   []byte // the values of Connection
 }
 
-// A ProtocolError is a request that is answered with an error and ends its
-// connection, since nobody knows where the next one would begin.
+// A ProtocolError is a request that is answered with an error. One from the
+// parser ends its connection, since nobody knows where the next would begin.
 type ProtocolError struct {
-	Status int    // 400, 413, 414, 417, 431, 501 or 505
+	Status int    // 4xx or 5xx
 	Reason string // for the log and the client; holds nothing that was sent
 }
 
@@ -246,7 +247,7 @@ func (r *Request) field(line []byte) *ProtocolError {
 		}
 	case len("Connection"):
 		if fold(name, "connection") {
-			r.connection(value)
+			return r.connection(value)
 		}
 	case len("Content-Length"):
 		if fold(name, "content-length") {
@@ -298,14 +299,18 @@ func (r *Request) length(value []byte) *ProtocolError {
 	return nil
 }
 
-// connection notes close and keep-alive, and keeps the last value of the field
-// for [Request.HopByHop]; one that is repeated is rare enough to copy.
-func (r *Request) connection(value []byte) {
+// connection keeps the values of the field for [Request.HopByHop]; one that is
+// repeated is rare enough to copy.
+func (r *Request) connection(value []byte) *ProtocolError {
+	if len(r.conn)+len(value) > maxConnection {
+		return refuse(431, "Connection field too large")
+	}
 	if r.conn == nil {
 		r.conn = value
-		return
+		return nil
 	}
 	r.conn = append(append(append([]byte(nil), r.conn...), ','), value...)
+	return nil
 }
 
 // finish checks what only the whole head can tell.

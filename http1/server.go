@@ -201,7 +201,13 @@ func (s *Server) acceptRest(l *Listener) {
 	}
 	for {
 		nfd := -1
-		if rc.Control(func(fd uintptr) { nfd, err = accept(int(fd)) }) != nil || err != nil {
+		if rc.Control(func(fd uintptr) { nfd, err = accept(int(fd)) }) != nil {
+			return
+		}
+		if err == syscall.ECONNABORTED || err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
 			return
 		}
 		f := os.NewFile(uintptr(nfd), "")

@@ -149,6 +149,10 @@ func (j *Journal) write() {
 func (j *Journal) put(bp *[]byte) {
 	ok := writeAll(j.fd, *bp)
 	j.free.Put(bp)
+	if !ok {
+		j.dropped.Add(1)
+		j.lost.Add(1)
+	}
 	if n := j.dropped.Load(); ok && n > 0 {
 		r := slog.NewRecord(time.Now(), slog.LevelWarn, "log records dropped", 0)
 		r.AddAttrs(slog.Uint64("count", n))

@@ -122,9 +122,6 @@ func NewClient(f *os.File) (*Client, error) {
 	}, nil
 }
 
-// Conn gives the control socket, to have its rights limited.
-func (c *Client) Conn() syscall.Conn { return c.conn }
-
 // Config waits for the configuration, the first frame of every control socket.
 func (c *Client) Config() ([]byte, error) {
 	f, err := c.read()
@@ -423,8 +420,15 @@ func (c *Client) receive() error {
 	var n, oobn, got int
 	var err error
 	rerr := c.rc.Read(func(fd uintptr) bool {
-		n, oobn, got, err = nbio.Recv(int(fd), c.in[c.w:], c.oob, recvFlags)
-		return err != unix.EAGAIN
+		for {
+			n, oobn, got, err = nbio.Recv(int(fd), c.in[c.w:], c.oob, recvFlags)
+			if err != unix.EMSGSIZE {
+				return err != unix.EAGAIN
+			}
+			// FreeBSD, when this process can hold no more descriptors: all of
+			// the message's are lost, and its bytes come with the next call.
+			c.short = true
+		}
 	})
 	if rerr != nil {
 		return rerr
@@ -437,11 +441,11 @@ func (c *Client) receive() error {
 	}
 	c.w += n
 	if got&unix.MSG_CTRUNC != 0 {
-		// The first ones have come. Whose the others were can be told only
-		// if the message is here to its end.
-		if c.short = true; c.w == len(c.in) {
-			return syscall.EMFILE
-		}
+		c.short = true // Linux: the first ones have come
+	}
+	// Whose the others were can be told only if the message is here to its end.
+	if c.short && c.w == len(c.in) {
+		return syscall.EMFILE
 	}
 	if oobn == 0 {
 		return nil

@@ -64,7 +64,7 @@ func (o *orphans) check(s *Supervisor, pgid int, l *leftover) {
 	if o.leftovers[pgid] != l {
 		return
 	}
-	if s.groups[pgid] == nil { // else the number has been given to another already
+	if s.groups[pgid] == nil && !s.leaderIn(pgid) { // else the number has been given to another already
 		reap(-pgid)
 	}
 	if s.groups[pgid] != nil || !hasChild(pgid) {
@@ -78,6 +78,17 @@ func (o *orphans) check(s *Supervisor, pgid int, l *leftover) {
 	}
 	unix.Kill(-pgid, unix.SIGKILL)
 	s.loop.After(5*time.Millisecond, func() { o.check(s, pgid, l) })
+}
+
+// leaderIn tells whether a running request's leader has moved to a group, where
+// it must not be reaped with the rest.
+func (s *Supervisor) leaderIn(pgid int) bool {
+	for pid := range s.groups {
+		if g, err := unix.Getpgid(pid); err == nil && g == pgid {
+			return true
+		}
+	}
+	return false
 }
 
 // ended notes the end of a request, after which there may be orphans.

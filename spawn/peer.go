@@ -204,6 +204,10 @@ func (p *Peer) handle(f frame) error {
 		if err := p.number(f.id); err != nil {
 			return err
 		}
+		if len(p.out) > maxFDs/partFDs {
+			p.sendErrno(msgNoSpool, f.id, unix.EMFILE)
+			return nil
+		}
 		fd, err := p.sup.openSpool()
 		if err != nil {
 			p.sendErrno(msgNoSpool, f.id, err)
@@ -321,8 +325,13 @@ func (p *Peer) flush() {
 			// Full, or too many descriptors under way: either way a core
 			// that does not pick them up.
 			if p.deaf == nil {
-				p.sup.loop.WatchWrite(p.fd, true)
 				p.deaf = p.sup.loop.After(deafTime, func() { p.broken(errDeaf) })
+			}
+			if err == unix.EAGAIN {
+				p.sup.loop.WatchWrite(p.fd, true)
+			} else {
+				// There is room in the socket, so it would be ready at once.
+				p.sup.loop.After(10*time.Millisecond, p.flushf)
 			}
 			return
 		default:

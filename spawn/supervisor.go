@@ -152,7 +152,15 @@ func (s *Supervisor) fork(stdin bool, env []string) (*group, []int, error) {
 	if stdin {
 		ends = append(ends, in[1])
 	}
-	pid, handle, err := Start(s.cmd.Path, s.cmd.Args, s.cmd.Dir, env, uintptr(in[0]), uintptr(out[1]), uintptr(errs[1]))
+	for _, fd := range ends {
+		// Only the core's ends: the command's are another open file.
+		unix.FcntlInt(uintptr(fd), unix.F_SETFL, unix.O_NONBLOCK)
+	}
+	err := limitEnds(ends)
+	var pid, handle int
+	if err == nil {
+		pid, handle, err = Start(s.cmd.Path, s.cmd.Args, s.cmd.Dir, env, uintptr(in[0]), uintptr(out[1]), uintptr(errs[1]))
+	}
 	closeAll([]int{out[1], errs[1]})
 	if stdin {
 		nbio.Close(in[0])
@@ -160,13 +168,6 @@ func (s *Supervisor) fork(stdin bool, env []string) (*group, []int, error) {
 	if err != nil {
 		closeAll(ends)
 		return nil, nil, err
-	}
-	for _, fd := range ends {
-		// Only the core's ends: the command's are another open file.
-		unix.FcntlInt(uintptr(fd), unix.F_SETFL, unix.O_NONBLOCK)
-	}
-	if err := limitEnds(ends); err != nil {
-		s.log.Error("cannot limit the rights of a pipe", "error", err)
 	}
 	s.orphans.latest++
 	g := &group{sup: s, pid: pid, handle: handle, number: s.orphans.latest}
@@ -305,6 +306,9 @@ func (g *group) exited() {
 		pid, err := unix.Wait4(g.pid, &st, waitExited, nil)
 		if err == unix.EINTR {
 			continue
+		}
+		if err != nil {
+			st = unix.WaitStatus(unix.SIGKILL) // never taken for a success
 		}
 		if err == nil && pid == 0 {
 			// Not a zombie yet: killed without an event to wait for.

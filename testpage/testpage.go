@@ -5,8 +5,10 @@ package testpage
 
 import (
 	"bytes"
+	"errors"
 	"html"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -46,7 +48,19 @@ func (p *Page) Serve(x *http1.Exchange) {
 		return
 	}
 	if x.HasBody() {
-		n, _ := io.Copy(io.Discard, io.LimitReader(x, maxBody))
+		n, err := io.Copy(io.Discard, io.LimitReader(x, maxBody))
+		var perr *http1.ProtocolError
+		switch {
+		case errors.As(err, &perr):
+			x.Error(perr.Status, perr.Reason)
+			return
+		case os.IsTimeout(err):
+			x.Error(408, "body did not come in time")
+			return
+		case err != nil:
+			x.Cut()
+			return
+		}
 		if !x.BodyRead() {
 			n = max(x.Length, n) // as announced
 		}
@@ -71,7 +85,7 @@ func (p *Page) Serve(x *http1.Exchange) {
 	x.Answer(200, "text/plain; charset=utf-8", s.out)
 }
 
-// wantsHTML tells browsers, which name text/html first of all, from the rest.
+// wantsHTML tells browsers, which ask for text/html, from the rest.
 func wantsHTML(x *http1.Exchange) bool {
 	for _, f := range x.Fields {
 		if http1.EqualFold(f.Name, "accept") && bytes.Contains(f.Value, []byte("text/html")) {
