@@ -487,6 +487,9 @@ func TestLifeReload(t *testing.T) {
 							c = nil
 						}
 					}
+					if c != nil {
+						c.Close() // an old core would wait for its next request
+					}
 				})
 			}
 			const reloads = 5
