@@ -19,10 +19,6 @@ const (
 	watchedParts  = "^(TestStatusRaw|TestStatusCGI|TestStatusTimeout|TestStatusClientGone|TestStatusQueueFull|TestStatusMalformed|TestStatusExpect|TestHTTP|TestMixed|TestLifeReload$|TestLifeDrain|TestLifeListeners|TestLifeLeftovers|TestLifeSignals|TestCommandSurroundings|TestFlagLimits|TestFlagForwarded|TestLog|TestPage|TestNginxGit|TestWhoAllow)"
 )
 
-// confinedParts leaves out of watchedParts what looks at the sandbox's state,
-// which is another there.
-const confinedParts = "^(TestStatusRaw|TestStatusCGI|TestStatusTimeout|TestStatusClientGone|TestStatusMalformed|TestStatusExpect|TestHTTP|TestMixed|TestLifeReload$|TestLifeDrain|TestLifeListeners|TestCommandSurroundings|TestFlagLimits|TestFlagForwarded|TestNginxGit|TestWhoAllow)"
-
 // rerun runs a part of the tests in another process of this test binary.
 func rerun(t *testing.T, cred *syscall.Credential, parts string, env ...string) {
 	t.Helper()

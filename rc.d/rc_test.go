@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package rcd_test runs the service script under dash, with stand-ins for
 // rc.subr(8), daemon(8) and the other programs of FreeBSD that it uses, once as
 // they are in 13.2 and once as they are in 15.1. Processes, signals, sockets and

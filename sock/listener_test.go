@@ -1,6 +1,7 @@
 package sock
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -498,7 +499,7 @@ func TestServeConfined(t *testing.T) {
 	c := start(t, "serve", path, "", nil)
 	t.Log(c.line(t))
 	client := http.Client{Transport: &http.Transport{
-		Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", path) },
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) },
 	}}
 	defer client.CloseIdleConnections()
 	resp, err := client.Get("http://x/")

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // A Cred says who is at the other end of a connection on a Unix socket, as the
@@ -49,19 +47,6 @@ func PeerCred(c syscall.Conn) (Cred, error) {
 }
 
 var errNotUnix = errors.New("not a unix socket")
-
-// mustBeUnix guards those socket options whose level and number mean something
-// else on a TCP socket, where an empty answer would read as root.
-func mustBeUnix(fd int) error {
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		return fmt.Errorf("getsockname: %w", err)
-	}
-	if _, ok := sa.(*unix.SockaddrUnix); !ok {
-		return errNotUnix
-	}
-	return nil
-}
 
 // groupList puts the effective group first, and each group once.
 func groupList[T ~int | ~uint32](gid int, others []T) []int {

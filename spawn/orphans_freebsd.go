@@ -29,9 +29,10 @@ const (
 )
 
 type reaperPidinfo struct {
-	pid, subtree int32
-	flags        uint32
-	_            [15]uint32
+	pid   int32
+	_     int32 // pi_subtree
+	flags uint32
+	_     [15]uint32
 }
 
 type reaperPids struct {
