@@ -263,7 +263,7 @@ func (c *core) admit(nc net.Conn, l *http1.Listener) (http1.Peer, bool) {
 		host, port, err := net.SplitHostPort(nc.RemoteAddr().String())
 		return http1.Peer{Addr: host, Port: port, UID: -1}, err == nil
 	}
-	p := http1.Peer{Addr: "<unix>", UID: -1}
+	p := http1.Peer{Addr: http1.NoAddr, UID: -1}
 	cred, err := sock.PeerCred(nc.(syscall.Conn))
 	if err == nil {
 		p.UID = cred.UID
@@ -319,9 +319,7 @@ func (c *core) done(x *http1.Exchange) {
 		if r.Ended != "" {
 			a = append(a, slog.String("ended", r.Ended))
 		}
-		if r.RequestID != "" {
-			a = append(a, slog.String("request_id", r.RequestID))
-		}
+		a = append(a, slog.String("request_id", r.RequestID))
 	}
 	if x.WasCut {
 		a = append(a, slog.Bool("cut", true))

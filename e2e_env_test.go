@@ -112,10 +112,10 @@ func TestCommandSurroundings(t *testing.T) {
 		t.Run(userLabel(cred), func(t *testing.T) {
 			l := dirty(t)
 			l.cred = cred
-			l.args = append([]string{"-env", "GIVEN=one two", "-env", "SHARED", "-dir", "/usr"}, teller(t)...)
+			l.args = append([]string{"-forwarded", "X-Request-Id", "-env", "GIVEN=one two", "-env", "SHARED", "-dir", "/usr"}, teller(t)...)
 			l.args = append(l.args, "two words", `$HOME "x"`, "")
 			s := l.start(t)
-			v := s.ask("/path/info%20x?a=b&c", "X-Field: 1", "x-field: 2", "X_Field: smuggled", "Proxy: http://evil.example",
+			v := s.ask("/path/info%20x?a=b&c", "X-Request-Id: r1", "X-Field: 1", "x-field: 2", "X_Field: smuggled", "Proxy: http://evil.example",
 				"Cookie: a=1", "Cookie: b=2", "Content-Type: text/x", "Keep-Alive: 1", "Accept: a/b", "Authorization: Basic x",
 				"Connection: x-hop", "X-Hop: gone", "User-Agent: it's \"me\"")
 			host, _ := os.Hostname()
@@ -127,7 +127,7 @@ func TestCommandSurroundings(t *testing.T) {
 				"REQUEST_SCHEME=http", "SCRIPT_NAME=", "PATH_INFO=/path/info x", "QUERY_STRING=a=b&c",
 				"REMOTE_ADDR=<unix>", "REMOTE_HOST=<unix>", "CONTENT_TYPE=text/x",
 				"HTTP_HOST=example.org", "HTTP_X_FIELD=1, 2", "HTTP_COOKIE=a=1; b=2", "HTTP_ACCEPT=a/b",
-				"HTTP_AUTHORIZATION=Basic x", `HTTP_USER_AGENT=it's "me"`,
+				"HTTP_AUTHORIZATION=Basic x", `HTTP_USER_AGENT=it's "me"`, "HTTP_X_REQUEST_ID=r1", "UNIQUE_ID=r1",
 			}
 			slices.Sort(want)
 			slices.Sort(v.Env)

@@ -250,14 +250,55 @@ func TestFlagForwarded(t *testing.T) {
 	} {
 		s := shell(t, command, "-forwarded", tt.list)
 		s.get("/", fields...).want(t, 200, tt.want)
-		if rec := s.await("request"); rec["request_id"] != tt.id || rec["peer"] != "<unix>" {
+		if rec := s.await("request"); rec["peer"] != "<unix>" || (tt.id == "") != madeID.MatchString(rec["request_id"]) || tt.id != "" && rec["request_id"] != tt.id {
 			t.Errorf("%q: access record %v", tt.list, rec)
 		}
-		// What is no address is not believed, whoever sets it.
-		s.get("/", "X-Real-IP: evil; rm", "X-Forwarded-For: x", "X-Forwarded-Host: a/b", "X-Forwarded-Proto: x").
-			want(t, 200, "<unix>|<unix>||http|"+host)
+		// What is no address is refused if it would be believed.
+		status := 400
+		if tt.list == "" {
+			status = 200
+		}
+		s.get("/", "X-Real-IP: evil; rm", "X-Forwarded-For: x", "X-Forwarded-Host: a/b", "X-Forwarded-Proto: x", "X-Request-Id: a b").wantStatus(t, status)
 		s.stop()
 	}
+}
+
+// madeID is a request id that was made up.
+var madeID = regexp.MustCompile("^[0-9a-f]{32}$")
+
+// TestRequestID: one name for a request in its variables, in its access record
+// and in all that its commands say, through a redirect and to a failure.
+func TestRequestID(t *testing.T) {
+	t.Parallel()
+	s := shell(t, `echo "$PATH_INFO $HTTP_X_REQUEST_ID" >&2
+		case $PATH_INFO in
+		/) printf 'Location: /next\n\n';;
+		/next) printf 'Content-Type: text/plain\n\n%s' "$UNIQUE_ID";;
+		*) exit 3;;
+		esac`, "-cgi")
+	made := s.get("/", "X-Request-Id: evil")
+	rec := s.await("request")
+	id := rec["request_id"]
+	if !madeID.MatchString(id) || rec["client"] != "" {
+		t.Errorf("access record %v", rec)
+	}
+	made.want(t, 200, id)
+	for _, path := range []string{"/", "/next"} {
+		if r := s.await("stderr", "text", path+" "+id+"\n"); r["request_id"] != id {
+			t.Errorf("stderr record %v", r)
+		}
+	}
+	s.get("/fails").wantStatus(t, 502)
+	other := s.await("request", "path", "/fails")["request_id"]
+	if other == id || !madeID.MatchString(other) {
+		t.Errorf("request_id %q after %q", other, id)
+	}
+	for _, msg := range []string{"response has no header", "command failed"} {
+		if r := s.await(msg); r["request_id"] != other {
+			t.Errorf("record %v, want request_id %s", r, other)
+		}
+	}
+	s.stop()
 }
 
 // Limits: no more processes at once than -max-procs, no more connections than

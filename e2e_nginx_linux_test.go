@@ -129,6 +129,36 @@ func via(s *server, addr string) *server {
 	return &server{t: s.t, addr: "tcp:" + addr}
 }
 
+// TestNginxSpoofing: whatever a client sends, only nginx's own word is taken,
+// under the names that are believed, and no other.
+func TestNginxSpoofing(t *testing.T) {
+	t.Parallel()
+	s, addr := front(t, "unix", "--", "/bin/sh", "-c",
+		`printf '%s|%s|%s|%s|%s|%s|%s' "$REMOTE_ADDR" "$REMOTE_HOST" "$HTTPS" "$REQUEST_SCHEME" "$SERVER_NAME" "$SERVER_PORT" "$UNIQUE_ID"`)
+	w := via(s, addr)
+	host, _ := os.Hostname()
+	for _, fields := range [][]string{
+		{"X-Real-IP: 6.6.6.6", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil:666", "X-Request-Id: evil"},
+		{"x-real-ip: 6.6.6.6", "X-REAL-IP: 6.6.6.7", "x-forwarded-proto: https"},
+		{"X_Real_IP: 6.6.6.6", "X_Forwarded_Proto: https", "X_Request_Id: evil"},
+		{"X-Real-IP: unparsable", "X-Forwarded-For: unparsable", "X-Forwarded-Host: a/b", "X-Request-Id: a b"},
+		{"Connection: X-Real-IP, X-Forwarded-Proto", "X-Real-IP: 6.6.6.6"},
+		{"Forwarded: for=6.6.6.6;proto=https;host=evil", "X-Client-IP: 6.6.6.6", "True-Client-IP: 6.6.6.6"},
+		{"X-Real-IP:", "X-Forwarded-Proto:"},
+	} {
+		a := w.get("/", fields...)
+		got := strings.Split(a.body, "|")
+		if a.status != 200 || len(got) != 7 || strings.Join(got[:6], "|") != "127.0.0.1|127.0.0.1||http|"+host+"|0" || !madeID.MatchString(got[6]) {
+			t.Errorf("%q: %d %q", fields, a.status, a.body)
+			continue
+		}
+		if rec := s.await("request", "request_id", got[6]); rec["client"] != "127.0.0.1" || rec["peer"] != "<unix>" {
+			t.Errorf("%q: access record %v", fields, rec)
+		}
+	}
+	s.stop()
+}
+
 func TestNginxRaw(t *testing.T) {
 	t.Parallel()
 	need(t, "nginx", "apt-get install nginx-light")

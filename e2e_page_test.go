@@ -17,8 +17,8 @@ import (
 
 func TestPagePlain(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	a := s.get("/a%20b?x=y", "User-Agent: curl/8.0", "Accept: */*", "X-Quote: it's")
+	s := start(t, "-forwarded", "X-Request-Id")
+	a := s.get("/a%20b?x=y", "X-Request-Id: r1", "User-Agent: curl/8.0", "Accept: */*", "X-Quote: it's")
 	a.wantStatus(t, 200)
 	wantField("Content-Type", "text/plain; charset=utf-8")(t, a)
 	lines := strings.Split(strings.TrimSuffix(a.body, "\n"), "\n")
@@ -31,10 +31,10 @@ func TestPagePlain(t *testing.T) {
 	}
 	host, _ := os.Hostname()
 	want := []string{
-		"GATEWAY_INTERFACE='CGI/1.1'", "HTTP_ACCEPT='*/*'", "HTTP_HOST='example.org'", "HTTP_USER_AGENT='curl/8.0'", `HTTP_X_QUOTE='it\'s'`,
+		"GATEWAY_INTERFACE='CGI/1.1'", "HTTP_ACCEPT='*/*'", "HTTP_HOST='example.org'", "HTTP_USER_AGENT='curl/8.0'", `HTTP_X_QUOTE='it\'s'`, "HTTP_X_REQUEST_ID='r1'",
 		"PATH_INFO='/a b'", "QUERY_STRING='x=y'", "REMOTE_ADDR='<unix>'", "REMOTE_HOST='<unix>'", "REQUEST_METHOD='GET'",
 		"REQUEST_SCHEME='http'", "REQUEST_URI='/a%20b?x=y'", "SCRIPT_NAME=''", "SERVER_NAME='" + host + "'", "SERVER_PORT='0'",
-		"SERVER_PROTOCOL='HTTP/1.1'", "SERVER_SOFTWARE='onewake/" + testVersion + "'",
+		"SERVER_PROTOCOL='HTTP/1.1'", "SERVER_SOFTWARE='onewake/" + testVersion + "'", "UNIQUE_ID='r1'",
 	}
 	if !slices.Equal(vars, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(vars, "\n"), strings.Join(want, "\n"))

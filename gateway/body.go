@@ -81,7 +81,7 @@ func (g *Gateway) readBody(x *http1.Exchange) (*body, bool) {
 	case errors.Is(err, errTooLarge):
 		x.Error(413, "body too large")
 	case errors.Is(err, errSpool):
-		g.log(slog.LevelError, "cannot keep a body", slog.String("error", err.Error()))
+		g.log(x.Value.(*Record), slog.LevelError, "cannot keep a body", slog.String("error", err.Error()))
 		x.ErrorRetry(503, "no room for the body", retryAfter)
 	default:
 		x.Cut() // the client is gone

@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -71,7 +72,7 @@ type Gateway struct {
 // Record is what the access log tells about a request beyond its answer. The
 // gateway leaves it in [http1.Exchange.Value].
 type Record struct {
-	RequestID string        // of a believed X-Request-Id
+	RequestID string        // of a believed X-Request-Id, else made up
 	Client    string        // of a believed X-Real-IP or X-Forwarded-For
 	Queue     time.Duration // spent waiting for a slot
 	ID        uint64        // of the last process, as in the records of its stderr
@@ -102,12 +103,11 @@ func (g *Gateway) Counts() (running, queued int, refused uint64) {
 // Serve answers one request.
 func (g *Gateway) Serve(x *http1.Exchange) {
 	g.init()
-	rec := new(Record)
-	x.Value = rec
 	vars := varsPool.Get().(*spawn.Vars)
 	defer varsPool.Put(vars)
-	t := ownTarget(x)
-	if perr := g.fill(vars, x, t, rec); perr != nil {
+	rec := new(Record)
+	x.Value = rec
+	if perr := g.fill(vars, x, ownTarget(x), rec); perr != nil {
 		x.Error(perr.Status, perr.Reason)
 		return
 	}
@@ -143,8 +143,7 @@ func (g *Gateway) Serve(x *http1.Exchange) {
 		}
 		b.close()
 		b = &body{}
-		t = localTarget(location)
-		if perr := g.fill(vars, x, t, nil); perr != nil {
+		if perr := g.fill(vars, x, localTarget(location), rec); perr != nil {
 			x.Error(perr.Status, perr.Reason)
 			return
 		}
@@ -442,7 +441,7 @@ func (r *run) begin() {
 
 // fail answers for a command that could not be started.
 func (r *run) fail(err error) {
-	r.g.log(slog.LevelError, "command cannot be started", slog.Uint64("id", r.p.ID), slog.String("error", err.Error()))
+	r.log(slog.LevelError, "command cannot be started", slog.String("error", err.Error()))
 	switch {
 	case spawn.IsTemporary(err):
 		r.x.ErrorRetry(503, "no process can be started now", retryAfter)
@@ -529,13 +528,20 @@ func (r *run) gone() bool {
 	return r.exited
 }
 
-func (g *Gateway) log(level slog.Level, msg string, attrs ...slog.Attr) {
+// log writes a record about a request, with its id.
+func (g *Gateway) log(rec *Record, level slog.Level, msg string, attrs ...slog.Attr) {
 	if !g.Log.Enabled(context.Background(), level) {
 		return
 	}
-	rec := slog.NewRecord(time.Now(), level, msg, 0)
-	rec.AddAttrs(attrs...)
-	g.Log.Handle(context.Background(), rec)
+	record := slog.NewRecord(time.Now(), level, msg, 0)
+	record.AddAttrs(attrs...)
+	record.AddAttrs(slog.String("request_id", rec.RequestID))
+	g.Log.Handle(context.Background(), record)
+}
+
+// log writes a record about the run's process.
+func (r *run) log(level slog.Level, msg string, attrs ...slog.Attr) {
+	r.g.log(r.rec, level, msg, slices.Insert(attrs, 0, slog.Uint64("id", r.p.ID))...)
 }
 
 // fit cuts b to what one log record can hold.

@@ -2,57 +2,10 @@ package gateway
 
 import (
 	"bytes"
-	"fmt"
-	"net/netip"
-	"strconv"
-	"strings"
 
 	"github.com/onewake/onewake/http1"
 	"github.com/onewake/onewake/spawn"
 )
-
-// Forwarded is the set of header fields that the web server in front sets
-// itself, and that are believed for that reason alone.
-type Forwarded uint8
-
-// The fields that can be believed.
-const (
-	XRealIP         Forwarded = 1 << iota // the client's address
-	XForwardedFor                         // its last element is the client's address
-	XForwardedProto                       // http or https
-	XForwardedHost                        // the host that the client asked for
-	XRequestID                            // for the log
-)
-
-var forwardedNames = []struct {
-	name string
-	bit  Forwarded
-}{
-	{"X-Real-IP", XRealIP},
-	{"X-Forwarded-For", XForwardedFor},
-	{"X-Forwarded-Proto", XForwardedProto},
-	{"X-Forwarded-Host", XForwardedHost},
-	{"X-Request-Id", XRequestID},
-}
-
-// ParseForwarded parses a comma-separated list of field names, in any case.
-func ParseForwarded(list string) (Forwarded, error) {
-	var f Forwarded
-next:
-	for name := range strings.SplitSeq(list, ",") {
-		if name = strings.TrimSpace(name); name == "" {
-			continue
-		}
-		for _, n := range forwardedNames {
-			if strings.EqualFold(name, n.name) {
-				f |= n.bit
-				continue next
-			}
-		}
-		return 0, fmt.Errorf("%q is not one of X-Real-IP, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, X-Request-Id", name)
-	}
-	return f, nil
-}
 
 // Meta turns requests into the meta-variables of RFC 3875 § 4.1.
 type Meta struct {
@@ -76,13 +29,26 @@ func ownTarget(x *http1.Exchange) target {
 }
 
 // Fill sets v to the variables of x's request, without CONTENT_LENGTH, which
-// is known for certain only when the body has been read. What cannot be given
-// to a command is refused with a status: 400, 404 or 431.
+// is known for certain only when the body has been read, and leaves a [Record]
+// for the access log. What cannot be given to a command is refused with a
+// status: 400, 404 or 431.
 func (m *Meta) Fill(v *spawn.Vars, x *http1.Exchange) *http1.ProtocolError {
-	return m.fill(v, x, ownTarget(x), nil)
+	rec := new(Record)
+	x.Value = rec
+	return m.fill(v, x, ownTarget(x), rec)
 }
 
 func (m *Meta) fill(v *spawn.Vars, x *http1.Exchange, t target, rec *Record) *http1.ProtocolError {
+	f, perr := m.believed(x)
+	rec.Client = f.addr
+	if f.id != "" {
+		rec.RequestID = f.id
+	} else if rec.RequestID == "" { // it stays through a redirect
+		rec.RequestID = newRequestID()
+	}
+	if perr != nil {
+		return perr
+	}
 	info, perr := m.pathInfo(t.path)
 	if perr != nil {
 		return perr
@@ -100,10 +66,10 @@ func (m *Meta) fill(v *spawn.Vars, x *http1.Exchange, t target, rec *Record) *ht
 	v.Add("SCRIPT_NAME", m.ScriptName)
 	v.AddBytes("PATH_INFO", info)
 	v.AddBytes("QUERY_STRING", t.query)
-	f := m.fields(v, x, t)
-	if rec != nil {
-		rec.RequestID, rec.Client = f.id, f.addr
-	}
+	m.fields(v, x, t)
+	// What a client sends as X-Request-Id is left out above.
+	v.Add("HTTP_X_REQUEST_ID", rec.RequestID)
+	v.Add("UNIQUE_ID", rec.RequestID)
 
 	// REMOTE_ADDR, REMOTE_HOST (§§ 4.1.8, 4.1.9): an address the web server
 	// vouches for, else that of our own peer. A Unix socket's has none.
@@ -187,29 +153,11 @@ func unhex(c byte) byte {
 	return 0xff
 }
 
-// facts are what believed fields say.
-type facts struct {
-	addr, host, id string
-	hostPort       string // with host, may be empty
-	https          bool
-}
-
-func (f *facts) port() string {
-	switch {
-	case f.hostPort != "":
-		return f.hostPort
-	case f.https:
-		return "443"
-	}
-	return "80"
-}
-
 // fields adds the header fields. Names with characters outside [A-Za-z0-9-]
 // are dropped, since "X_Y" would become the variable of "X-Y"; so are fields
 // of one hop, and Proxy, whose variable HTTP_PROXY configures many HTTP
 // clients. Repeated ones are joined into one value (§ 4.1.18).
-func (m *Meta) fields(v *spawn.Vars, x *http1.Exchange, t target) facts {
-	var f facts
+func (m *Meta) fields(v *spawn.Vars, x *http1.Exchange, t target) {
 	var hashes [64]uint64
 	h := hashes[:0]
 	for i := range x.Fields {
@@ -239,6 +187,9 @@ func (m *Meta) fields(v *spawn.Vars, x *http1.Exchange, t target) facts {
 				sep = "; " // RFC 6265 § 4.2.1, RFC 9113 § 8.2.3
 			}
 		case 12:
+			if http1.EqualFold(name, "x-request-id") {
+				continue // it has a variable in any case
+			}
 			if http1.EqualFold(name, "content-type") {
 				if !t.local {
 					v.AddBytes("CONTENT_TYPE", value)
@@ -251,22 +202,13 @@ func (m *Meta) fields(v *spawn.Vars, x *http1.Exchange, t target) facts {
 				continue
 			}
 		}
-		if m.Forwarded != 0 && len(name) > 2 && name[0]|0x20 == 'x' && name[1] == '-' {
-			if m.believe(&f, x, i) {
-				// The web server's word: a client's Connection field cannot
-				// take it away.
-				v.AddHeader(name, value)
-				m.join(v, x, h, i, sep)
-				continue
-			}
-		}
-		if x.HopByHop(name) {
+		// A client's Connection field cannot take the web server's word away.
+		if x.HopByHop(name) && m.Forwarded&forwardedBit(name) == 0 {
 			continue
 		}
 		v.AddHeader(name, value)
 		m.join(v, x, h, i, sep)
 	}
-	return f
 }
 
 // join appends the values of later fields of the same name.
@@ -295,60 +237,4 @@ func hashName(name []byte) uint64 {
 		h = (h ^ uint64(c)) * 1099511628211
 	}
 	return h | 1
-}
-
-// believe takes what a field says if it is one of the believed; of a repeated
-// one the last counts, which is the one that the nearest server added.
-func (m *Meta) believe(f *facts, x *http1.Exchange, i int) bool {
-	name := x.Fields[i].Name
-	for _, n := range forwardedNames {
-		if m.Forwarded&n.bit == 0 || !http1.EqualFold(name, n.name) {
-			continue
-		}
-		value := x.Fields[i].Value
-		for _, later := range x.Fields[i+1:] {
-			if http1.EqualFold(later.Name, n.name) {
-				value = later.Value
-			}
-		}
-		switch n.bit {
-		case XRealIP:
-			f.setAddr(value)
-		case XForwardedFor:
-			if m.Forwarded&XRealIP == 0 || f.addr == "" {
-				f.setAddr(http1.TrimSpace(value[bytes.LastIndexByte(value, ',')+1:]))
-			}
-		case XForwardedProto:
-			f.https = http1.EqualFold(value, "https")
-		case XForwardedHost:
-			f.setHost(value)
-		case XRequestID:
-			f.id = string(value)
-		}
-		return true
-	}
-	return false
-}
-
-func (f *facts) setAddr(value []byte) {
-	if a, err := netip.ParseAddr(string(value)); err == nil {
-		f.addr = a.String()
-	}
-}
-
-// setHost takes a host with or without a port.
-func (f *facts) setHost(value []byte) {
-	s, port := string(value), ""
-	if i := strings.LastIndexByte(s, ':'); i >= 0 && i > strings.LastIndexByte(s, ']') {
-		if _, err := strconv.ParseUint(s[i+1:], 10, 16); err != nil {
-			return
-		}
-		s, port = s[:i], s[i+1:]
-	}
-	if s == "" || strings.ContainsFunc(s, func(r rune) bool {
-		return !('a' <= r|0x20 && r|0x20 <= 'z' || '0' <= r && r <= '9' || strings.ContainsRune("-._:[]", r))
-	}) {
-		return
-	}
-	f.host, f.hostPort = s, port
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -121,12 +122,17 @@ func TestMeta(t *testing.T) {
 			map[string]string{"REMOTE_ADDR": "1.1.1.1", "HTTPS": "-"}, ""},
 		{"X-Real-IP over X-Forwarded-For", Meta{Forwarded: all}, request("GET", "/", "X-Real-IP: 1.1.1.1", "X-Forwarded-For: 2.2.2.2"), map[string]string{"REMOTE_ADDR": "1.1.1.1"}, ""},
 		{"X-Forwarded-For before X-Real-IP", Meta{Forwarded: all}, request("GET", "/", "X-Forwarded-For: 2.2.2.2", "X-Real-IP: 1.1.1.1"), map[string]string{"REMOTE_ADDR": "1.1.1.1"}, ""},
-		{"no address", Meta{Forwarded: all}, request("GET", "/", "X-Real-IP: unknown", "X-Forwarded-For: 1.2.3", "X-Forwarded-Host: a/b", "X-Forwarded-Proto: gopher"),
-			map[string]string{"REMOTE_ADDR": "<unix>", "SERVER_NAME": "host.test", "HTTPS": "-"}, ""},
+		{"not there", Meta{Forwarded: all}, request("GET", "/"), map[string]string{"REMOTE_ADDR": "<unix>", "SERVER_NAME": "host.test", "HTTPS": "-"}, ""},
+		{"a client on a Unix socket of nginx", Meta{Forwarded: all}, request("GET", "/", "X-Real-IP: unix:"), map[string]string{"REMOTE_ADDR": "<unix>", "REMOTE_PORT": "-"}, ""},
+		{"addresses with ports", Meta{Forwarded: XForwardedFor}, request("GET", "/", "X-Forwarded-For: 1.1.1.1, [2001:db8::1]:443"), map[string]string{"REMOTE_ADDR": "2001:db8::1"}, ""},
+		{"the last host of a list counts", Meta{Forwarded: XForwardedHost}, request("GET", "/", "X-Forwarded-Host: evil, good:81"), map[string]string{"SERVER_NAME": "good", "SERVER_PORT": "81"}, ""},
+		{"the last scheme of a list counts", Meta{Forwarded: XForwardedProto}, request("GET", "/", "X-Forwarded-Proto: https,http"), map[string]string{"HTTPS": "-"}, ""},
+		{"a bad value that does not count", Meta{Forwarded: XRealIP | XForwardedFor}, request("GET", "/", "X-Real-IP: evil", "X-Forwarded-For: evil, 2.2.2.2", "X-Real-IP: 1.1.1.1"),
+			map[string]string{"REMOTE_ADDR": "1.1.1.1"}, ""},
+		{"request id, believed", Meta{Forwarded: XRequestID}, request("GET", "/", "X-Request-Id: evil", "x-request-id: abc"), map[string]string{"HTTP_X_REQUEST_ID": "abc", "UNIQUE_ID": "abc"}, ""},
 		{"Connection cannot take away what is believed", Meta{Forwarded: XRealIP}, request("GET", "/", "Connection: X-Real-IP", "X-Real-IP: 1.1.1.1"),
 			map[string]string{"REMOTE_ADDR": "1.1.1.1", "HTTP_X_REAL_IP": "1.1.1.1"}, ""},
 		{"IPv6 host", Meta{Forwarded: XForwardedHost}, request("GET", "/", "X-Forwarded-Host: [2001:db8::1]:443"), map[string]string{"SERVER_NAME": "[2001:db8::1]"}, ""},
-		{"host with a bad port", Meta{Forwarded: XForwardedHost}, request("GET", "/", "X-Forwarded-Host: a:99999"), map[string]string{"SERVER_NAME": "host.test"}, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -162,15 +168,67 @@ func TestParseForwarded(t *testing.T) {
 	}
 }
 
-// TestRequestID leaves a believed one to the log.
+// TestForwardedBad: a believed field whose value is not of its kind is refused,
+// and only if it is believed.
+func TestForwardedBad(t *testing.T) {
+	t.Parallel()
+	bad := map[Forwarded][]string{
+		XRealIP:         {"", "unknown", "1.2.3", "1.1.1.1, 2.2.2.2", "1.1.1.1 ", "fe80::1%eth0", "::1%a\tb", "evil; rm", "unix:/x", "1.1.1.1:99999", "[::1]"},
+		XForwardedFor:   {"", "1.1.1.1,", "1.1.1.1, unknown", "1.1.1.1 2.2.2.2"},
+		XForwardedProto: {"", "gopher", "https,", "http s", "https://"},
+		XForwardedHost:  {"", "a/b", "a:99999", "a:", "a:b", "a b", "[::1", "::1", "[a]", "[1.1.1.1]", "[fe80::1%25x]", "a@b", "a,"},
+		XRequestID:      {"", "a b", "\x80", "é", strings.Repeat("x", 129)},
+	}
+	for _, f := range forwardedFields {
+		for _, value := range bad[f.bit] {
+			raw := request("GET", "/", f.name+": "+value)
+			got, status := filled(t, Meta{Forwarded: f.bit}, "unix", raw)
+			if trimmed := strings.TrimSpace(value); trimmed != value {
+				if status != 200 {
+					t.Errorf("%s: %q: status %d, though white space is no part of it", f.name, value, status)
+				}
+			} else if status != 400 {
+				t.Errorf("%s: %q: status %d, %v", f.name, value, status, got)
+			}
+			if _, status := filled(t, Meta{Forwarded: ^f.bit}, "unix", raw); status != 200 {
+				t.Errorf("%s: %q: status %d though it is not believed", f.name, value, status)
+			}
+		}
+	}
+	if _, status := filled(t, Meta{Forwarded: XRequestID}, "unix", request("GET", "/", "X-Request-Id: "+strings.Repeat("~", 128))); status != 200 {
+		t.Errorf("longest request id: status %d", status)
+	}
+}
+
+// TestRequestIDMade: every request has a name of its own, whatever a client
+// that is not believed sends.
+func TestRequestIDMade(t *testing.T) {
+	t.Parallel()
+	form := regexp.MustCompile("^[0-9a-f]{32}$")
+	seen := make(map[string]bool)
+	for range 100 {
+		got, status := filled(t, Meta{Forwarded: XRealIP}, "unix", request("GET", "/", "X-Request-Id: evil", "Connection: X-Request-Id"))
+		id := got["HTTP_X_REQUEST_ID"]
+		if status != 200 || !form.MatchString(id) || got["UNIQUE_ID"] != id || seen[id] {
+			t.Fatalf("status %d, HTTP_X_REQUEST_ID=%q UNIQUE_ID=%q, seen: %t", status, id, got["UNIQUE_ID"], seen[id])
+		}
+		seen[id] = true
+	}
+}
+
+// TestRequestID: the name of a request is in its record, in those of its
+// errors and in its command's environment, through redirects as well.
 func TestRequestID(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(g *Gateway) { g.Forwarded = XRequestID })
 	c := r.dial()
-	c.send(request("GET", r.script(":"), "X-Request-Id: abc"))
+	c.send(request("GET", r.script(`echo "$UNIQUE_ID" >&2`), "X-Request-Id: abc"))
 	c.answer("GET")
 	if rec := r.record(0); rec.RequestID != "abc" || !rec.Started || !rec.Exited || rec.Status != 0 || rec.Ended != "" {
 		t.Errorf("%+v", rec)
+	}
+	if log := r.log.String(); !strings.Contains(log, `msg=stderr id=1 text="abc\n" request_id=abc`) {
+		t.Errorf("log: %s", log)
 	}
 }
 

@@ -158,6 +158,9 @@ func (r *run) raw(b *http1.Block, n int) {
 
 var contentType = []byte("Content-Type")
 
+// malformed is what a client is told of a response that is none.
+const malformed = "malformed response of the command"
+
 // readMore reads what comes within d. No bytes and no error: nothing did.
 func (r *run) readMore(p []byte, d time.Duration) (int, error) {
 	r.mu.Lock()
@@ -320,9 +323,7 @@ func (r *run) answer(b *http1.Block, resp *response, end, n int, eof bool) {
 		code := resp.code()
 		empty := string(x.Method) == "HEAD" || code == 204 || code == 304
 		if length >= 0 && length != int64(n-end) && !(empty && n == end) {
-			r.g.log(slog.LevelError, "response contradicts its Content-Length", slog.Uint64("id", r.p.ID),
-				slog.Int64("length", length), slog.Int("body", n-end))
-			x.Error(502, "malformed response of the command")
+			r.contradiction(length, n-end)
 			return
 		}
 		if length < 0 && !(empty && n == end) {
@@ -330,9 +331,7 @@ func (r *run) answer(b *http1.Block, resp *response, end, n int, eof bool) {
 		}
 	}
 	if length >= 0 && int64(n-end) > length && !eof {
-		r.g.log(slog.LevelError, "response contradicts its Content-Length", slog.Uint64("id", r.p.ID),
-			slog.Int64("length", length), slog.Int("body", n-end))
-		x.Error(502, "malformed response of the command")
+		r.contradiction(length, n-end)
 		return
 	}
 	x.Begin(resp.code(), length)
@@ -359,6 +358,12 @@ func (r *run) answer(b *http1.Block, resp *response, end, n int, eof bool) {
 	if exited && r.rec.Status != 0 {
 		r.logStatus(slog.LevelWarn)
 	}
+}
+
+// contradiction answers for a response of another length than it says.
+func (r *run) contradiction(length int64, body int) {
+	r.log(slog.LevelError, "response contradicts its Content-Length", slog.Int64("length", length), slog.Int("body", body))
+	r.x.Error(502, malformed)
 }
 
 // drain throws away what the command still writes after a complete answer.
@@ -391,8 +396,7 @@ func (r *run) streamLength(b *http1.Block, left int64) (exited bool) {
 		}
 	}
 	if left > 0 {
-		r.g.log(slog.LevelError, "response is shorter than its Content-Length",
-			slog.Uint64("id", r.p.ID), slog.Int64("missing", left))
+		r.log(slog.LevelError, "response is shorter than its Content-Length", slog.Int64("missing", left))
 		r.x.Cut()
 		return r.wait(grace)
 	}
@@ -425,14 +429,14 @@ func (r *run) streamCGI(b *http1.Block) (exited bool) {
 
 // bad answers for a response that is none.
 func (r *run) bad(err error) string {
-	r.g.log(slog.LevelError, err.Error(), slog.Uint64("id", r.p.ID))
+	r.log(slog.LevelError, err.Error())
 	if errors.Is(err, errNoHeader) && r.wait(grace) && r.rec.Status != 0 {
 		r.logStatus(slog.LevelError)
 	}
 	if !r.rec.Exited {
 		r.end("bad response")
 	}
-	r.x.Error(502, "malformed response of the command")
+	r.x.Error(502, malformed)
 	return ""
 }
 
@@ -458,6 +462,5 @@ func (r *run) redirect(location string) string {
 }
 
 func (r *run) logStatus(level slog.Level) {
-	r.g.log(level, "command failed", slog.Uint64("id", r.p.ID),
-		slog.String("status", spawn.Describe(r.rec.Status)))
+	r.log(level, "command failed", slog.String("status", spawn.Describe(r.rec.Status)))
 }

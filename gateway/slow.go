@@ -113,7 +113,7 @@ func (r *run) putAside(p []byte) error {
 }
 
 func (r *run) giveUp(err error) error {
-	r.g.log(slog.LevelError, "cannot keep an answer", slog.Uint64("id", r.p.ID), slog.String("error", err.Error()))
+	r.log(slog.LevelError, "cannot keep an answer", slog.String("error", err.Error()))
 	r.end("too slow")
 	r.x.Cut()
 	return err

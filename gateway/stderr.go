@@ -78,12 +78,12 @@ func (l *stderrLog) add(b []byte) {
 	for len(keep) > 0 {
 		piece := fit(keep)
 		keep = keep[len(piece):]
-		l.r.g.log(slog.LevelWarn, "stderr", slog.Uint64("id", l.r.p.ID), slog.String("text", string(piece)))
+		l.r.log(slog.LevelWarn, "stderr", slog.String("text", string(piece)))
 	}
 }
 
 func (l *stderrLog) end() {
 	if l.more > 0 {
-		l.r.g.log(slog.LevelWarn, "stderr was longer", slog.Uint64("id", l.r.p.ID), slog.Int64("bytes", l.more))
+		l.r.log(slog.LevelWarn, "stderr was longer", slog.Int64("bytes", l.more))
 	}
 }

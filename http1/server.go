@@ -33,9 +33,12 @@ const (
 	sweepEvery = time.Second
 )
 
+// NoAddr stands for the address of a client that has none: on a Unix socket.
+const NoAddr = "<unix>"
+
 // A Peer is the other end of a connection.
 type Peer struct {
-	Addr string // an IP address, or "<unix>"
+	Addr string // an IP address, or [NoAddr]
 	Port string // empty on a Unix socket
 	UID  int    // of a Unix socket's peer, else -1
 }

@@ -24,7 +24,7 @@ import (
 // Version names the protocol of the control socket. A core that speaks
 // another one is not put to work. It is a variable so that a test can build a
 // binary that differs in nothing else.
-var Version = "1"
+var Version = "2"
 
 // Bounds on what a core may ask for. A variable is what execve(2) takes at
 // most as one string on Linux; the sum, together with the command's own

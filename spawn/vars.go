@@ -6,7 +6,7 @@ import (
 )
 
 // metaVariables are the names that a core may give a command besides HTTP_*:
-// those of RFC 3875 § 4.1 that onewake sets, and four that every server adds.
+// those of RFC 3875 § 4.1 that onewake sets, and five that servers add.
 // AUTH_TYPE, REMOTE_USER and REMOTE_IDENT are not among them: nothing here
 // authenticates anyone, so a core that names them lies.
 var metaVariables = map[string]bool{
@@ -28,6 +28,7 @@ var metaVariables = map[string]bool{
 	"REMOTE_PORT":    true,
 	"REQUEST_SCHEME": true,
 	"REQUEST_URI":    true,
+	"UNIQUE_ID":      true,
 }
 
 // IsRequestVariable tells whether a variable of this name comes from requests:
