@@ -477,9 +477,7 @@ func (m *monitor) coreExited(c *coreProcess) {
 		c.answer.Stop()
 		m.statusLine(c, "core died")
 	}
-	m.past.Served += c.stats.Served
-	m.past.Refused += c.stats.Refused
-	m.past.Dropped += c.stats.Dropped
+	m.past.AddTotals(c.stats)
 	expected := (c.retired || m.stopping) && st.Exited() && st.ExitStatus() == 0 || m.killing
 	if !expected {
 		m.log.Error("core died", "core", c.pid, "status", spawn.Describe(spawn.Status(st)), "ready", c.ready)
@@ -674,14 +672,10 @@ func (m *monitor) statusLine(c *coreProcess, trouble ...any) {
 	}
 	all := m.past
 	for _, x := range m.cores {
-		all.Served += x.stats.Served
-		all.Refused += x.stats.Refused
-		all.Dropped += x.stats.Dropped
+		all.AddTotals(x.stats)
 	}
 	if m.cores[c.pid] == nil { // it has just died
-		all.Served += c.stats.Served
-		all.Refused += c.stats.Refused
-		all.Dropped += c.stats.Dropped
+		all.AddTotals(c.stats)
 	}
 	m.log.Info("status", append([]any{"uptime", time.Since(m.began).Round(time.Second).String(), "core", c.pid,
 		"served", all.Served, "running", m.sup.Running(), "queued", c.stats.Queued,

@@ -1,6 +1,7 @@
 package spawn
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -57,12 +58,6 @@ type Process struct {
 
 	stdin bool
 	lost  bool // its descriptors are: it has been told so, and is being ended
-}
-
-// Stats are a core's counters, for the status line.
-type Stats struct {
-	Served, Running, Queued, Refused, Conns uint64
-	Dropped                                 uint64 // log records
 }
 
 // Client is the core's side of a control socket.
@@ -131,14 +126,14 @@ func (c *Client) Config() ([]byte, error) {
 	if f.kind != msgConfig {
 		return nil, breach("configuration expected, message %d came", f.kind)
 	}
-	n := indexNUL(f.payload)
-	if v := string(f.payload[:n]); v != Version {
+	v, config, _ := cutVersion(f.payload)
+	if v != Version {
 		// Said in the same words in every version, so that the monitor
 		// knows why this core ends.
 		c.Ready("")
 		return nil, fmt.Errorf("control version %q, not %q", v, Version)
 	}
-	return append([]byte(nil), f.payload[min(n+1, len(f.payload)):]...), nil
+	return bytes.Clone(config), nil
 }
 
 // Ready tells the monitor that this core can take over the listeners, and how
@@ -364,11 +359,7 @@ func (c *Client) handle(f frame) error {
 		c.OnStop()
 	case msgWantStats:
 		s := c.OnWantStats()
-		var b []byte
-		for _, n := range []uint64{s.Served, s.Running, s.Queued, s.Refused, s.Conns, s.Dropped} {
-			b = binary.BigEndian.AppendUint64(b, n)
-		}
-		return c.send(msgStats, 0, b...)
+		return c.send(msgStats, 0, s.append(nil)...)
 	default:
 		return breach("message %d", f.kind)
 	}

@@ -16,6 +16,7 @@
 package spawn
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -192,11 +193,44 @@ func (v *Vars) Bytes() []byte {
 	return v.b[headerSize+1:]
 }
 
-func indexNUL(b []byte) int {
-	for i, c := range b {
-		if c == 0 {
-			return i
-		}
+// cutVersion takes the version off the front of a payload; the rest follows
+// its NUL.
+func cutVersion(payload []byte) (version string, rest []byte, ok bool) {
+	v, rest, ok := bytes.Cut(payload, []byte{0})
+	return string(v), rest, ok
+}
+
+// Stats are a core's counters, for the status line.
+type Stats struct {
+	Served, Running, Queued, Refused, Conns uint64
+	Dropped                                 uint64 // log records
+}
+
+// AddTotals adds those counters of another core that only ever grow.
+func (s *Stats) AddTotals(other Stats) {
+	s.Served += other.Served
+	s.Refused += other.Refused
+	s.Dropped += other.Dropped
+}
+
+// fields are the counters in the order of msgStats' payload.
+func (s *Stats) fields() [statsFields]*uint64 {
+	return [...]*uint64{&s.Served, &s.Running, &s.Queued, &s.Refused, &s.Conns, &s.Dropped}
+}
+
+func (s *Stats) append(b []byte) []byte {
+	for _, f := range s.fields() {
+		b = binary.BigEndian.AppendUint64(b, *f)
 	}
-	return len(b)
+	return b
+}
+
+func parseStats(b []byte) (s Stats, err error) {
+	if len(b) != 8*statsFields {
+		return s, breach("malformed counters")
+	}
+	for i, f := range s.fields() {
+		*f = binary.BigEndian.Uint64(b[8*i:])
+	}
+	return s, nil
 }

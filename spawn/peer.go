@@ -1,7 +1,6 @@
 package spawn
 
 import (
-	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -215,29 +214,27 @@ func (p *Peer) handle(f frame) error {
 		}
 		p.send(appendFrame(nil, msgSpooled, f.id), fd)
 	case msgReady:
-		n := indexNUL(f.payload)
-		if len(f.payload) > 256 || n == len(f.payload) {
+		v, confined, ok := cutVersion(f.payload)
+		if len(f.payload) > 256 || !ok {
 			return breach("malformed ready")
 		}
 		var err error
-		if v := string(f.payload[:n]); v != Version {
+		if v != Version {
 			err = breach("control version %.32q, not %q", v, Version)
 		}
 		if p.OnReady != nil {
-			p.OnReady(string(f.payload[n+1:]), err)
+			p.OnReady(string(confined), err)
 		}
 	case msgClosed:
 		if p.OnClosed != nil {
 			p.OnClosed()
 		}
 	case msgStats:
-		if len(f.payload) != 8*statsFields {
-			return breach("malformed counters")
+		stats, err := parseStats(f.payload)
+		if err == nil && p.OnStats != nil {
+			p.OnStats(stats)
 		}
-		if p.OnStats != nil {
-			at := func(i int) uint64 { return binary.BigEndian.Uint64(f.payload[8*i:]) }
-			p.OnStats(Stats{Served: at(0), Running: at(1), Queued: at(2), Refused: at(3), Conns: at(4), Dropped: at(5)})
-		}
+		return err
 	default:
 		return breach("message %d", f.kind)
 	}
