@@ -279,6 +279,9 @@ func (p *parser) env(o *options) {
 		case name == "":
 			p.bad("env", s, "no name before the =")
 			continue
+		case strings.IndexByte(s, 0) >= 0:
+			p.bad("env", s, "NUL in a variable")
+			continue
 		case spawn.IsRequestVariable(name):
 			p.bad("env", s, name+" comes from each request")
 			continue

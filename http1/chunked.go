@@ -70,7 +70,7 @@ func (c *chunks) next(b []byte) (skip, data int, done bool, err *ProtocolError) 
 			if c.trailer += len(line) + 2; c.trailer > maxTrailer {
 				return 0, 0, false, refuse(431, "trailer too large")
 			}
-			if i := bytes.IndexByte(line, ':'); i <= 0 || !IsToken(line[:i]) || bytes.IndexByte(line, 0) >= 0 {
+			if _, _, perr := splitField(line); perr != nil {
 				return 0, 0, false, refuse(400, "malformed trailer field")
 			}
 		default:

@@ -99,6 +99,7 @@ func TestChunked(t *testing.T) {
 		{"folded trailer", "0\r\nX: y\r\n z\r\n\r\n", 400, "", ""},
 		{"trailer with space before colon", "0\r\nX : y\r\n\r\n", 400, "", ""},
 		{"NUL in trailer", "0\r\nX: \x00\r\n\r\n", 400, "", ""},
+		{"control character in trailer", "0\r\nX:\x13\r\n\r\n", 400, "", ""},
 		{"bare LF in trailer", "0\r\nX: y\n\r\n", 400, "", ""},
 		{"bare CR in trailer", "0\r\nX: y\rz\r\n\r\n", 400, "", ""},
 		{"trailer too large", "0\r\n" + rep("X: "+rep("y", 1000)+"\r\n", 17) + "\r\n", 431, "", ""},

@@ -212,22 +212,9 @@ func (r *Request) field(line []byte) *ProtocolError {
 	if len(r.Fields) == MaxFields {
 		return refuse(431, "too many header fields")
 	}
-	i := bytes.IndexByte(line, ':')
-	if i <= 0 {
-		return refuse(400, "malformed header field")
-	}
-	name, value := line[:i], bytes.Trim(line[i+1:], " \t")
-	for _, c := range name {
-		if !tokenChar[c] {
-			// White space before the colon and folded lines end here too
-			// (RFC 9112 §§ 5.1, 5.2).
-			return refuse(400, "malformed header field name")
-		}
-	}
-	for _, c := range value {
-		if c < ' ' && c != '\t' || c == 0x7f {
-			return refuse(400, "control character in header field")
-		}
+	name, value, perr := splitField(line)
+	if perr != nil {
+		return perr
 	}
 	if len(value) > MaxValue {
 		return refuse(431, "header field too large")
@@ -266,6 +253,28 @@ func (r *Request) field(line []byte) *ProtocolError {
 		}
 	}
 	return nil
+}
+
+// splitField takes a line of a header or of a trailer apart (RFC 9112 § 5).
+func splitField(line []byte) (name, value []byte, perr *ProtocolError) {
+	i := bytes.IndexByte(line, ':')
+	if i <= 0 {
+		return nil, nil, refuse(400, "malformed header field")
+	}
+	name, value = line[:i], bytes.Trim(line[i+1:], " \t")
+	for _, c := range name {
+		if !tokenChar[c] {
+			// White space before the colon and folded lines end here too
+			// (RFC 9112 §§ 5.1, 5.2).
+			return nil, nil, refuse(400, "malformed header field name")
+		}
+	}
+	for _, c := range value {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return nil, nil, refuse(400, "control character in header field")
+		}
+	}
+	return name, value, nil
 }
 
 func (r *Request) host(value []byte) *ProtocolError {
