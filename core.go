@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -25,6 +24,7 @@ import (
 	"github.com/onewake/onewake/sandbox"
 	"github.com/onewake/onewake/sock"
 	"github.com/onewake/onewake/spawn"
+	"github.com/onewake/onewake/testpage"
 )
 
 // coreName is argv[0] of a core, by which this binary knows its role and ps(1)
@@ -56,14 +56,14 @@ type coreConfig struct {
 	Sandbox     bool
 	Format      journal.Format
 	AccessLog   bool
+	Page        *testpage.Setup `json:",omitempty"` // if there is no command
 }
 
 type listenerConfig struct {
-	Name  string // as on the command line, with the port that was taken
-	Host  string
-	Port  string
-	Unix  bool
-	Owner string // mode and owner of the socket file, for the test page
+	Name string // as on the command line, with the port that was taken
+	Host string
+	Port string
+	Unix bool
 }
 
 // core is the process that talks to strangers.
@@ -329,11 +329,4 @@ func (c *core) done(x *http1.Exchange) {
 	}
 	rec.AddAttrs(a...)
 	c.journal.Handle(context.Background(), rec)
-}
-
-func uidString(uid int) string {
-	if uid < 0 {
-		return "unknown"
-	}
-	return strconv.Itoa(uid)
 }

@@ -3,9 +3,12 @@
 package main
 
 import (
+	"bufio"
 	"encoding/xml"
 	"fmt"
 	"io"
+	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -66,47 +69,47 @@ func TestPageHTML(t *testing.T) {
 		}
 		want := map[string]string{
 			"PATH_INFO": "/<b>", "QUERY_STRING": "a=1&b=\"", "HTTP_X_EVIL": "<script>alert(1)</script>'\"",
-			"sandbox": s.await("start")["sandbox"], "listener": splitList(s.await("start")["listen"])[0],
+			"Sandbox": s.await("start")["sandbox"], "Listener": splitList(s.await("start")["listen"])[0],
+			"Runs as": userName(os.Geteuid()),
 		}
 		if tt.listen == "unix" {
-			want["socket mode and owner"] = splitList(s.await("start")["socket"])[0]
-			want["peer"] = fmt.Sprintf("uid %d", os.Geteuid())
-			if !strings.HasPrefix(want["socket mode and owner"], "0640 ") {
-				t.Errorf("start record: socket %q", want["socket mode and owner"])
+			want["Socket file"] = splitList(s.await("start")["socket"])[0]
+			want["Peer"] = fmt.Sprintf("uid %d %s", os.Geteuid(), userName(os.Geteuid()))
+			if !strings.HasPrefix(want["Socket file"], "0640 ") {
+				t.Errorf("start record: socket %q", want["Socket file"])
 			}
 		} else {
 			local := c.LocalAddr().String()
-			want["peer"] = "127.0.0.1 port " + local[strings.LastIndexByte(local, ':')+1:]
+			want["Peer"] = "127.0.0.1 port " + local[strings.LastIndexByte(local, ':')+1:]
 		}
 		switch {
 		case tt.sandbox == "off":
-			want["sandbox"] = "off"
+			want["Sandbox"] = "off"
 		case hasSandbox:
-			want["sandbox"] = sandboxed
+			want["Sandbox"] = sandboxed
 		}
 		for k, v := range want {
 			if rows[k] != v {
 				t.Errorf("%s: %q, want %q", k, rows[k], v)
 			}
 		}
-		if strings.Contains(a.body, "<script") || strings.Contains(a.body, "<b>") {
+		if strings.Contains(a.body, "<script") || strings.Contains(a.body, "<b>a") || strings.Contains(a.body, "/<b>") {
 			t.Error("what a client sent is markup in the page")
 		}
 		s.stop()
 	}
 }
 
-// parsePage reads the page as a browser does that is strict about nothing but
-// nesting, and gives its title and the rows of its tables.
+// parsePage reads the page, whose markup is well-formed, and gives its title
+// and the rows of its lists: names and what is set as code beside them.
 func parsePage(t *testing.T, page string) (title string, rows map[string]string) {
 	t.Helper()
 	d := xml.NewDecoder(strings.NewReader(page))
-	d.Strict = false
-	d.AutoClose = append(slices.Clone(xml.HTMLAutoClose), "td", "tr")
-	d.Entity = xml.HTMLEntity
+	d.Strict = false // <meta> has no end
+	d.AutoClose = xml.HTMLAutoClose
 	rows = make(map[string]string)
-	var cells []string
-	at, heading := "", ""
+	var open []string
+	name, heading := "", ""
 	for {
 		tok, err := d.Token()
 		if err == io.EOF {
@@ -115,50 +118,105 @@ func parsePage(t *testing.T, page string) (title string, rows map[string]string)
 		if err != nil {
 			t.Fatalf("the page cannot be parsed: %v", err)
 		}
+		in := func(element string) bool { return slices.Contains(open, element) }
 		switch tok := tok.(type) {
 		case xml.StartElement:
-			switch at = tok.Name.Local; at {
-			case "tr":
-				cells = nil
-			case "td":
-				cells = append(cells, "")
+			if open = append(open, tok.Name.Local); tok.Name.Local == "dt" {
+				name = ""
 			}
 		case xml.CharData:
 			switch {
-			case at == "title":
+			case in("title"):
 				title += string(tok)
-			case at == "h1":
+			case in("h1"):
 				heading += string(tok)
-			case at == "td" || at == "code":
-				if n := len(cells); n > 0 {
-					cells[n-1] += string(tok)
-				}
+			case in("dt"):
+				name += string(tok)
+			case in("dd") && in("code") && !in("span"):
+				rows[name] += string(tok)
 			}
 		case xml.EndElement:
-			if tok.Name.Local == at || tok.Name.Local == "code" {
-				if at == "code" && len(cells) == 2 {
-					rows[cells[0]] = cells[1]
-				}
-				if at != "td" {
-					at = ""
-				}
-			}
+			open = open[:len(open)-1]
 		}
 	}
-	if !strings.Contains(heading, "Hello world!") {
+	if heading != "Hello world!" {
 		t.Errorf("heading %q", heading)
 	}
 	return title, rows
 }
 
-// The page tells who the peer is.
+// The page tells who the peer is, also one whom nothing names.
 func TestPagePeer(t *testing.T) {
 	t.Parallel()
-	needRoot(t, "it connects as another user")
-	s := start(t, "-socket-mode", "0666")
-	if got := as(t, &syscall.Credential{Uid: uidOther, Gid: uidOther}, "connect", s.path); got != "in 200\n" {
-		t.Errorf("%s", got)
+	needRoot(t, "it connects as other users")
+	other := nobody(t)
+	for _, tt := range []struct {
+		flags []string
+		uid   uint32
+		want  string // of the peer
+	}{
+		{nil, uidOther, fmt.Sprintf("uid %d", uidOther)},
+		{nil, other.Uid, fmt.Sprintf("uid %d", other.Uid)}, // a user, and nothing that is let in names it
+		{[]string{"-allow", "nobody"}, other.Uid, fmt.Sprintf("uid %d nobody", other.Uid)},
+		{[]string{"-socket-group", fmt.Sprint(other.Gid)}, other.Uid, fmt.Sprintf("uid %d nobody", other.Uid)},
+	} {
+		s := start(t, append([]string{"-socket-mode", "0666"}, tt.flags...)...)
+		page := as(t, &syscall.Credential{Uid: tt.uid, Gid: tt.uid}, "page", s.path)
+		if _, rows := parsePage(t, page); rows["Peer"] != tt.want {
+			t.Errorf("%q: peer %q, want %q", tt.flags, rows["Peer"], tt.want)
+		}
+		s.await("request", "uid", fmt.Sprint(tt.uid))
+		if open := strings.Contains(page, "every local user can connect"); open != (len(tt.flags) == 0 || tt.flags[0] != "-allow") {
+			t.Errorf("%q: every user can connect: %v", tt.flags, open)
+		}
+		s.stop()
 	}
-	s.await("request", "uid", fmt.Sprint(uidOther))
-	s.stop()
+}
+
+// rolePage prints the page as a browser gets it.
+func rolePage(args []string) int {
+	c, err := dialErr("unix:" + args[0])
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer c.Close()
+	io.WriteString(c, get11("/", "Accept: text/html"))
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err == nil {
+		_, err = io.Copy(os.Stdout, resp.Body)
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return 0
+}
+
+func TestMembers(t *testing.T) {
+	t.Parallel()
+	const (
+		passwd = "# comment\nroot:*:0:0:x:/root:/bin/sh\nwww:*:80:80:x:/:/bin/sh\nalias:*:80:80:x:/:/bin/sh\na:*:1001:1001:x:/:/bin/sh\nb:*:1002:80:x:/:/bin/sh\nc:*:1003:1003\n+:*::::\nbad:*:-:80\nshort:1"
+		group  = "# comment\nwheel:*:0:root\nwww:*:80:a,c,unknown\nempty:*:1003:\n+:*::\nshort:1"
+	)
+	for _, tt := range []struct {
+		gids []int
+		want map[int]string
+	}{
+		{nil, map[int]string{}},
+		{[]int{80}, map[int]string{80: "www", 1001: "a", 1002: "b", 1003: "c"}},
+		{[]int{0, 1003}, map[int]string{0: "root", 1003: "c"}},
+		{[]int{7}, map[int]string{}},
+	} {
+		if got := members(passwd, group, tt.gids); !maps.Equal(got, tt.want) {
+			t.Errorf("%v: %v, want %v", tt.gids, got, tt.want)
+		}
+	}
+	var many strings.Builder
+	for i := range 2 * maxNames {
+		fmt.Fprintf(&many, "u%d:*:%d:80\n", i, i)
+	}
+	if got := len(members(many.String(), "", []int{80})); got != maxNames {
+		t.Errorf("%d names", got)
+	}
 }

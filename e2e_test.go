@@ -57,6 +57,7 @@ var roles = map[string]func(args []string) int{
 	"spy":     roleSpy,
 	"tell":    roleTell,
 	"escape":  roleEscape,
+	"page":    rolePage,
 }
 
 func TestMain(m *testing.M) {

@@ -253,11 +253,7 @@ func socketFile(l *sock.Listener) string {
 	if err != nil {
 		return ""
 	}
-	group := strconv.Itoa(gid)
-	if g, err := user.LookupGroupId(group); err == nil {
-		group = g.Name
-	}
-	return fmt.Sprintf("%#04o %s:%s", mode.Perm(), userName(uid), group)
+	return fmt.Sprintf("%#04o %s:%s", mode.Perm(), userName(uid), groupName(gid))
 }
 
 func userName(uid int) string {
@@ -265,6 +261,13 @@ func userName(uid int) string {
 		return u.Username
 	}
 	return strconv.Itoa(uid)
+}
+
+func groupName(gid int) string {
+	if g, err := user.LookupGroupId(strconv.Itoa(gid)); err == nil {
+		return g.Name
+	}
+	return strconv.Itoa(gid)
 }
 
 // config is what a core is told.
@@ -277,11 +280,14 @@ func (m *monitor) config() coreConfig {
 	}
 	for _, l := range m.listeners {
 		c.Listeners = append(c.Listeners, listenerConfig{
-			Name: listenName(l), Host: serverName(l.Host()), Port: l.Port(), Unix: l.Unix(), Owner: socketFile(l),
+			Name: listenName(l), Host: serverName(l.Host()), Port: l.Port(), Unix: l.Unix(),
 		})
 		if l.LockFile() != nil {
 			c.Locks++
 		}
+	}
+	if !c.Command {
+		c.Page = m.pageSetup()
 	}
 	return c
 }

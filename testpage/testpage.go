@@ -1,12 +1,12 @@
 // Package testpage is the application that is served when there is no command:
-// it says hello and shows what a command would have been given, so that one
-// sees at a glance whether everything between client and socket is right.
+// it says hello and shows what a command would have been given. To a browser it
+// also says whether everything between client and socket is right, and what is
+// to be done where it is not; all of it is true of the request that it answers.
 package testpage
 
 import (
 	"bytes"
 	"errors"
-	"html"
 	"io"
 	"os"
 	"slices"
@@ -23,10 +23,11 @@ const maxBody = 1 << 20
 
 // Page is a handler for [http1.Server].
 type Page struct {
-	Meta gateway.Meta
-	// About tells what an administrator wants to know about the connection of
-	// a request, for the HTML page: names and values, in order.
-	About func(x *http1.Exchange) [][2]string
+	Meta  gateway.Meta
+	Setup Setup
+	// Sandbox says how the core is confined: "capability mode", "off", or
+	// "none: " and why.
+	Sandbox func() string
 }
 
 // scratch is the memory of one answer.
@@ -73,7 +74,12 @@ func (p *Page) Serve(x *http1.Exchange) {
 		b = b[n+1:]
 	}
 	slices.SortFunc(s.lines, bytes.Compare)
+	// What a client sent is shown as it is, to nobody but this client, and is
+	// to be taken for nothing but text.
+	x.AddField([]byte("X-Content-Type-Options"), []byte("nosniff"))
+	x.AddField([]byte("Cache-Control"), []byte("no-store"))
 	if wantsHTML(x) {
+		x.AddField([]byte("Content-Security-Policy"), []byte(policy))
 		s.out = p.html(s.out[:0], s.lines, x)
 		x.Answer(200, "text/html; charset=utf-8", s.out)
 		return
@@ -112,47 +118,4 @@ func appendLine(b, line []byte) []byte {
 		}
 	}
 	return append(b, '\'', '\n')
-}
-
-const (
-	top = `<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>onewake works</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; color: #222; background: #fff }
-h1 { color: #a00 }
-table { border-collapse: collapse; width: 100% }
-td { border-top: 1px solid #ddd; padding: .2em .6em; vertical-align: top; overflow-wrap: anywhere }
-td:first-child { white-space: nowrap; font-weight: 600; width: 1%; overflow-wrap: normal }
-code { font: 14px/1.5 ui-monospace, monospace }
-</style>
-<h1>Hello world!</h1>
-<p>onewake answers here. It was started without a command, so it shows what a command would be given.</p>
-`
-	bottom = "</table>\n</html>\n"
-)
-
-func (p *Page) html(b []byte, lines [][]byte, x *http1.Exchange) []byte {
-	row := func(name, value string) {
-		b = append(b, "<tr><td>"...)
-		b = append(b, html.EscapeString(name)...)
-		b = append(b, "<td><code>"...)
-		b = append(b, html.EscapeString(value)...)
-		b = append(b, "</code>\n"...)
-	}
-	b = append(b, top...)
-	b = append(b, "<h2>This connection</h2>\n<table>\n"...)
-	if p.About != nil {
-		for _, a := range p.About(x) {
-			row(a[0], a[1])
-		}
-	}
-	b = append(b, "</table>\n<h2>Variables of this request</h2>\n<table>\n"...)
-	for _, l := range lines {
-		eq := bytes.IndexByte(l, '=')
-		row(string(l[:eq]), string(l[eq+1:]))
-	}
-	return append(b, bottom...)
 }

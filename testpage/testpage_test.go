@@ -17,25 +17,38 @@ import (
 	"github.com/onewake/onewake/http1"
 )
 
+// unixPeer connects on a Unix socket.
+var unixPeer = http1.Peer{Addr: "<unix>", UID: 7}
+
 // ask sends a request to the page on a real socket.
 func ask(t *testing.T, p *Page, raw string) (*http.Response, string) {
+	t.Helper()
+	return askAs(t, p, unixPeer, "unix", raw)
+}
+
+// askAs does so as a peer, through "unix" or a TCP address.
+func askAs(t *testing.T, p *Page, peer http1.Peer, through, raw string) (*http.Response, string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ow")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	ln, err := net.Listen("unix", filepath.Join(dir, "s"))
+	network, address, name := "unix", filepath.Join(dir, "s"), "unix:/x"
+	if through != "unix" {
+		network, address, name = "tcp", through, "tcp4:"+through
+	}
+	ln, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &http1.Server{
 		Handler: p.Serve,
-		Admit:   func(net.Conn, *http1.Listener) (http1.Peer, bool) { return http1.Peer{Addr: "<unix>", UID: 7}, true },
+		Admit:   func(net.Conn, *http1.Listener) (http1.Peer, bool) { return peer, true },
 	}
-	go s.Serve(&http1.Listener{Listener: ln, Name: "unix:/x", Host: "host.test", Port: "0", Unix: true})
+	go s.Serve(&http1.Listener{Listener: ln, Name: name, Host: "host.test", Port: "0", Unix: network == "unix"})
 	defer s.Stop()
-	c, err := net.Dial("unix", ln.Addr().String())
+	c, err := net.Dial(network, ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,9 +72,11 @@ func ask(t *testing.T, p *Page, raw string) (*http.Response, string) {
 func page() *Page {
 	return &Page{
 		Meta: gateway.Meta{Software: "onewake/test"},
-		About: func(x *http1.Exchange) [][2]string {
-			return [][2]string{{"listener", x.Listener.Name}, {"peer", "<7> & co"}}
+		Setup: Setup{
+			Sockets: map[string]Socket{"unix:/x": {File: "0660 <7>:& co"}},
+			User:    "service", UID: 8, Users: map[int]string{7: "<7> & co"}, ContentType: "text/x", Dir: "/",
 		},
+		Sandbox: func() string { return "capability mode" },
 	}
 }
 
@@ -121,7 +136,7 @@ func TestOther(t *testing.T) {
 	}
 	p := page()
 	p.Meta.ScriptName = "/app"
-	p.About = nil
+	p.Sandbox, p.Setup = nil, Setup{}
 	if r, _ := ask(t, p, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"); r.StatusCode != 404 {
 		t.Error(r)
 	}

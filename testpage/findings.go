@@ -1,0 +1,203 @@
+package testpage
+
+import (
+	"bytes"
+	"net"
+	"runtime"
+	"strings"
+
+	"github.com/onewake/onewake/gateway"
+	"github.com/onewake/onewake/http1"
+)
+
+// Setup is what the page tells of the service besides the request. It is looked
+// up before the core is confined, which can ask neither files nor databases.
+type Setup struct {
+	Sockets     map[string]Socket // by the listener's name
+	Enforced    string            // what the system asks of who connects to a file
+	User        string            // who onewake runs as
+	UID         int
+	Users       map[int]string // names of those who may be expected to connect
+	Allow       string         // -allow, empty if not given
+	ContentType string         // of raw output
+	Dir         string         // where a command would run
+	Env         []string       // names of the variables of -env
+}
+
+// Socket is a socket file.
+type Socket struct {
+	File  string   // mode and owner, "0660 onewake:www"; empty if there is none
+	Open  bool     // for every user of the machine
+	Notes []string // of [perms.Notes]
+}
+
+// believed are the fields that -forwarded can name, in the order in which the
+// page names them.
+var believed = []string{"X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Request-Id"}
+
+// view is one request as the page sees it.
+type view struct {
+	*Page
+	x       *http1.Exchange
+	lines   [][]byte
+	socket  Socket
+	sandbox string
+	vouched bool // REMOTE_ADDR is an address that the web server told
+
+	// What is to be mended, and what is well to know: sentences for say.
+	mend, note [][]string
+}
+
+// variable gives the value of a variable of this request, or nothing.
+func (v *view) variable(name string) string {
+	for _, l := range v.lines {
+		if n, value, _ := bytes.Cut(l, []byte("=")); string(n) == name {
+			return string(value)
+		}
+	}
+	return ""
+}
+
+func (v *view) has(name string) bool {
+	for _, l := range v.lines {
+		if len(l) > len(name) && l[len(name)] == '=' && string(l[:len(name)]) == name {
+			return true
+		}
+	}
+	return false
+}
+
+// came tells whether the request has a field of this name.
+func (v *view) came(name string) bool {
+	for _, f := range v.x.Fields {
+		if http1.EqualFold(f.Name, name) {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *view) believes(name string) bool {
+	return v.Meta.Forwarded&believable([]byte(name)) != 0
+}
+
+// peer is the name of the user who connected, if it is known.
+func (v *view) peer() string { return v.Setup.Users[v.x.Peer.UID] }
+
+// look finds out what there is to say.
+func (v *view) look() {
+	v.socket = v.Setup.Sockets[v.x.Listener.Name]
+	if v.Sandbox != nil {
+		v.sandbox = v.Sandbox()
+	}
+	// A peer's own address comes with its port, or is no address.
+	v.vouched = v.variable("REMOTE_ADDR") != v.x.Peer.Addr || v.x.Peer.Port != "" && !v.has("REMOTE_PORT")
+	if v.x.Listener.Unix {
+		v.lookAtPeer()
+	} else {
+		v.lookAtPort()
+	}
+	if v.Setup.UID == 0 {
+		v.toMend("onewake runs as root, and so would the command.")
+	}
+	v.lookAtProtocol()
+	v.lookAtForwarded()
+	v.lookAtSandbox()
+}
+
+func (v *view) toMend(s ...string) { v.mend = append(v.mend, s) }
+func (v *view) toKnow(s ...string) { v.note = append(v.note, s) }
+
+// lookAtPeer judges who connected to a socket file, and who else could.
+func (v *view) lookAtPeer() {
+	switch uid := v.x.Peer.UID; {
+	case uid == 0:
+		v.toMend("who connected is root, who gets in whatever the mode says, so that this request does not show that the web server can. " +
+			"If it was the web server, its workers should be another user.")
+	case uid >= 0 && uid == v.Setup.UID:
+		v.toMend("who connected is onewake's own user, whom the mode always lets in. " +
+			"If it was the web server, whoever breaks into it owns onewake too: give each a user of its own.")
+	}
+	for _, n := range v.socket.Notes {
+		switch {
+		case !v.socket.Open:
+			v.toKnow("by the mode of the socket file, " + n + ".")
+		case v.Setup.Allow == "":
+			v.toMend("by the mode of the socket file, "+n+". ", "-socket-mode 0660", " keeps others than its group out, ", "-allow", " lets in those whom it names.")
+		}
+	}
+}
+
+// lookAtPort judges a TCP listener.
+func (v *view) lookAtPort() {
+	if a, ok := v.x.Listener.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
+		v.toMend("the port is not one of the loopback interface, so that other machines may reach it past a web server in front. Listen on ", "127.0.0.1", ", or on a ", "unix:", " socket.")
+	} else {
+		v.toKnow("every user of this machine can connect to a port, and onewake cannot tell who did. A ", "unix:", " socket has a mode and an owner.")
+	}
+	if v.Meta.Forwarded != 0 {
+		v.toKnow("whoever connects to the port is believed, by ", "-forwarded", ".")
+	}
+}
+
+func (v *view) lookAtProtocol() {
+	switch x := v.x; {
+	case x.Minor == 0:
+		v.toMend("the request came in HTTP/1.0, in which an answer that was cut short may look whole. nginx: ",
+			"proxy_http_version 1.1;", " and ", `proxy_set_header Connection "";`)
+	case !x.KeepAlive && !x.Chunked:
+		v.toKnow("the connection is closed after this request. Where each request is so, keeping it costs less. nginx: ",
+			"keepalive 8;", " in the ", "upstream", ", and ", `proxy_set_header Connection "";`)
+	}
+}
+
+// lookAtForwarded judges what the web server tells of the client.
+func (v *view) lookAtForwarded() {
+	var all, more []string // a whole -forwarded, and what is new in it
+	for _, name := range believed {
+		came := v.came(name)
+		switch {
+		case v.believes(name):
+			all = append(all, name)
+			if !came {
+				v.toMend("", name, " is believed, by ", "-forwarded", ", but did not come. Unless the web server sets it in each request, a client can send one of its own. nginx: ",
+					"proxy_set_header "+name+" "+nginxVariable[name]+";")
+			}
+		case came && !(name == "X-Forwarded-For" && v.believes("X-Real-IP")):
+			all, more = append(all, name), append(more, name)
+		}
+	}
+	address := v.believes("X-Real-IP") && v.came("X-Real-IP") || v.believes("X-Forwarded-For") && v.came("X-Forwarded-For")
+	if address && !v.vouched {
+		v.toMend("what is believed of the client's address is no address, so that ", "REMOTE_ADDR", " is ", v.x.Peer.Addr, ".")
+	}
+	if len(more) > 0 {
+		v.toKnow("not believed: ", strings.Join(more, ", "), ". What the web server itself sets, in each request, can be: start onewake with ",
+			"-forwarded "+strings.Join(all, ","))
+	}
+	if v.Meta.Forwarded&(gateway.XRealIP|gateway.XForwardedFor) == 0 && !v.came("X-Real-IP") && !v.came("X-Forwarded-For") {
+		v.toKnow("the client's address is not known: ", "REMOTE_ADDR", " is ", v.x.Peer.Addr, ". nginx: ",
+			"proxy_set_header X-Real-IP "+nginxVariable["X-Real-IP"]+";", ", and start onewake with ", "-forwarded "+strings.Join(append([]string{"X-Real-IP"}, all...), ","))
+	}
+}
+
+// nginxVariable is what nginx knows of what a field tells.
+var nginxVariable = map[string]string{
+	"X-Real-IP":         "$remote_addr",
+	"X-Forwarded-For":   "$proxy_add_x_forwarded_for",
+	"X-Forwarded-Proto": "$scheme",
+	"X-Forwarded-Host":  "$host",
+	"X-Request-Id":      "$request_id",
+}
+
+func (v *view) lookAtSandbox() {
+	reach := "what breaks into the core, which reads what strangers send, can do what user " + v.Setup.User + " can"
+	switch why, none := strings.CutPrefix(v.sandbox, "none: "); {
+	case none:
+		v.toKnow("there is no sandbox: " + why + ". " + strings.ToUpper(reach[:1]) + reach[1:] + ".")
+	case v.sandbox == "off" && runtime.GOOS == "freebsd":
+		v.toMend("the sandbox is off, by ", "-sandbox off", ": "+reach+".")
+	case v.sandbox == "off":
+		v.toKnow("the sandbox is off, by ", "-sandbox off", ", and there is none on "+runtime.GOOS+".")
+	}
+}
