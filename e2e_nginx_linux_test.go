@@ -25,7 +25,7 @@ var families = []string{"unix", "tcp4:127.0.0.1:0", "tcp6:[::1]:0"}
 // where nginx listens.
 func front(t *testing.T, family string, args ...string) (s *server, addr string) {
 	t.Helper()
-	nginx := need(t, "nginx", "apt-get install nginx-light")
+	need(t, "nginx", "apt-get install nginx-light")
 	l := launch{dir: newDir(t, nil), args: append([]string{"-forwarded", "X-Real-IP,X-Forwarded-Proto"}, args...)}
 	workers := ""
 	if u, err := user.Lookup("www-data"); err == nil && os.Geteuid() == 0 {
@@ -38,7 +38,14 @@ func front(t *testing.T, family string, args ...string) (s *server, addr string)
 		l.args = append([]string{"-listen", family}, l.args...)
 	}
 	s = l.start(t)
-	upstream := strings.TrimPrefix(s.addr, "tcp:")
+	return s, proxy(t, strings.TrimPrefix(s.addr, "tcp:"), workers)
+}
+
+// proxy starts nginx in front of upstream, with a line for its workers, and
+// gives where it listens.
+func proxy(t *testing.T, upstream, workers string) (addr string) {
+	t.Helper()
+	nginx := need(t, "nginx", "apt-get install nginx-light")
 	dir := newDir(t, nil)
 	for range 5 {
 		ln, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -117,11 +124,11 @@ http {
 			}
 		}
 		if up {
-			return s, addr
+			return addr
 		}
 	}
 	t.Fatal("nginx does not start")
-	return nil, ""
+	return ""
 }
 
 // via is the server as seen through nginx.

@@ -1,0 +1,426 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The test page as an administrator sees it: in a browser, through nginx.
+
+// envScreenshot is a directory that TestBrowser writes the pictures of docs to.
+const envScreenshot = "ONEWAKE_SCREENSHOT"
+
+// browserTime is how long all of it may take.
+const browserTime = 20 * time.Second
+
+func TestBrowser(t *testing.T) {
+	need(t, "nginx", "apt-get install nginx-light")
+	tidy := need(t, "tidy", "apt-get install tidy")
+	b := openBrowser(t)
+	l := launch{args: []string{"-forwarded", "X-Real-IP,X-Forwarded-Proto"}}
+	workers, peer := "", userName(os.Geteuid())
+	if u, err := user.Lookup("www-data"); err == nil && os.Geteuid() == 0 {
+		// As it is in earnest: two ordinary users, and the web server's gets in
+		// by the socket's group.
+		workers, peer = "user www-data;", u.Username
+		l.cred = nobody(t)
+		gid, _ := strconv.Atoi(u.Gid)
+		l.cred.Gid = uint32(gid)
+	}
+	s := l.start(t)
+	addr := proxy(t, s.addr, workers)
+	url := "http://" + addr
+
+	// The usual request: who came, and nothing that the page's policy forbids or
+	// that has to be asked for.
+	b.open(url + "/")
+	if got := b.requests(); len(got) != 1 {
+		t.Errorf("the page asks for more than itself: %q", got)
+	}
+	if got := b.complaints(); len(got) > 0 {
+		t.Errorf("the browser complains: %q", got)
+	}
+	// innerText has no white space at the ends of a paragraph.
+	want := fmt.Sprintf("This request came through unix:%s, mode and owner %s, from a process of user %s (uid %d).\n",
+		s.path, splitList(s.await("start")["socket"])[0], peer, lookupUID(t, peer))
+	if shown := b.text("document.body.innerText"); !strings.Contains(shown, want) || !strings.Contains(shown, "REMOTE_ADDR\n127.0.0.1") {
+		t.Errorf("no %q in the page:\n%s", want, shown)
+	}
+
+	// A request full of script, and a browser that would run it, as it lets the
+	// policy be.
+	const evil = `<script>document.title='evil'</script><img src="/x" onerror="document.title='evil'">`
+	b.call("Page.setBypassCSP", `{"enabled":true}`)
+	b.call("Network.setExtraHTTPHeaders", fmt.Sprintf(`{"headers":{"X-Evil":%q,"X-Forwarded-Host":%[1]q,"Cookie":%[1]q}}`, evil))
+	escaped := "%3Cscript%3Edocument.title='evil'%3C/script%3E%3Cimg%20src=%22/x%22%20onerror=%22document.title='evil'%22%3E"
+	b.open(url + "/" + escaped + "?" + escaped)
+	if got := b.text("document.title"); got != "onewake works" {
+		t.Errorf("title %q", got)
+	}
+	if got := b.text(`String(document.querySelectorAll("script,img,[onerror],[src],[href]").length)`); got != "0" {
+		t.Errorf("%s elements that are not of the page", got)
+	}
+	shown := b.text("document.body.innerText")
+	for _, want := range []string{"HTTP_X_EVIL\n" + evil, "PATH_INFO\n/" + evil, "HTTP_COOKIE\n" + evil, "X-Forwarded-Host\n" + evil, "QUERY_STRING\n%3Cscript%3E"} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("no %q in the page:\n%s", want, shown)
+		}
+	}
+
+	// HTML without a fault, through nginx, and past it with more to be mended.
+	for _, w := range []*server{via(s, addr), s} {
+		for _, target := range []string{"/", "/" + escaped + "%01%FF%E2%80%AE?'\""} {
+			check := exec.Command(tidy, "-errors", "-quiet")
+			check.Stdin = strings.NewReader(w.get(target, "Accept: text/html", "X-Evil: "+evil).body)
+			if out, err := check.CombinedOutput(); err != nil || len(out) > 0 {
+				t.Errorf("tidy, %s: %v\n%s", target, err, out)
+			}
+		}
+	}
+
+	// On a telephone and on a desk, by day and by night.
+	paper := make(map[string]color.Gray)
+	for _, scheme := range []string{"light", "dark"} {
+		b.call("Emulation.setEmulatedMedia", fmt.Sprintf(`{"features":[{"name":"prefers-color-scheme","value":%q}]}`, scheme))
+		for _, width := range []int{360, 1280} {
+			b.resize(width)
+			if got := b.text(`String(document.documentElement.scrollWidth)`); got != fmt.Sprint(width) {
+				t.Errorf("%s: a page of %s pixels in a window of %d", scheme, got, width)
+			}
+			if got := b.text(tooWide); got != "" {
+				t.Errorf("%s, %d pixels: does not fit: %s", scheme, width, got)
+			}
+			img := b.picture()
+			if img.Bounds().Dx() != width || img.Bounds().Dy() < 400 {
+				t.Errorf("%s: a picture of %v", scheme, img.Bounds())
+			}
+			paper[scheme] = color.GrayModel.Convert(img.At(2, 2)).(color.Gray)
+			if n := marks(img, paper[scheme]); n < 2000 {
+				t.Errorf("%s, %d pixels: %d pixels are not as bright as the paper", scheme, width, n)
+			}
+		}
+	}
+	if paper["light"].Y < 200 || paper["dark"].Y > 60 {
+		t.Errorf("paper: %v", paper)
+	}
+	s.stop()
+	if dir := os.Getenv(envScreenshot); dir != "" {
+		takePictures(t, b, dir)
+	}
+	if d := time.Since(b.began); d > browserTime {
+		t.Errorf("took %v", d)
+	}
+}
+
+// tooWide names what is cut off or wider than its place.
+const tooWide = `[...document.querySelectorAll("body *")].filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 ||
+	e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(e => e.tagName + " " + e.textContent).join("\n")`
+
+// marks counts the pixels that differ from the paper.
+func marks(img image.Image, paper color.Gray) (n int) {
+	for y := range img.Bounds().Dy() {
+		for x := range img.Bounds().Dx() {
+			if d := int(color.GrayModel.Convert(img.At(x, y)).(color.Gray).Y) - int(paper.Y); d > 64 || d < -64 {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+func lookupUID(t *testing.T, name string) (uid int) {
+	t.Helper()
+	u, err := user.Lookup(name)
+	if err == nil {
+		uid, err = strconv.Atoi(u.Uid)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uid
+}
+
+// takePictures writes what docs show: the page as the usual installation has
+// it, with its path and its users. They are put in place for this onewake
+// alone, in a mount namespace.
+func takePictures(t *testing.T, b *browser, dir string) {
+	needRoot(t, "it mounts")
+	www := lookupUID(t, "www-data")
+	place := newDir(t, &syscall.Credential{Uid: 2000, Gid: uint32(www)})
+	names := newDir(t, nil)
+	for name, text := range map[string]string{
+		"passwd": fmt.Sprintf("root:x:0:0::/:/bin/sh\nwww:x:%d:%[1]d::/:\nonewake:x:2000:2000::/:\n", www),
+		"group":  fmt.Sprintf("root:x:0:\nwww:x:%d:onewake\nonewake:x:2000:\n", www),
+	} {
+		if err := os.WriteFile(names+"/"+name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := launch{raw: true, before: []string{"unshare", "--mount", "/bin/sh", "-ec", `
+mount -t tmpfs none /run
+mkdir /run/onewake
+mount --bind "$1" /run/onewake
+mount --bind "$2/passwd" /etc/passwd
+mount --bind "$2/group" /etc/group
+shift 2
+exec setpriv --reuid 2000 --regid 2000 --groups ` + fmt.Sprint(www) + ` "$@"`, "sh", place, names},
+		args: []string{"-socket-group", "www", "-forwarded", "X-Real-IP,X-Forwarded-Proto"}}.start(t)
+	b.call("Network.setExtraHTTPHeaders", `{"headers":{}}`)
+	b.open("http://" + proxy(t, "unix:"+place+"/onewake.sock", "user www-data;"))
+	b.resize(720)
+	for _, scheme := range []string{"light", "dark"} {
+		b.call("Emulation.setEmulatedMedia", fmt.Sprintf(`{"features":[{"name":"prefers-color-scheme","value":%q}]}`, scheme))
+		// As far as the variables, which are those of one browser on one machine.
+		img := b.picture()
+		height, err := strconv.ParseFloat(b.text(`String(document.querySelectorAll("h2")[3].getBoundingClientRect().top - 20)`), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		enc := png.Encoder{CompressionLevel: png.BestCompression}
+		if err := enc.Encode(&out, fewColours(img, image.Rect(0, 0, 720, int(height)))); err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Join(dir, "testpage-"+scheme+".png")
+		if err := os.WriteFile(name, out.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %d bytes", name, out.Len())
+	}
+	s.signal(syscall.SIGTERM)
+	s.wait()
+}
+
+// fewColours cuts a part out of a picture and gives it a palette: the colours
+// that are there, or, past 256, the nearest of those that came first.
+func fewColours(img image.Image, part image.Rectangle) image.Image {
+	p := image.NewPaletted(part, nil)
+	for y := part.Min.Y; y < part.Max.Y; y++ {
+		for x := part.Min.X; x < part.Max.X; x++ {
+			c := color.RGBAModel.Convert(img.At(x, y))
+			if len(p.Palette) < 256 && !slices.Contains(p.Palette, c) {
+				p.Palette = append(p.Palette, c)
+			}
+			p.Set(x, y, c)
+		}
+	}
+	return p
+}
+
+// browser is Chromium without a window, spoken to by its DevTools protocol over
+// two pipes: JSON, with a NUL at its end.
+type browser struct {
+	t       *testing.T
+	to      *os.File
+	from    *bufio.Reader
+	session string
+	last    int
+	events  []message // since the page was opened
+	began   time.Time
+}
+
+type message struct {
+	ID     int             `json:"id"`
+	Method string          `json:"method"`
+	Params json.RawMessage `json:"params"`
+	Result json.RawMessage `json:"result"`
+	Error  json.RawMessage `json:"error"`
+}
+
+func openBrowser(t *testing.T) *browser {
+	t.Helper()
+	chromium := need(t, "chromium", "apt-get install chromium")
+	home := newDir(t, nil)
+	fromUs, to, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, toUs, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &browser{t: t, to: to, from: bufio.NewReader(from), began: time.Now()}
+	// Its own sandbox does not work for root; it sees our page alone.
+	cmd := exec.Command(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+		"--no-first-run", "--no-proxy-server", "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--disable-sync",
+		"--force-color-profile=srgb", "--lang=en", "--user-data-dir="+home, "--remote-debugging-pipe", "about:blank")
+	cmd.Env = []string{"PATH=" + commandPath, "HOME=" + home, "LANG=C.UTF-8", "TZ=UTC"}
+	cmd.ExtraFiles = []*os.File{fromUs, toUs}
+	// A process group of its own, which ends with us and as a whole.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	var noise bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &noise, &noise
+	cmd.WaitDelay = time.Second
+	err = cmd.Start()
+	fromUs.Close()
+	toUs.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	from.SetReadDeadline(time.Now().Add(browserTime))
+	t.Cleanup(func() {
+		to.Close() // it ends by this
+		exited := make(chan struct{})
+		go func() { cmd.Wait(); close(exited) }()
+		select {
+		case <-exited:
+		case <-time.After(2 * time.Second):
+		}
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		<-exited
+		from.Close()
+		if t.Failed() {
+			t.Logf("chromium: %s", &noise)
+		}
+	})
+	var target struct{ TargetID string }
+	b.result("Target.createTarget", `{"url":"about:blank"}`, &target)
+	var attached struct{ SessionID string }
+	b.result("Target.attachToTarget", fmt.Sprintf(`{"targetId":%q,"flatten":true}`, target.TargetID), &attached)
+	b.session = attached.SessionID
+	for _, domain := range []string{"Page", "Network", "Log", "Runtime", "Audits"} {
+		b.call(domain+".enable", "{}")
+	}
+	return b
+}
+
+// call calls a method of the DevTools protocol and waits for its result.
+func (b *browser) call(method, params string) json.RawMessage {
+	b.t.Helper()
+	b.last++
+	m := map[string]any{"id": b.last, "method": method, "params": json.RawMessage(params)}
+	if b.session != "" {
+		m["sessionId"] = b.session
+	}
+	text, err := json.Marshal(m)
+	if err == nil {
+		_, err = b.to.Write(append(text, 0))
+	}
+	if err != nil {
+		b.t.Fatalf("%s: %v", method, err)
+	}
+	for {
+		m := b.next(method)
+		if m.ID != b.last {
+			continue
+		}
+		if m.Error != nil {
+			b.t.Fatalf("%s: %s", method, m.Error)
+		}
+		return m.Result
+	}
+}
+
+// next reads one message; events are kept.
+func (b *browser) next(why string) (m message) {
+	b.t.Helper()
+	text, err := b.from.ReadBytes(0)
+	if err == nil {
+		err = json.Unmarshal(text[:len(text)-1], &m)
+	}
+	if err != nil {
+		b.t.Fatalf("chromium, %s: %v", why, err)
+	}
+	if m.Method != "" {
+		b.events = append(b.events, m)
+	}
+	return m
+}
+
+func (b *browser) result(method, params string, to any) {
+	b.t.Helper()
+	if err := json.Unmarshal(b.call(method, params), to); err != nil {
+		b.t.Fatalf("%s: %v", method, err)
+	}
+}
+
+// open loads a page and waits until all of it is there.
+func (b *browser) open(url string) {
+	b.t.Helper()
+	b.events = nil
+	var r struct{ ErrorText string }
+	text, _ := json.Marshal(map[string]string{"url": url})
+	if b.result("Page.navigate", string(text), &r); r.ErrorText != "" {
+		b.t.Fatalf("%s: %s", url, r.ErrorText)
+	}
+	loaded := func(m message) bool { return m.Method == "Page.loadEventFired" }
+	for !slices.ContainsFunc(b.events, loaded) {
+		b.next("waiting for " + url)
+	}
+	// A picture that an evil page asks for would be asked for by now.
+	b.text("new Promise(r => requestAnimationFrame(() => setTimeout(() => r(''), 50)))")
+}
+
+// text evaluates what gives a string, or a promise of one.
+func (b *browser) text(expression string) string {
+	b.t.Helper()
+	params, _ := json.Marshal(map[string]any{"expression": expression, "awaitPromise": true})
+	var r struct {
+		Result           struct{ Value string }
+		ExceptionDetails json.RawMessage
+	}
+	if b.result("Runtime.evaluate", string(params), &r); r.ExceptionDetails != nil {
+		b.t.Fatalf("%s: %s", expression, r.ExceptionDetails)
+	}
+	return r.Result.Value
+}
+
+// requests are the addresses that the page has made the browser ask for.
+func (b *browser) requests() (urls []string) {
+	for _, m := range b.events {
+		var p struct{ Request struct{ URL string } }
+		if m.Method == "Network.requestWillBeSent" && json.Unmarshal(m.Params, &p) == nil {
+			urls = append(urls, p.Request.URL)
+		}
+	}
+	return urls
+}
+
+// complaints are what stands in the browser's console, and what it would tell a
+// developer of, such as a style that the policy forbids.
+func (b *browser) complaints() (list []string) {
+	for _, m := range b.events {
+		switch m.Method {
+		case "Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Audits.issueAdded":
+			list = append(list, string(m.Params))
+		}
+	}
+	return list
+}
+
+func (b *browser) resize(width int) {
+	b.t.Helper()
+	b.call("Emulation.setDeviceMetricsOverride", fmt.Sprintf(`{"width":%d,"height":800,"deviceScaleFactor":1,"mobile":false}`, width))
+}
+
+// picture is all of the page, also what does not fit the window.
+func (b *browser) picture() image.Image {
+	b.t.Helper()
+	var r struct{ Data string }
+	b.result("Page.captureScreenshot", `{"format":"png","captureBeyondViewport":true}`, &r)
+	data, err := base64.StdEncoding.DecodeString(r.Data)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	img, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return img
+}
