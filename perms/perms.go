@@ -9,6 +9,13 @@
 // unix(7). POSIX promises neither, so that other systems may not look at the
 // file at all: there, only the directory is a guard to rely on. [Enforced] says
 // which of these the program runs on.
+//
+// [Parse] is called at start, as it looks names up, which a confined process
+// cannot do. The [Spec] goes to [github.com/onewake/onewake/sock.Listen], which
+// sets it before anybody can connect. A program that makes its socket by
+// itself calls [Spec.ApplyAt] between bind(2) and listen(2), in a directory that
+// nobody else can write: once it listens, it is too late. Permissions count when
+// a client connects; a connection lasts whatever becomes of them.
 package perms
 
 import (
@@ -38,7 +45,7 @@ type Spec struct {
 // Parse reads a Spec from its parts, in the form that an administrator types:
 // an octal mode of at most 0777, a user and a group, each a name or a number. An
 // empty part is [Unchanged]. All parts that cannot be used are reported at
-// once, in a [multierror.Error].
+// once, in one line, each with its value.
 func Parse(mode, owner, group string) (Spec, error) {
 	s := Spec{Unchanged, Unchanged, Unchanged}
 	var errs *multierror.Error
@@ -106,7 +113,9 @@ func (s Spec) String() string {
 	return part(s.Mode, "%#04o") + " " + part(s.UID, "%d") + ":" + part(s.GID, "%d")
 }
 
-// LookupUser returns the id of a user given by name or by number. As chown(8)
+// LookupUser returns the id of a user given by name or by number, as
+// [os/user.Lookup] knows it: a program that was built without cgo reads
+// /etc/passwd and /etc/group only. As chown(8)
 // does, it takes a name for a name even if it is made of digits; a number
 // needs no entry in the user database.
 func LookupUser(nameOrNumber string) (uid int, err error) {
@@ -187,7 +196,8 @@ func Enforced() string { return enforced }
 
 // Notes returns what an administrator may want to read in the log about a
 // socket file of this mode, owner and group, such as that everybody can
-// connect. The texts are constant and short. No notes is the common case.
+// connect; what it says is so where [Enforced] says that the mode is asked for.
+// The texts are constant and short. No notes is the common case.
 func Notes(mode os.FileMode, uid, gid int) []string {
 	const write = 0o222
 	var notes []string

@@ -1,0 +1,65 @@
+package perms_test
+
+import (
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/onewake/onewake/perms"
+)
+
+func ExampleParse() {
+	spec, err := perms.Parse("0660", "", "80")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(spec)
+
+	_, err = perms.Parse("rw-rw----", "no such user", "")
+	fmt.Println(err)
+	// Output:
+	// 0660 -:80
+	// mode "rw-rw----": not an octal number from 0 to 0777; user "no such user": no such user, and not a number from 0 to 4294967294
+}
+
+// The directory stays open, so that the file is one in the directory that was
+// looked at, whatever becomes of the path.
+func ExampleSpec_ApplyAt() {
+	name, err := os.MkdirTemp("", "ow")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(name)
+	if err := os.WriteFile(name+"/file", nil, 0o600); err != nil {
+		log.Fatal(err)
+	}
+	dir, err := os.Open(name)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer dir.Close()
+
+	spec, err := perms.Parse("0640", "", "")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := spec.ApplyAt(dir, "file"); err != nil {
+		log.Fatal(err)
+	}
+	fi, err := os.Lstat(name + "/file")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(fi.Mode())
+	// Output: -rw-r-----
+}
+
+func ExampleNotes() {
+	for _, mode := range []os.FileMode{0o666, 0o600, 0o444} {
+		fmt.Println(mode, perms.Notes(mode, os.Geteuid(), os.Getegid()))
+	}
+	// Output:
+	// -rw-rw-rw- [every local user can connect]
+	// -rw------- [no user but the owner and root can connect]
+	// -r--r--r-- [no user but root can connect]
+}
