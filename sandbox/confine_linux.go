@@ -16,22 +16,26 @@ import (
 
 // refused are the system calls that capability mode refuses whatever their
 // arguments, as sys/kern/capabilities.conf has it, and those that take a path:
-// relative to a directory descriptor they would be allowed, but who holds no
-// directory has no use for them.
+// relative to a directory descriptor they would be allowed, but nobody here has
+// a use for them, save for those in fromDir.
 var refused = []uintptr{
 	unix.SYS_ACCT, unix.SYS_BIND, unix.SYS_CHDIR, unix.SYS_CHROOT, unix.SYS_CONNECT,
 	unix.SYS_EXECVE, unix.SYS_EXECVEAT, unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2,
 	unix.SYS_FCHDIR, unix.SYS_FCHMODAT, unix.SYS_FCHMODAT2, unix.SYS_FCHOWNAT,
 	unix.SYS_INOTIFY_ADD_WATCH, unix.SYS_KEXEC_LOAD, unix.SYS_LINKAT, unix.SYS_LISTXATTR,
 	unix.SYS_MKDIRAT, unix.SYS_MKNODAT, unix.SYS_MOUNT, unix.SYS_NAME_TO_HANDLE_AT,
-	unix.SYS_NEWFSTATAT, unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_OPEN_BY_HANDLE_AT,
+	unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_OPEN_BY_HANDLE_AT,
 	unix.SYS_PIDFD_OPEN, unix.SYS_PIDFD_SEND_SIGNAL, unix.SYS_PIVOT_ROOT,
 	unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_PTRACE,
 	unix.SYS_READLINKAT, unix.SYS_REBOOT, unix.SYS_RENAMEAT2, unix.SYS_SETGID,
 	unix.SYS_SETGROUPS, unix.SYS_SETPGID, unix.SYS_SETUID, unix.SYS_STATFS, unix.SYS_STATX,
 	unix.SYS_SWAPON, unix.SYS_SYMLINKAT, unix.SYS_TRUNCATE, unix.SYS_UMOUNT2,
-	unix.SYS_UNLINKAT, unix.SYS_UNSHARE, unix.SYS_UTIMENSAT, unix.SYS_WAIT4, unix.SYS_WAITID,
+	unix.SYS_UNSHARE, unix.SYS_UTIMENSAT, unix.SYS_WAIT4, unix.SYS_WAITID,
 }
+
+// fromDir may look at and remove names in a directory that is open, as a server
+// that stops does with its socket file.
+var fromDir = []uintptr{unix.SYS_NEWFSTATAT, unix.SYS_UNLINKAT}
 
 // ownOnly may signal this process alone.
 var ownOnly = []uintptr{unix.SYS_KILL, unix.SYS_TGKILL}
@@ -51,6 +55,11 @@ func enter() error {
 	prog := []unix.SockFilter{load(nr)}
 	for _, n := range append(refused, refusedHere...) {
 		prog = append(prog, unless(n, 1), ret(unix.SECCOMP_RET_KILL_PROCESS))
+	}
+	cwd := unix.AT_FDCWD // not a constant, so that it can be cut down to the 32 bits that count
+	for _, n := range fromDir {
+		prog = append(prog, unless(n, 4), load(arg0), unless(uintptr(uint32(cwd)), 1),
+			ret(unix.SECCOMP_RET_KILL_PROCESS), ret(unix.SECCOMP_RET_ALLOW))
 	}
 	for _, n := range ownOnly {
 		prog = append(prog, unless(n, 4), load(arg0), unless(uintptr(os.Getpid()), 1),

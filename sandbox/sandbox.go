@@ -1,27 +1,58 @@
 // Package sandbox gives a program's powers up: the rights of single
 // descriptors with [Limit], and everything that needs a name, such as opening a
-// path, connecting or executing, with [Enter].
+// path, connecting or executing, with [Enter]. It is for programs that read what
+// strangers send: whoever takes one over has then no more than the descriptors
+// that it holds.
 //
 // On FreeBSD this is Capsicum, see capsicum(4). Elsewhere Limit and Enter do
 // nothing and say so, with [ErrUnsupported]: a caller writes one sequence of
 // calls for every system and decides what it makes of that answer.
 //
-// A program opens all that it will need, limits each descriptor to what it is
-// for, enters, and only then reads what strangers send:
+// # Order of calls
 //
-//	err := sandbox.Limit(listener, sandbox.Serve)
-//	if err == nil {
-//		err = sandbox.Enter()
-//	}
-//	if err != nil && !errors.Is(err, sandbox.ErrUnsupported) {
-//		return err
+// First [Untraceable] and [AcquireReaper], if they are wanted. Then open all that
+// will be needed, and look up all names. Then Limit each descriptor to what it is
+// for, and those that others have opened, such as 0, 1 and 2, with [LimitFD]: one
+// that was forgotten keeps its full rights. Then Enter, and only then read what
+// strangers send.
+//
+//	for _, err := range []error{sandbox.Limit(file, sandbox.Read), sandbox.Enter()} {
+//		if err != nil && !errors.Is(err, sandbox.ErrUnsupported) {
+//			return err
+//		}
 //	}
 //
-// What a Go program should know before it enters: the local time zone is read
-// from a file when it is first used, so that it must be used before, or is UTC
-// from then on, without any error; [net.FileListener] and [net.FileConn]
-// duplicate the descriptor, and the first one keeps its full rights unless it is
-// limited before or closed.
+// # What Go programs come upon
+//
+// After Enter these fail with ECAPMODE, "not permitted in capability mode":
+// [os.Open], [os.Stat], [os.CreateTemp] and all else that takes a path, so that
+// templates, certificates and keys must have been read;
+// [net.Dial], [net.Listen] and look-ups of host names; [os/exec], and
+// [os.Process.Wait] and Signal of other processes. Look-ups of users and groups
+// fail as well, except of what is known already.
+//
+// Some parts of the standard library open files later than one might think, and
+// not all of them tell:
+//
+//   - [time.Local] is read when it is first used, as by package log; after
+//     Enter it is UTC, without any error. Before Enter, call time.Now().Zone().
+//     [time.LoadLocation] fails.
+//   - Package mime reads the system's tables at the first call of
+//     [mime.TypeByExtension], as made by [net/http.ServeContent]; after Enter
+//     it knows only its own short list, without any error.
+//   - Package crypto/x509 reads the system's root certificates at the first
+//     verification that wants them. Before Enter, call [crypto/x509.SystemCertPool].
+//   - [net/http.Request.ParseMultipartForm] makes temporary files of what is
+//     larger than its argument.
+//   - [net.FileListener], [net.FileConn] and [net.UnixListener.File] duplicate the
+//     descriptor, and the first one keeps its full rights unless it is limited
+//     before or closed.
+//
+// What goes on to work: goroutines, timers, descriptors that are open, and
+// connections accepted from a listener, net/http among them; [os.Pipe],
+// [os.Hostname], crypto/rand. An [os.Root] that was opened before goes on to open
+// and to make files below its directory, for [net/http.FileServerFS] and the
+// like; its descriptor cannot be limited.
 package sandbox
 
 import (
@@ -38,7 +69,8 @@ import (
 //
 // A FreeBSD kernel that was built without Capsicum is another matter: there the
 // calls fail with ENOSYS, which is not ErrUnsupported, so that a program that
-// is confined on FreeBSD is never run unconfined there.
+// is confined on FreeBSD is never run unconfined there. It is an
+// errors.ErrUnsupported, however: that is not what to compare with.
 var ErrUnsupported error = unsupported{}
 
 type unsupported struct{}
@@ -109,6 +141,7 @@ func (r Rights) String() string {
 // be taken away. Files and the listeners and connections of package net are
 // all a [syscall.Conn]. Descriptors made from this one later, by dup(2),
 // accept(2) or fork(2), have the same rights; those made earlier keep theirs.
+// Limit works before and after [Enter].
 //
 // On FreeBSD see cap_rights_limit(2); ioctl(2) is never permitted, and of
 // fcntl(2) only reading and setting the status flags. Asking for a right that
@@ -126,7 +159,7 @@ func Limit(c syscall.Conn, r Rights) error {
 	return lerr
 }
 
-// LimitFD is [Limit] for a descriptor's number.
+// LimitFD is [Limit] for a descriptor's number, such as 0, 1 and 2.
 func LimitFD(fd int, r Rights) error {
 	if extra := r &^ (1<<len(rightNames) - 1); extra != 0 {
 		return fmt.Errorf("limit rights of descriptor %d: %v: no such right", fd, extra)

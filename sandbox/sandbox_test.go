@@ -20,6 +20,9 @@ var roles = map[string]func() error{
 	"orphan":      childOrphan,
 }
 
+// Roles lets the example, which is in a package of its own, add its one.
+var Roles = roles
+
 func TestMain(m *testing.M) {
 	role := os.Getenv("SANDBOX_TEST_ROLE")
 	if role == "" {

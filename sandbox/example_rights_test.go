@@ -1,0 +1,44 @@
+package sandbox_test
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/onewake/onewake/sandbox"
+)
+
+// The writing end of a pipe that is good for nothing but writing. Where there
+// is a sandbox, asking for more afterwards is an error.
+func ExampleLimit() {
+	r, w, err := os.Pipe()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	switch err := sandbox.Limit(w, sandbox.Write|sandbox.Event); {
+	case errors.Is(err, sandbox.ErrUnsupported):
+		log.Print("not limited: ", err)
+	case err != nil:
+		log.Fatal(err)
+	case sandbox.Limit(w, sandbox.Read) == nil:
+		fmt.Println("what was taken away came back")
+	}
+	fmt.Fprintln(w, "hello")
+	var line string
+	fmt.Fscan(r, &line)
+	fmt.Println(line)
+	// Output: hello
+}
+
+func ExampleRights() {
+	fmt.Println(sandbox.Read | sandbox.Flock)
+	fmt.Println(sandbox.Serve &^ sandbox.Converse)
+	fmt.Println(sandbox.Rights(0))
+	// Output:
+	// read+flock
+	// accept
+	// none
+}
