@@ -2,11 +2,9 @@ package sock
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/onewake/onewake/perms"
-	"github.com/onewake/onewake/sandbox"
 )
 
 // unchanged leaves mode and owner alone.
@@ -53,8 +50,11 @@ var roles = map[string]func(path, arg string) error{
 	"kill":    childKill,
 	"race":    childRace,
 	"hold":    childHold,
-	"serve":   childServe,
+	"other":   childOther,
 }
+
+// Roles lets the examples, which are in a package of their own, add theirs.
+var Roles = roles
 
 // childConnect connects, says so, and stays until its input ends.
 func childConnect(path, _ string) error {
@@ -125,43 +125,26 @@ func childHold(path, _ string) error {
 	return l.Close()
 }
 
-// childServe is the server of the package example, as confined as the system
-// can.
-func childServe(path, _ string) error {
-	l, err := Listen(Addr{Unix, path}, mode(0o600))
+// childOther is a program that knows nothing of this package, and serves at the
+// path without much care until its input ends.
+func childOther(path, _ string) error {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return err
 	}
-	_ = time.Now().Local().String()
-	err = sandbox.Limit(l.File(), sandbox.Serve)
-	if err == nil {
-		err = sandbox.LimitFD(int(onlyFD(l.LockFile())), 0)
-	}
-	if err == nil {
-		err = sandbox.Enter()
-	}
-	if err != nil && !errors.Is(err, sandbox.ErrUnsupported) {
-		return err
-	}
-	fmt.Println("serving, confined:", sandbox.Entered())
+	l.SetUnlinkOnClose(false)
+	fmt.Println("listening")
 	go func() {
-		io.Copy(io.Discard, os.Stdin)
-		if err := l.Close(); err != nil {
-			fmt.Println("error:", err)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
 		}
 	}()
-	err = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintln(w, "remote address", r.RemoteAddr)
-	}))
-	if errors.Is(err, net.ErrClosed) {
-		err = nil
-	}
+	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
-}
-
-func onlyFD(f *os.File) (fd int) {
-	onFD(f, func(n int) error { fd = n; return nil })
-	return fd
 }
 
 // A child is a running role.
@@ -242,8 +225,9 @@ func (c *child) line(t *testing.T) string {
 	return strings.TrimSpace(s)
 }
 
-// end lets the child finish and returns the rest of its output.
+// end lets the child finish, in 20 s at most, and returns the rest of its output.
 func (c *child) end() (string, error) {
+	defer time.AfterFunc(20*time.Second, func() { c.Process.Kill() }).Stop()
 	c.in.Close()
 	out, _ := io.ReadAll(c.out)
 	return strings.TrimSpace(string(out)), c.Wait()

@@ -1,12 +1,10 @@
 package sock
 
 import (
-	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/sandbox"
 )
 
 // talk connects, is accepted and exchanges a byte.
@@ -493,29 +493,34 @@ func TestFromFile(t *testing.T) {
 	}
 }
 
-// TestServeConfined runs the package example for real.
-func TestServeConfined(t *testing.T) {
+// A limited listener does all that it is for.
+func TestLimit(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
-	c := start(t, "serve", path, "", nil)
-	t.Log(c.line(t))
-	client := http.Client{Transport: &http.Transport{
-		DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) },
-	}}
-	defer client.CloseIdleConnections()
-	resp, err := client.Get("http://x/")
-	if err != nil {
-		t.Fatal(err)
+	var want error
+	if runtime.GOOS != "freebsd" {
+		want = sandbox.ErrUnsupported
 	}
-	body, _ := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if string(body) != "remote address <unix>\n" {
-		t.Errorf("got %q", body)
-	}
-	if out, err := c.end(); err != nil || out != "" {
-		t.Errorf("%s, %v", out, err)
-	}
-	if exists(path) {
-		t.Error("file there after Close")
+	for _, accepted := range []bool{false, true} {
+		l := listen(t, path, mode(0o600))
+		if accepted {
+			talk(t, l)
+		}
+		err := l.Limit()
+		t.Log(err)
+		if !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+		checkLimited(t, l)
+		talk(t, l)
+		if m, _, _, err := l.Info(); m != 0o600|os.ModeSocket || err != nil {
+			t.Errorf("Info: %v, %v", m, err)
+		}
+		if err := l.Close(); err != nil || exists(path) {
+			t.Errorf("Close: %v, file there: %v", err, exists(path))
+		}
+		if err := l.Limit(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("when closed: %v", err)
+		}
 	}
 }
 

@@ -20,7 +20,10 @@ type Cred struct {
 func (c Cred) In(gid int) bool { return slices.Contains(c.Groups, gid) }
 
 // PeerCred returns the credentials of the peer of a connected Unix stream
-// socket. It works in capability mode.
+// socket; of any other the result is an error. It works in capability mode. The
+// connections that [Listener.Accept] and package net make are all a
+// [syscall.Conn]. An HTTP handler learns them by way of
+// [net/http.Server.ConnContext], as the example shows.
 //
 // On FreeBSD see unix(4), LOCAL_PEERCRED: the effective group and 15 others at
 // most, and the pid since 13; a peer in another jail is not told apart. On

@@ -1,9 +1,11 @@
 // Package sock listens on guarded sockets: Unix sockets whose file only the
 // right users can reach, from the first moment on, and TCP sockets and inherited
-// ones with the same methods.
+// ones with the same methods. A [Listener] is a [net.Listener]: an
+// [net/http.Server] or anything else that serves on one can use it as it is.
 //
-// What a program has to get right with the file of a Unix socket, see unix(4) on
-// FreeBSD and unix(7) on Linux, is done here once:
+// It is for servers that other programs of the same machine connect to, such as
+// a web server in front. What such a program has to get right with the file of
+// its socket, see unix(4) on FreeBSD and unix(7) on Linux, is done here once:
 //
 //   - A leftover file does not stop a start, and yet nothing is removed that
 //     could be somebody else's: not a live server's socket, and nothing that
@@ -17,6 +19,13 @@
 //     would be no guard.
 //   - Closing removes the file, but never a successor's.
 //
+// The order of calls is: [perms.Parse] for the permissions; [Parse] for an
+// address that somebody typed; [Listen]; on systems with a sandbox
+// [Listener.Limit] and [sandbox.Enter]; then [net/http.Server.Serve]. The
+// directory must be there, and be writable for the process and no other
+// ordinary user: "install -d -o USER -g GROUP -m 0750 DIR", where GROUP is that of
+// the clients. Nothing here changes the process's user or its umask.
+//
 // [PeerCred] says who has connected. What the permissions of the file are worth
 // on each system is the subject of package perms; package sandbox confines the
 // process that goes on to accept.
@@ -29,10 +38,12 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/onewake/onewake/perms"
+	"github.com/onewake/onewake/sandbox"
 )
 
 // backlog is how many connections may wait. The kernel cuts it down to a limit
@@ -42,6 +53,11 @@ const backlog = 4096
 
 // A Listener is a listening stream socket. It is a [net.Listener]; its methods
 // may be called from several goroutines.
+//
+// [net/http.Server.Shutdown] and [net/http.Server.Close] close it, which removes
+// the file and gives the lock back at once, so that a successor serves while the
+// last answers are still being written. A program that ends otherwise leaves its
+// file behind, which the next [Listen] clears away.
 type Listener struct {
 	addr  Addr
 	bound net.Addr
@@ -67,10 +83,13 @@ type ownedFile struct {
 // Listen listens at an address that [Parse] returned.
 //
 // For a Unix socket it takes the steps that the package comment tells of, and
-// gives the file the mode and owner of p. It waits up to 5 s for another server
-// to give the lock up, and on systems other than Linux 1 s before it takes a
-// leftover file for one. The process must be allowed to write in the directory,
-// and leaves a lock file there, .NAME.lock, which is never removed.
+// gives the file the mode and owner of p; what p leaves unchanged is as bind(2)
+// makes it: under the usual umask, 0755, so that only the owner can connect. It
+// waits up to 5 s for another server to give the lock up, and on systems other
+// than Linux 1 s before it takes a leftover file for one. The process must be
+// allowed to write in the directory, and leaves a lock file there, .NAME.lock,
+// which is never removed. As many connections may wait as the administrator
+// allows, kern.ipc.soacceptqueue or net.core.somaxconn.
 //
 // p is of no meaning for other networks. A host name is looked up and the first
 // address taken. An fd address is used as [FromFile] does, and the descriptor
@@ -211,7 +230,8 @@ func (l *Listener) name(host string) {
 
 // Accept waits for the next connection. On a Unix socket the connection's
 // RemoteAddr is written <unix>, as its peer has no address. The connection is a
-// [syscall.Conn], for [PeerCred]. After Close the error is [net.ErrClosed].
+// [syscall.Conn], for [PeerCred], and not a [*net.UnixConn] by its type. After
+// Close the error is [net.ErrClosed].
 //
 // The first call makes a [net.Listener] of a duplicate of the descriptor; until
 // then the process is not woken by connections.
@@ -292,9 +312,45 @@ func (l *Listener) Host() string { return l.host }
 // Unix socket it is 0.
 func (l *Listener) Port() string { return l.port }
 
-// File returns the listening descriptor itself, not a duplicate. It is
-// non-blocking and close-on-exec, and belongs to l. [Listener.Renew] replaces
-// it.
+// Limit cuts the rights of all of l's descriptors down to what [Listener.Accept],
+// its connections, [Listener.Info], [Listener.Unlink] and [Listener.Close] need,
+// with [sandbox.Limit]: of its directory's descriptor that leaves the removal of
+// files, of the lock's, unlocking. It is to be called before [sandbox.Enter], as
+// whoever breaks in could otherwise read and make files in the directory by way
+// of its descriptor. [Listener.Renew] fails from then on.
+//
+// Where there is no such thing as a descriptor's rights nothing is changed, and
+// the error is [sandbox.ErrUnsupported].
+func (l *Listener) Limit() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return fmt.Errorf("%v: limit: %w", l.addr, net.ErrClosed)
+	}
+	limit := func(c syscall.Conn, r sandbox.Rights) error {
+		return wrapf(sandbox.Limit(c, r), "%v", l.addr)
+	}
+	if err := limit(l.file, sandbox.Serve); err != nil {
+		return err
+	}
+	if ln, ok := l.ln.(syscall.Conn); ok {
+		if err := limit(ln, sandbox.Serve); err != nil {
+			return err
+		}
+	}
+	o := l.owned
+	if o == nil {
+		return nil
+	}
+	if err := limit(o.dir, sandbox.Lookup|sandbox.Fstatat|sandbox.Unlinkat); err != nil {
+		return err
+	}
+	return limit(o.lock, sandbox.Flock)
+}
+
+// File returns the listening descriptor itself, not a duplicate, for a program
+// that hands it to another process. It is non-blocking and close-on-exec, and
+// belongs to l. [Listener.Renew] replaces it.
 func (l *Listener) File() *os.File {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -304,7 +360,8 @@ func (l *Listener) File() *os.File {
 // LockFile returns the descriptor that holds the lock, or nil if Listen did not
 // make a Unix socket. It belongs to l. The lock is held until
 // [Listener.Close], or, if the process ends without it, for as long as any
-// other has a duplicate.
+// other has a duplicate: a process that accepts on a duplicate of
+// [Listener.File] should be given one of the lock as well.
 func (l *Listener) LockFile() *os.File {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -375,7 +432,9 @@ func (l *Listener) unlink() error {
 
 // Close removes the socket file as Unlink does, closes the descriptors, that of
 // the lock last, and ends a waiting Accept. Everything is closed whatever fails;
-// all errors are returned. A second Close does nothing.
+// all errors are returned. A second Close does nothing. It works in capability
+// mode. Connections that nobody has accepted yet are lost to their clients, as
+// with any listening socket.
 func (l *Listener) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

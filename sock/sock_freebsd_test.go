@@ -83,3 +83,30 @@ func TestGroupOfDirectory(t *testing.T) {
 		t.Error("want group 54321")
 	}
 }
+
+// checkLimited makes sure that no descriptor of a limited listener is good for
+// anything that its Close and Accept do not need.
+func checkLimited(t *testing.T, l *Listener) {
+	t.Helper()
+	all := map[string]syscall.Conn{"socket": l.file, "directory": l.owned.dir, "lock": l.owned.lock}
+	if l.ln != nil {
+		all["duplicate"] = l.ln.(syscall.Conn)
+	}
+	for name, c := range all {
+		rc, err := c.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		rc.Control(func(fd uintptr) {
+			rights, err := unix.CapRightsGet(fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, right := range []uint64{unix.CAP_FCHMOD, unix.CAP_FCHMODAT, unix.CAP_CREATE, unix.CAP_BINDAT, unix.CAP_LISTEN, unix.CAP_FTRUNCATE} {
+				if has, err := unix.CapRightsIsSet(rights, []uint64{right}); err != nil || has {
+					t.Errorf("%s: right %#x is left, %v", name, right, err)
+				}
+			}
+		})
+	}
+}
