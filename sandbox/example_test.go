@@ -34,9 +34,6 @@ func shout(name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Open(name); err == nil && sandbox.Entered() {
-		return errors.New("opened again, which cannot be")
-	}
 	fmt.Printf("%s!\n", b)
 	return nil
 }
