@@ -27,7 +27,7 @@ import (
 	"time"
 )
 
-//go:embed tiny.c limit.c pump.c
+//go:embed tiny.c limit.c pump.c floor.c
 var sources embed.FS
 
 var (
@@ -134,7 +134,7 @@ func prepare(binary string) (err error) {
 	if err := os.Chmod(tmp, 0o711); err != nil {
 		return err
 	}
-	for _, f := range []string{"tiny", "limit", "pump"} {
+	for _, f := range []string{"tiny", "limit", "pump", "floor"} {
 		b, err := sources.ReadFile(f + ".c")
 		if err != nil {
 			return err

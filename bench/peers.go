@@ -116,9 +116,10 @@ func startNginx(name, upstream, location string) (*server, error) {
 	return startServer(name, "tcp", address, []string{find("nginx"), "-e", "stderr", "-c", file})
 }
 
-// nginxOnewake puts nginx before onewake as docs/nginx.conf does.
+// nginxOnewake puts nginx before onewake, or before the floor, as
+// docs/nginx.conf does.
 func nginxOnewake(ow *server) (*server, error) {
-	return startNginx("nginx before onewake", fmt.Sprintf(`
+	return startNginx("nginx before "+ow.name, fmt.Sprintf(`
 	upstream onewake {
 		server unix:%s;
 		keepalive 8;
@@ -136,6 +137,12 @@ func nginxOnewake(ow *server) (*server, error) {
 			proxy_buffer_size 64k;
 			proxy_buffers 8 64k;
 			proxy_busy_buffers_size 128k;`)
+}
+
+// startFloor starts floor.c, which is told by kind how to go about it.
+func startFloor(kind string) (*server, error) {
+	socket := place(".sock")
+	return startServer("floor", "unix", socket, []string{program("floor"), kind, socket, program("tiny")})
 }
 
 // startFcgiwrap starts fcgiwrap, which cannot be asked but through nginx.
