@@ -35,7 +35,7 @@ const (
 	// quickTime is how long a command that has been quick so far is waited
 	// for before its output is looked at; quickSize is up to how much output,
 	// in bytes, it counts as quick. The pipe holds more than that.
-	quickTime = 2 * time.Millisecond
+	quickTime = 5 * time.Millisecond
 	quickSize = 4 << 10
 	// grace is how long an answer waits for what should come at once: the end
 	// of stdout after the process's and, but for raw output, whose exit status
@@ -338,7 +338,8 @@ func (r *run) serve(vars *spawn.Vars, continues bool) (location string) {
 		g.overload(x)
 		return ""
 	}
-	r.p.Lazy = !g.CGI && g.quick.Load()
+	// A command with a body waits for it, and so for EventStarted.
+	r.p.Lazy = g.quick.Load() && !r.body.any()
 	first := slowAfter
 	r.mu.Lock()
 	if r.p.Lazy && !queued {
@@ -372,24 +373,25 @@ func (r *run) serve(vars *spawn.Vars, continues bool) (location string) {
 	r.started = true
 	r.rec.ID, r.rec.Started, r.rec.Exited = r.p.ID, true, false
 	r.feed()
-	if g.CGI {
-		r.begin()
-		return r.cgi()
-	}
 	b := blockPool.Get().(*http1.Block)
 	defer blockPool.Put(b)
 	n, whole := 0, false
 	if r.stillQuick() {
 		n, whole = r.waitQuick(b)
 	}
-	if whole {
-		r.rawEnd(b, n)
-	} else {
+	if !whole {
 		r.begin()
+	}
+	switch {
+	case g.CGI:
+		location = r.cgi(b, n, whole)
+	case whole:
+		r.rawEnd(b, n)
+	default:
 		r.raw(b, n)
 	}
 	g.quick.Store(r.rec.Exited && r.x.Sent <= quickSize && time.Since(began) < quickTime)
-	return ""
+	return location
 }
 
 // waitSlot waits for a slot, or for the client to lose patience.

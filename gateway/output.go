@@ -249,13 +249,11 @@ func (r *run) stream(b *http1.Block) bool {
 	return true
 }
 
-// cgi answers as the command says (RFC 3875 § 6).
-func (r *run) cgi() (location string) {
-	b := blockPool.Get().(*http1.Block)
-	defer blockPool.Put(b)
+// cgi answers as the command says (RFC 3875 § 6). n bytes of output are in b
+// already; eof tells whether they are all.
+func (r *run) cgi(b *http1.Block, n int, eof bool) (location string) {
 	data := b.Data()
-	n, end, next := 0, -1, 0
-	eof := false
+	end, next := headerEnd(data[:n], 0)
 	for end < 0 && !eof {
 		if n == len(data) {
 			return r.bad(errLongHead)
@@ -282,7 +280,7 @@ func (r *run) cgi() (location string) {
 		return r.bad(err)
 	}
 	if resp.isLocal() {
-		return r.redirect(string(resp.location))
+		return r.redirect(string(resp.location), eof)
 	}
 	// What is there already goes out with the header; nothing is waited for.
 	for !eof && n < len(data) {
@@ -440,11 +438,12 @@ func (r *run) bad(err error) string {
 	return ""
 }
 
-// redirect lets the command end before the next one is started.
-func (r *run) redirect(location string) string {
+// redirect lets the command end before the next one is started. eof tells
+// whether its output has been read to the end.
+func (r *run) redirect(location string, eof bool) string {
 	b := blockPool.Get().(*http1.Block)
 	defer blockPool.Put(b)
-	for {
+	for !eof {
 		_, err := r.read(b.Data())
 		if err == io.EOF {
 			break

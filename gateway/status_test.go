@@ -40,7 +40,7 @@ func TestRaw(t *testing.T) {
 		{"a signal", "printf secret; kill -9 $$", 500, -1, true, "signal 9"},
 		{"just under a block", head("65535"), 200, 65535, true, ""},
 		{"just a block", head(block), 200, http1.BlockSize, true, ""},
-		{"a block and then exit 1", head(block) + "; sleep .1; exit 1", cut, 0, false, "exit 1"},
+		{"a block and then exit 1", head(block) + "; sleep .5; exit 1", cut, 0, false, "exit 1"},
 		{"a block and a byte", head("65537"), 200, 65537, false, ""},
 		{"long", head("1000000"), 200, 1000000, false, ""},
 		{"long, then exit 4", head("1000000") + "; exit 4", cut, 0, false, "exit 4"},
@@ -98,6 +98,38 @@ func TestQuickAndSlow(t *testing.T) {
 	}
 }
 
+// TestQuickCGI asks commands that are taken for quick, whether they are or not.
+func TestQuickCGI(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(g *Gateway) { g.CGI = true })
+	c := r.dial()
+	answer := r.script(`printf 'X: y\n\nhello'`)
+	for i := range 20 {
+		for _, s := range []struct {
+			path   string
+			status int
+			body   string
+		}{
+			{answer, 200, "hello"},
+			{r.script(`printf 'Location: ` + answer + `\n\nignored'`), 200, "hello"},
+			{r.script(`exit 1`), 502, ""},
+			{r.script(`printf 'X: y\n'`), 502, ""},
+			{r.script(`printf 'X: y\n\nhe'; sleep .03; printf llo`), 200, "hello"},
+			{r.script(`printf 'X: y\n\n'; head -c 200000 /dev/zero`), 200, strings.Repeat("\x00", 200000)},
+		} {
+			r.quick.Store(true)
+			c.send(request("GET", s.path))
+			resp, body, err := c.answer("GET")
+			if s.status == 502 && err == nil && resp.StatusCode == 502 {
+				continue
+			}
+			if err != nil || resp.StatusCode != s.status || body != s.body {
+				t.Fatalf("%d, %s: %v, %d bytes, %v", i, s.path, resp, len(body), err)
+			}
+		}
+	}
+}
+
 // TestCGI: each row is one of the design's table of statuses for CGI.
 func TestCGI(t *testing.T) {
 	t.Parallel()
@@ -146,7 +178,7 @@ func TestCGI(t *testing.T) {
 		{"length, then too much, slowly", `printf 'Content-Length: 5\n\nhel'; sleep .1; printf lowowowow`, 200, "hello", "Content-Length: 5", ""},
 		{"length too small", `printf 'Content-Length: 3\n\nhello'`, 502, "", "", "contradicts"},
 		{"length too small, and slow", `printf 'Content-Length: 3\n\nhello'; sleep .2`, 502, "", "", "contradicts"},
-		{"length too large, and slow", `printf 'Content-Length: 9\n\nhello'; sleep .1`, cut, "", "", "shorter"},
+		{"length too large, and slow", `printf 'Content-Length: 9\n\nhello'; sleep .5`, cut, "", "", "shorter"},
 		{"length twice", `printf 'Content-Length: 5\nContent-Length: 5\n\nhello'`, 502, "", "", ""},
 		{"length with plus", `printf 'Content-Length: +5\n\nhello'`, 502, "", "", ""},
 		{"length list", `printf 'Content-Length: 5, 5\n\nhello'`, 502, "", "", ""},

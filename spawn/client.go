@@ -52,7 +52,7 @@ type Process struct {
 	// before EventExited, or before EventFailed. It must not block.
 	OnExit func(Event)
 
-	// Lazy lets EventStarted wait for EventExited, or for a millisecond: one
+	// Lazy lets EventStarted wait for EventExited, or for 5 ms: one
 	// message for both, for commands that are known to be quick.
 	Lazy bool
 

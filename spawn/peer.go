@@ -25,7 +25,7 @@ const (
 	partBytes = 8 << 10
 	// lazyTime is how long the news that a command has been started may wait
 	// for company, if the core has said that it can.
-	lazyTime = time.Millisecond
+	lazyTime = 5 * time.Millisecond
 )
 
 // Peer is the monitor's side of the control socket of one core.
