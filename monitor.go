@@ -696,6 +696,12 @@ func (m *monitor) stop() {
 	m.stopping = true
 	for _, l := range m.listeners {
 		m.warn(l.Unlink())
+		if l.LockFile() == nil {
+			// Without a file nothing keeps clients from connecting. The
+			// core's copy must be the last: it answers all whom the kernel
+			// lets in, while ours would let in some that nobody accepts.
+			m.warn(l.Close())
+		}
 	}
 	for _, c := range m.cores {
 		if c.ready {

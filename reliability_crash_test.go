@@ -19,7 +19,12 @@ import (
 // A core that dies takes along what it was answering, and nothing else.
 func TestCoreCrashUnderLoad(t *testing.T) {
 	needRoot(t, "it counts the descriptors of processes that are closed to their own user")
-	s := start(t, "-access-log=false", "-max-procs", "8", "--", script(t, newDir(t, nil), "echo", echoText))
+	t.Run("unix", func(t *testing.T) { crashUnderLoad(t, count(30, 100)) })
+	t.Run("tcp", func(t *testing.T) { crashUnderLoad(t, count(10, 30), "-listen", "tcp4:127.0.0.1:0") })
+}
+
+func crashUnderLoad(t *testing.T, n int, args ...string) {
+	s := start(t, append(args, "-access-log=false", "-max-procs", "8", "--", script(t, newDir(t, nil), "echo", echoText))...)
 	s.troubles = true
 	before := holds(t, s.pid)
 	tr := newTraffic(t, s.addr)
@@ -33,7 +38,6 @@ func TestCoreCrashUnderLoad(t *testing.T) {
 	var waits []time.Duration
 	var kills []time.Time
 	core := s.core
-	n := count(30, 100)
 	for i := range n {
 		time.Sleep(120 * time.Millisecond)
 		sig := syscall.SIGKILL
@@ -262,11 +266,17 @@ func TestStopWithoutTheCore(t *testing.T) {
 // Whoever has been let in before a stop is answered, whoever comes later is
 // refused at once.
 func TestStopUnderLoad(t *testing.T) {
+	t.Run("unix", func(t *testing.T) { stopUnderLoad(t, count(10, 50)) })
+	// Without a file that goes first, the kernel cuts off whom it lets in between
+	// the last accept(2) and the close(2) of the listener.
+	t.Run("tcp", func(t *testing.T) { stopUnderLoad(t, count(10, 30), "-listen", "tcp4:127.0.0.1:0") })
+}
+
+func stopUnderLoad(t *testing.T, n int, args ...string) {
 	echo := script(t, newDir(t, nil), "echo", echoText)
-	n := count(10, 50)
-	total := 0
+	total, cut := 0, 0
 	for range n {
-		s := start(t, "-access-log=false", "-max-procs", "8", "--", echo)
+		s := start(t, append(args, "-access-log=false", "-max-procs", "8", "--", echo)...)
 		tr := newTraffic(t, s.addr)
 		tr.sleep, tr.size = "0.2", 256<<10
 		tr.add(16, fresh)
@@ -279,15 +289,22 @@ func TestStopUnderLoad(t *testing.T) {
 			t.Errorf("exit status %d", st)
 		}
 		tr.end()
-		tr.none(lost, wrong, busy)
+		tr.none(wrong, busy)
 		for _, a := range tr.others {
-			if !strings.Contains(a.what, "refused") && !strings.Contains(a.what, "no such file") {
+			switch {
+			case strings.Contains(a.what, "refused") || strings.Contains(a.what, "no such file"):
+			case len(args) > 0 && strings.Contains(a.what, "reset by peer"):
+				cut++
+			default:
 				t.Errorf("%v: %s", a.fate, a.what)
 			}
 		}
 		total += tr.counts()[answered]
 	}
-	t.Logf("%d stops under load: %d answered, none lost", n, total)
+	t.Logf("%d stops under load: %d answered, %d cut off by the kernel", n, total, cut)
+	if cut > n/5 {
+		t.Errorf("%d cut off", cut)
+	}
 }
 
 // A core that does nothing any more is noticed and replaced, and whoever waits
