@@ -1,0 +1,210 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// numbers is the output of "seq | head": no part of it is like another.
+func numbers(n int) string {
+	var b strings.Builder
+	for i := 1; b.Len() < n; i++ {
+		fmt.Fprintln(&b, i)
+	}
+	return b.String()[:n]
+}
+
+// slowSize is more than pipe and sockets hold.
+const slowSize = 4_000_000
+
+// TestSlowClient: a client that reads late gets all of its answer, with the
+// right end, and those who wait for its slot do not wait for it.
+func TestSlowClient(t *testing.T) {
+	t.Parallel()
+	const size = slowSize
+	out := fmt.Sprintf("seq 1 900000 | head -c %d", size)
+	head := `printf 'Content-Type: text/plain\n\n'; `
+	for _, tt := range []struct {
+		name, script string
+		cgi          bool
+		maxBody      int64
+		whole        bool // the end says that it is the end
+	}{
+		{"raw", out, false, 0, true},
+		{"raw that fails", out + "; exit 3", false, 0, false},
+		{"more than may be put aside", out, false, 1_000_000, true},
+		{"CGI", head + out, true, 0, true},
+		{"CGI that fails", head + out + "; exit 3", true, 0, true},
+		{"CGI that is killed", head + out + "; kill -9 $$", true, 0, false},
+		{"CGI with a length", fmt.Sprintf(`printf 'Content-Length: %d\n\n'; `, size) + out, true, 0, true},
+		{"CGI with a length, and too much", fmt.Sprintf(`printf 'Content-Length: %d\n\n'; `, size) + strings.Replace(out, "head -c 4", "head -c 5", 1), true, 0, true},
+		{"CGI with a length, and too little", fmt.Sprintf(`printf 'Content-Length: %d\n\n'; `, size+1) + out, true, 0, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, func(g *Gateway) {
+				g.CGI, g.MaxProcs = tt.cgi, 1
+				if tt.maxBody > 0 {
+					g.MaxBody = tt.maxBody
+				}
+			})
+			c := r.dial()
+			c.send(request("GET", r.script(tt.script)))
+			r.counts(1, 0)
+			var others sync.WaitGroup
+			served := time.Now()
+			if tt.maxBody == 0 {
+				for range 3 {
+					others.Go(func() {
+						if _, body, err := r.get(`printf 'X: y\n\nquick'`); err != nil || !strings.HasSuffix(body, "quick") {
+							t.Errorf("one who waits: %q, %v", body, err)
+						}
+					})
+				}
+				others.Wait()
+				if d := time.Since(served); d > 2*time.Second {
+					t.Errorf("those who wait were served after %v", d)
+				}
+			} else {
+				others.Go(func() { r.get(`printf 'X: y\n\nquick'`) })
+				r.counts(1, 1)
+				time.Sleep(300 * time.Millisecond) // as much is put aside as may be
+				r.counts(1, 1)
+			}
+			time.Sleep(2*time.Second - time.Since(served))
+			resp, body, err := c.answer("GET")
+			if resp == nil || resp.StatusCode != 200 {
+				t.Fatalf("%v, %v", resp, err)
+			}
+			if want := numbers(size); body != want && (tt.whole || !strings.HasPrefix(want, body)) {
+				t.Errorf("%d bytes, not the %d that were sent, or others", len(body), len(want))
+			}
+			if (err == nil) != tt.whole || err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("the end: %v", err)
+			}
+			others.Wait()
+			r.idle()
+			noFiles(t, r)
+		})
+	}
+}
+
+// noFiles waits until no file is in use.
+func noFiles(t *testing.T, r *rig) {
+	t.Helper()
+	for range 400 {
+		if r.files.Load() == 0 {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Errorf("%d files in use", r.files.Load())
+}
+
+// TestSlowAgain: a client catches up with what was put aside, and falls behind
+// once more.
+func TestSlowAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(g *Gateway) { g.MaxProcs = 1 })
+	const size = slowSize
+	next := r.dir + "/next"
+	c := r.dial()
+	c.send(request("GET", r.script(fmt.Sprintf(
+		`seq 1 900000 | head -c %d; while ! [ -e %s ]; do sleep .01; done; seq 1 900000 | head -c %d`, size, next, size))))
+	r.counts(1, 0)
+	var other sync.WaitGroup
+	other.Go(func() { r.get("echo quick") })
+	r.counts(1, 1)
+	time.Sleep(300 * time.Millisecond)
+	resp, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, size)
+	if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != numbers(size) {
+		t.Errorf("the first part: %v", err)
+	}
+	os.WriteFile(next, nil, 0o600)
+	other.Wait() // once the rest has been put aside
+	if rest, err := io.ReadAll(resp.Body); err != nil || string(rest) != numbers(size) {
+		t.Errorf("the rest: %d bytes, %v", len(rest), err)
+	}
+	r.idle()
+	noFiles(t, r)
+}
+
+// TestTooSlow: no more answers are put aside than there can be requests; a
+// further one is given up for those who wait.
+func TestTooSlow(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(g *Gateway) { g.MaxProcs, g.MaxQueue = 1, 1 })
+	const size = slowSize
+	script := r.script(fmt.Sprintf("seq 1 900000 | head -c %d", size))
+	var slow []*conn
+	for i := range 3 {
+		c := r.dial()
+		c.send(request("GET", script, "Connection: close"))
+		slow = append(slow, c)
+		if i == 0 {
+			r.counts(1, 0)
+		} else { // the one before has been put aside, and gives way
+			for range 400 {
+				if r.files.Load() == int64(i) {
+					break
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+			r.counts(1, 0)
+		}
+	}
+	if resp, body, err := r.get("echo quick"); err != nil || resp.StatusCode != 200 || body != "quick\n" {
+		t.Errorf("one who waits: %v, %q, %v", resp, body, err)
+	}
+	if rec := r.record(0); rec.Ended != "too slow" {
+		t.Errorf("the third: ended %q", rec.Ended)
+	}
+	for i, c := range slow {
+		_, body, err := c.answer("GET")
+		if i < 2 && (err != nil || body != numbers(size)) {
+			t.Errorf("slow client %d: %d bytes, %v", i, len(body), err)
+		}
+		if i == 2 && !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("slow client %d: %d bytes, %v; want it cut", i, len(body), err)
+		}
+	}
+	r.idle()
+	noFiles(t, r)
+}
+
+// TestSlowGone: what was put aside goes with its client.
+func TestSlowGone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(g *Gateway) { g.MaxProcs = 1 })
+	for _, script := range []string{
+		"seq 1 900000 | head -c 4000000",            // has ended by then
+		"seq 1 900000 | head -c 4000000; sleep 60",  // has not
+		"while :; do seq 1 200000; sleep 0.1; done", // never would
+	} {
+		c := r.dial()
+		c.send(request("GET", r.script(script)))
+		r.counts(1, 0)
+		var other sync.WaitGroup
+		other.Go(func() { r.get("echo quick") })
+		time.Sleep(300 * time.Millisecond)
+		c.Close()
+		began := time.Now()
+		other.Wait()
+		r.idle()
+		noFiles(t, r)
+		if d := time.Since(began); d > 3*time.Second {
+			t.Errorf("%s: over after %v", script, d)
+		}
+	}
+}
