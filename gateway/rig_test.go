@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,6 +94,7 @@ type rig struct {
 	sock   string
 	log    lockedBuffer
 	broken chan error
+	sndbuf atomic.Int64 // of connections, in bytes, if not 0
 
 	mu   sync.Mutex
 	recs []Record
@@ -190,6 +192,9 @@ func (r *rig) serve(network, addr string) net.Addr {
 			}
 		},
 		Admit: func(c net.Conn, l *http1.Listener) (http1.Peer, bool) {
+			if n := r.sndbuf.Load(); n > 0 {
+				c.(*net.UnixConn).SetWriteBuffer(int(n))
+			}
 			if l.Unix {
 				return http1.Peer{Addr: "<unix>", UID: os.Getuid()}, true
 			}

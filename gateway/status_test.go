@@ -191,7 +191,7 @@ func TestCGI(t *testing.T) {
 		{"empty Location", `printf 'Location:\n\n'`, 502, "", "", ""},
 		{"two Locations", `printf 'Location: http://a/\nLocation: http://b/\n\n'`, 502, "", "", ""},
 		{"exit 3 after a header", `printf 'X: y\n\nhello'; exit 3`, 200, "hello", "", "exit 3"},
-		{"a signal after streaming", `printf 'X: y\n\nhello'; sleep .1; kill -9 $$`, cut, "", "", "signal 9"},
+		{"a signal after streaming", `printf 'X: y\n\nhello'; sleep .5; kill -9 $$`, cut, "", "", "signal 9"},
 		{"streams", `printf 'X: y\n\n'; sleep .05; printf he; sleep .05; printf llo`, 200, "hello", "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
