@@ -45,6 +45,9 @@ const (
 	kindStarted
 	kindFailed
 	kindExited
+	kindSpooled
+	kindNoSpool
+	kindRetire
 )
 
 func frameBytes(kind byte, id uint64, payload string) []byte {
@@ -154,6 +157,24 @@ func hostileCore() int {
 		for {
 			say(kindStats, 0, strings.Repeat("\xff", 48))
 		}
+	case "afterwards":
+		// Behaves until it has been replaced, and is told to misbehave.
+		for {
+			if _, err := io.ReadFull(control, head); err != nil {
+				return 1
+			}
+			io.CopyN(io.Discard, control, int64(binary.BigEndian.Uint32(head))-9)
+			if head[4] == kindRetire {
+				break
+			}
+		}
+		for {
+			if _, err := os.Stat(filepath.Join(dir, "go")); err == nil {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		say(99, 0, "")
 	case "leak":
 		// Hands a copy of the listener to the first client, then gives
 		// itself away.
@@ -421,27 +442,125 @@ func TestHostileCoreBackoff(t *testing.T) {
 	h.stop()
 }
 
+// A core that misbehaves only once it has been replaced takes its successor's
+// listeners away, since they are the ones it had; nobody whom that one had begun
+// to answer is cut off.
+func TestHostileCoreAfterReload(t *testing.T) {
+	for _, reloading := range []bool{false, true} {
+		t.Run(map[bool]string{false: "at rest", true: "beside another reload"}[reloading], func(t *testing.T) {
+			t.Parallel()
+			h := hijack(t, "-timeout", "30s", "--", script(t, newDir(t, nil), "echo", echoText))
+			hostile := h.take("afterwards")
+			h.signal(syscall.SIGHUP)
+			successor, _ := strconv.Atoi(h.await("core replaced", "old", strconv.Itoa(hostile))["core"])
+			slow := dial(t, h.addr).send("%s", get11("/slow?sleep=2"))
+			kept := dial(t, h.addr).send("%s", text11("GET", "/kept"))
+			kept.answer("GET").want(t, 200, "/kept -\n")
+			eventually(t, "a slow request", func() bool { return h.status()["running"] == "1" })
+			standby := 0
+			if reloading {
+				if err := writeProgram(h.bin, []byte("#!/bin/sh\nexec sleep 100\n"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				h.signal(syscall.SIGHUP)
+				eventually(t, "a core that is never ready", func() bool {
+					for _, pid := range childrenOf(h.pid) {
+						if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.HasPrefix(string(b), "sleep\x00") {
+							standby = pid
+						}
+					}
+					return standby > 0
+				})
+				if err := replace(h.bin, underTest); err != nil {
+					t.Fatal(err)
+				}
+			}
+			old := inode(t, h.path)
+			os.WriteFile(filepath.Join(filepath.Dir(h.bin), "go"), nil, 0o644)
+			h.await("breach by core", "core", strconv.Itoa(hostile))
+			eventually(t, "a new socket", func() bool {
+				var st unix.Stat_t
+				return unix.Lstat(h.path, &st) == nil && st.Ino != old
+			})
+			awaitServing(t, h.addr) // it is bound a moment before it listens
+			// Whoever comes now is served by another one yet.
+			h.get("/after").want(t, 200, "/after -\n")
+			if core := h.currentCore(); core == successor || core == standby || !executes(core, h.bin) {
+				t.Errorf("core %d serves, after %d and %d", core, hostile, successor)
+			}
+			awaitGone(t, hostile)
+			if reloading {
+				awaitGone(t, standby)
+				if n := len(h.find("core is not ready in time")); n > 0 {
+					t.Error("the standby was waited for")
+				}
+			}
+			slow.answer("GET").want(t, 200, "/slow -\n")
+			kept.trySend(text11("GET", "/kept")).answer("GET").want(t, 200, "/kept -\n")
+			awaitGone(t, successor)
+			if n := len(h.find("core died", "core", strconv.Itoa(successor))); n > 0 {
+				t.Error("the successor was killed in place of retired")
+			}
+			h.stop()
+		})
+	}
+}
+
+// A core that was replaced and goes on is not borne for ever.
+func TestRetiredCoreEnds(t *testing.T) {
+	if os.Getenv(envLong) != "1" {
+		t.Skipf("takes two minutes (%s=1)", envLong)
+	}
+	t.Parallel()
+	h := hijack(t, "-timeout", "1s", "-kill-after", "300ms", "--", trueProgram)
+	core := h.take("silent")
+	began := time.Now()
+	h.signal(syscall.SIGHUP)
+	h.await("core replaced", "old", strconv.Itoa(core))
+	for !isGone(core) {
+		if time.Since(began) > 2*time.Minute+20*time.Second {
+			t.Fatal("it goes on")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	took := time.Since(began)
+	t.Logf("ended after %v", took.Round(100*time.Millisecond))
+	if took < 2*time.Minute {
+		t.Errorf("a retired core had only %v", took)
+	}
+	h.await("retired core does not end", "core", strconv.Itoa(core))
+	h.get("/").want(t, 200, "")
+	h.stop()
+}
+
 // A client that a hostile core has given a copy of the listener gets no more
 // clients once the breach is known.
 func TestLeakedListener(t *testing.T) {
 	h := hijack(t, "--", trueProgram)
 	h.take("leak")
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
+	// The first may be one that the core before it has let in.
+	var msgs []unix.SocketControlMessage
+	for range 10 {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Connect(fd, &unix.SockaddrUnix{Name: h.path}); err != nil {
+			t.Fatal(err)
+		}
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2})
+		oob := make([]byte, 64)
+		_, n, _, _, err := unix.Recvmsg(fd, make([]byte, 64), oob, unix.MSG_CMSG_CLOEXEC)
+		if err == nil && n > 0 {
+			if msgs, err = unix.ParseSocketControlMessage(oob[:n]); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
 	}
-	defer unix.Close(fd)
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: h.path}); err != nil {
-		t.Fatal(err)
-	}
-	oob := make([]byte, 64)
-	_, n, _, _, err := unix.Recvmsg(fd, make([]byte, 64), oob, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	msgs, err := unix.ParseSocketControlMessage(oob[:n])
-	if err != nil || len(msgs) != 1 {
-		t.Fatal(len(msgs), err)
+	if len(msgs) != 1 {
+		t.Fatalf("%d messages with descriptors", len(msgs))
 	}
 	fds, err := unix.ParseUnixRights(&msgs[0])
 	if err != nil || len(fds) != 2 {
@@ -456,6 +575,7 @@ func TestLeakedListener(t *testing.T) {
 		var st unix.Stat_t
 		return unix.Lstat(h.path, &st) == nil && st.Ino != old
 	})
+	awaitServing(t, h.addr)
 	for {
 		// Whoever connected before.
 		if c, _, err := unix.Accept(leaked); err == nil {

@@ -50,10 +50,17 @@ func who(path string) (pid int, err error) {
 func TestRacingStarts(t *testing.T) {
 	n := count(40, 100)
 	l := launch{dir: newDir(t, nil), args: []string{"--", script(t, newDir(t, nil), "who", whoText)}}
+	// A leftover file, which each of them would remove if it could.
+	former := l.start(t)
+	former.troubles = true
+	former.signal(syscall.SIGKILL)
+	former.wait()
+	awaitGone(t, former.core)
 	var all []*server
 	for range n {
 		all = append(all, l.begin(t))
 	}
+	began := time.Now()
 	path := all[0].path
 	serves, refused := 0, 0
 	var winner *server
@@ -64,14 +71,18 @@ func TestRacingStarts(t *testing.T) {
 			winner = s
 			continue
 		}
-		if st := s.wait(); st != statusInUse || !strings.Contains(s.logText(), "address already in use") {
+		if st := s.wait(); st != statusInUse || !strings.Contains(s.logText(), "address already in use: a running server holds "+l.dir+"/.s.lock") {
 			t.Errorf("exit status %d, %s", st, s.logText())
 		} else {
 			refused++
 		}
 		s.noise = nil
 	}
-	t.Logf("%d starts at once: %d serves, %d have ended with status %d", n, serves, refused, statusInUse)
+	took := time.Since(began)
+	t.Logf("%d starts at once: %d serves, %d have ended with status %d after %v", n, serves, refused, statusInUse, took)
+	if took > 5*time.Second+patience/2 {
+		t.Errorf("they have waited for %v, want 5 s", took)
+	}
 	if serves != 1 {
 		t.Fatalf("%d servers on one path", serves)
 	}
@@ -303,8 +314,20 @@ func mount(t *testing.T, options string) string {
 // What may happen to the directory of a socket.
 func TestSocketDirectory(t *testing.T) {
 	t.Run("tmpfs", func(t *testing.T) {
-		s := launch{dir: mount(t, "size=1m"), args: []string{"--", trueProgram}}.start(t)
-		s.get("/").want(t, 200, "")
+		l := launch{dir: mount(t, "size=1m"), args: []string{"-socket-mode", "0600", "--", script(t, newDir(t, nil), "who", whoText)}}
+		s := l.start(t)
+		s.troubles = true
+		if fi, err := os.Lstat(s.path); err != nil || fi.Mode() != os.ModeSocket|0o600 {
+			t.Errorf("%v, %v", fi, err)
+		}
+		// What it leaves behind is no hindrance there either.
+		s.signal(syscall.SIGKILL)
+		s.wait()
+		awaitGone(t, s.core)
+		s = l.start(t)
+		if pid, err := who(s.path); pid != s.pid {
+			t.Errorf("%d serves (%v), not %d", pid, err, s.pid)
+		}
 		s.stop()
 	})
 	t.Run("full disk", func(t *testing.T) {
@@ -314,13 +337,13 @@ func TestSocketDirectory(t *testing.T) {
 		fill(t, dir+"/a")
 		fill(t, dir+"/b")
 		s := l.begin(t)
-		if st := s.wait(); st != statusOS || !strings.Contains(s.logText(), "no space left on device") {
+		if st := s.wait(); st != statusOS || !strings.Contains(s.logText(), "/.s.lock: no space left on device") {
 			t.Errorf("exit status %d, %s", st, s.logText())
 		}
 		s.noise = nil
 		os.Remove(dir + "/a")
 		s = l.begin(t) // room for the lock, not for the socket
-		if st := s.wait(); st != statusOS || !strings.Contains(s.logText(), "no space left on device") {
+		if st := s.wait(); st != statusOS || !strings.Contains(s.logText(), "bind "+s.path+": no space left on device") {
 			t.Errorf("exit status %d, %s", st, s.logText())
 		}
 		s.noise = nil
@@ -336,7 +359,7 @@ func TestSocketDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := l.begin(t)
-		if st := s.wait(); st != statusOS || !strings.Contains(s.logText(), "read-only file system") {
+		if st := s.wait(); st != statusOS || !strings.Contains(s.logText(), "/.s.lock: read-only file system") {
 			t.Errorf("exit status %d, %s", st, s.logText())
 		}
 		s.noise = nil
@@ -362,6 +385,9 @@ func TestSocketDirectory(t *testing.T) {
 			t.Errorf("a new client: %v", err)
 		}
 		s.stop()
+		if r := s.find("stopped"); len(r) != 1 || strings.Contains(s.logText(), "failed to delete") {
+			t.Errorf("a file that is gone is worth no warning: %s", s.logText())
+		}
 		r := launch{args: []string{"-listen", "unix:" + s.path, "--", trueProgram}}.run(t)
 		if r.status != statusConfig || !strings.Contains(r.stderr, "to mend: install -d") {
 			t.Errorf("a start without the directory: exit status %d, %s", r.status, r.stderr)

@@ -293,6 +293,71 @@ echo "$PATH_INFO -"`))
 	s.stop()
 }
 
+// What a slow client may take at most: a header that drips, a body that stops,
+// an answer that nobody reads and a connection that nobody uses end by
+// themselves, and what they held is free again.
+func TestSlowClientsEnd(t *testing.T) {
+	t.Parallel()
+	s := start(t, "-max-procs", "2", "--", script(t, newDir(t, nil), "sizes", `
+[ "$PATH_INFO" != /big ] || exec cat /dev/zero
+[ -z "$CONTENT_LENGTH" ] || cat >/dev/null
+echo "$PATH_INFO -"`))
+	for _, tt := range []struct {
+		name        string
+		text        string
+		drip        string // every half second
+		status      int    // of the answer, 0 without one
+		least, most time.Duration
+	}{
+		{"nothing", "", "", 0, 10 * time.Second, 13 * time.Second},
+		{"header", "GET / HTTP/1.1\r\nHost: x\r\n", "X-A: b\r\n", 408, 10 * time.Second, 13 * time.Second},
+		{"request line", "GET /", "x", 408, 10 * time.Second, 13 * time.Second},
+		{"body", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc", "", 408, 30 * time.Second, 33 * time.Second},
+		{"chunked body", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc", "", 408, 30 * time.Second, 33 * time.Second},
+		{"large body", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n" + strings.Repeat("x", 1<<20), "", 0, 30 * time.Second, 33 * time.Second},
+		{"answer", "GET /big HTTP/1.1\r\nHost: x\r\n\r\n", "", -1, 30 * time.Second, 34 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := dial(t, s.addr)
+			c.SetDeadline(time.Now().Add(3 * patience))
+			c.trySend(tt.text)
+			began := time.Now()
+			quit := make(chan struct{})
+			defer close(quit)
+			if tt.drip != "" {
+				go func() {
+					for {
+						select {
+						case <-quit:
+							return
+						case <-time.After(500 * time.Millisecond):
+							c.trySend(tt.drip)
+						}
+					}
+				}()
+			}
+			if tt.status < 0 {
+				// Its end is seen in the server: nothing is read here.
+				eventuallyFor(t, tt.most+patience, "the end of an answer that is not read", func() bool {
+					return len(s.find("request", "path", "/big")) > 0
+				})
+			} else if a, err := c.tryAnswer("GET"); tt.status == 0 && err == nil || tt.status > 0 && (err != nil || a.status != tt.status) {
+				t.Errorf("%v, %v; want status %d", a, err, tt.status)
+			}
+			took := time.Since(began)
+			t.Logf("over after %v", took.Round(100*time.Millisecond))
+			if took < tt.least || took > tt.most+patience/8 {
+				t.Errorf("over after %v, want %v to %v", took, tt.least, tt.most)
+			}
+		})
+	}
+	t.Cleanup(func() {
+		eventually(t, "no connection left", func() bool { st := s.status(); return st["conns"] == "0" && st["running"] == "0" })
+		s.stop()
+	})
+}
+
 // unread asks for an answer and reads nothing but its first line, to tell
 // whether it is one.
 func unread(c net.Conn, target string) bool {

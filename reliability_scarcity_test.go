@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -138,7 +139,7 @@ func TestNoProcessForTheCore(t *testing.T) {
 	s.stop()
 }
 
-// Without memory for the command it is as without processes.
+// Without memory for the command, the command dies of it, and nothing else does.
 func TestNoMemoryForTheCommand(t *testing.T) {
 	needRoot(t, "it sets the limits of a process that is closed to its own user")
 	dir := newDir(t, nil)
@@ -147,19 +148,86 @@ func TestNoMemoryForTheCommand(t *testing.T) {
 exec `+need(t, "head", "coreutils")+` -c 5 /dev/zero`))
 	s.get("/").want(t, 200, "\x00\x00\x00\x00\x00")
 	s.get("/small").wantStatus(t, 500)
-	s.await("command failed")
+	if r := s.await("command failed"); !strings.HasPrefix(r["status"], "signal ") {
+		t.Errorf("%v, want a death by a signal", r)
+	}
 	s.get("/").want(t, 200, "\x00\x00\x00\x00\x00")
 	if !raceEnabled {
 		// No process image at all. The monitor itself asks for no memory here.
 		s.setLimit(s.pid, unix.RLIMIT_AS, 64<<10)
 		a := s.get("/")
 		s.setLimit(s.pid, unix.RLIMIT_AS, noLimit)
-		if a.status != 503 && a.status != 500 {
-			t.Errorf("without memory to execute: %d", a.status)
+		a.wantStatus(t, 500)
+		if r := s.awaitN(2, "command failed"); !strings.HasPrefix(r["status"], "signal ") {
+			t.Errorf("%v, want a death by a signal", r)
 		}
-		t.Logf("without memory to execute anything: %d", a.status)
 	}
 	s.get("/").want(t, 200, "\x00\x00\x00\x00\x00")
+	if r := s.status()["restarts"]; r != "0" {
+		t.Errorf("%s cores started again", r)
+	}
+	s.stop()
+}
+
+// memoryGroup makes a control group with so much memory (cgroups(7), version 2).
+func memoryGroup(t *testing.T, bytes int) string {
+	t.Helper()
+	needRoot(t, "it makes a control group")
+	has := func(root string) bool {
+		b, _ := os.ReadFile(root + "/cgroup.controllers")
+		return slices.Contains(strings.Fields(string(b)), "memory")
+	}
+	root := "/sys/fs/cgroup"
+	if !has(root) {
+		root = newDir(t, nil)
+		if err := unix.Mount("none", root, "cgroup2", 0, ""); err != nil {
+			t.Skip("no control groups of version 2: ", err)
+		}
+		t.Cleanup(func() { unix.Unmount(root, unix.MNT_DETACH) })
+		if !has(root) {
+			t.Skip("the control groups of version 2 have no memory controller here")
+		}
+	}
+	if err := os.WriteFile(root+"/cgroup.subtree_control", []byte("+memory"), 0o644); err != nil {
+		t.Skip("no control group can be given a limit here: ", err)
+	}
+	dir, err := os.MkdirTemp(root, "onewake-test-")
+	if err != nil {
+		t.Skip("no control group can be made here: ", err)
+	}
+	t.Cleanup(func() { syscall.Rmdir(dir) })
+	if err := os.WriteFile(dir+"/memory.max", []byte(strconv.Itoa(bytes)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	os.WriteFile(dir+"/memory.swap.max", []byte("0"), 0o644) // not everywhere
+	return dir
+}
+
+// Nor does anything else die when the kernel kills a command for want of memory
+// in its control group.
+func TestNoMemoryInTheGroup(t *testing.T) {
+	group := memoryGroup(t, 32<<20)
+	s := start(t, "-max-procs", "4", "--", script(t, newDir(t, nil), "greedy", `
+[ "$PATH_INFO" = /greedy ] || exec echo fine
+echo $$ >"`+group+`/cgroup.procs" || exit 3
+exec tail /dev/zero`))
+	before := holds(t, s.pid)
+	const n = 3
+	for i := range n {
+		s.get("/greedy").wantStatus(t, 500)
+		if r := s.awaitN(i+1, "command failed"); r["status"] != "signal 9" {
+			t.Errorf("%v, want signal 9", r)
+		}
+		s.get("/").want(t, 200, "fine\n")
+	}
+	b, _ := os.ReadFile(group + "/memory.events")
+	if !strings.Contains(string(b), fmt.Sprintf("\noom_kill %d\n", n)) {
+		t.Errorf("the kernel says %q, want %d killed", b, n)
+	}
+	if r := s.status()["restarts"]; r != "0" {
+		t.Errorf("%s cores started again", r)
+	}
+	s.settled(before)
 	s.stop()
 }
 
