@@ -68,7 +68,8 @@ type Server struct {
 	// stay.
 	Admit func(net.Conn, *Listener) (Peer, bool)
 	// AcceptError, if set, is told of each new kind of failure of accept(2),
-	// such as EMFILE; the server tries again by itself.
+	// such as EMFILE, and again when it still happens after a minute; the
+	// server tries again by itself.
 	AcceptError func(error)
 	// MaxConns is the number of connections served at once; further ones wait
 	// in the backlog. 0 means no limit.
@@ -133,10 +134,11 @@ func (s *Server) Serve(l *Listener) {
 	s.Add(l)
 	var delay time.Duration
 	var last error
+	var told time.Time
 	for s.acquire() {
 		c, err := l.Accept()
 		if err == nil {
-			delay, last = 0, nil
+			delay = 0
 			s.start(c, l)
 			continue
 		}
@@ -147,7 +149,9 @@ func (s *Server) Serve(l *Listener) {
 		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ECONNABORTED) {
 			continue
 		}
-		if s.AcceptError != nil && (last == nil || !errors.Is(err, last)) {
+		// A shortage that comes and goes does not fill the log.
+		if s.AcceptError != nil && (last == nil || !errors.Is(err, last) || time.Since(told) > time.Minute) {
+			told = time.Now()
 			s.AcceptError(err)
 		}
 		last = errors.Unwrap(errors.Unwrap(err))

@@ -1011,36 +1011,39 @@ func TestAcceptError(t *testing.T) {
 	first := s.dial()
 	first.send(get)
 	first.answer("GET")
-	// The client's descriptor takes the last number that is free.
-	var old unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
-		t.Fatal(err)
+	// A shortage that comes and goes.
+	for range 3 {
+		// The client's descriptor takes the last number that is free.
+		var old unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lim := old
+		set(&lim.Cur, fd+1)
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Connect(fd, &unix.SockaddrUnix{Name: s.addr}); err != nil {
+			t.Fatal(err)
+		}
+		unix.Write(fd, []byte(get))
+		time.Sleep(300 * time.Millisecond)
+		first.send(get) // those who are in are served
+		first.answer("GET")
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+		b := make([]byte, 4096)
+		if n, err := unix.Read(fd, b); err != nil || !bytes.HasPrefix(b[:n], []byte("HTTP/1.1 200 OK\r\n")) {
+			t.Errorf("%q, %v", b[:max(n, 0)], err)
+		}
+		unix.Close(fd)
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lim := old
-	set(&lim.Cur, fd+1)
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: s.addr}); err != nil {
-		t.Fatal(err)
-	}
-	unix.Write(fd, []byte(get))
-	time.Sleep(300 * time.Millisecond)
-	first.send(get) // those who are in are served
-	first.answer("GET")
 	if n := errs.Load(); n != 1 {
 		t.Errorf("told %d times", n)
 	}
-	unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
-	b := make([]byte, 4096)
-	if n, err := unix.Read(fd, b); err != nil || !bytes.HasPrefix(b[:n], []byte("HTTP/1.1 200 OK\r\n")) {
-		t.Errorf("%q, %v", b[:max(n, 0)], err)
-	}
-	unix.Close(fd)
 }
 
 // TestAllocations counts what a request costs on a keep-alive connection: its
