@@ -61,7 +61,7 @@ func Parse(s string) (Addr, error) {
 	case strings.HasPrefix(s, "@"):
 		err = errAbstract
 	default:
-		err = badAddr("neither unix:/path, tcp4:host:port, tcp6:[host]:port nor fd:number")
+		err = noNetwork(s)
 	}
 	if err != nil {
 		return Addr{}, fmt.Errorf("address %q: %w", s, err)
@@ -70,6 +70,16 @@ func Parse(s string) (Addr, error) {
 }
 
 var errAbstract = badAddr("no permissions guard an abstract socket, use unix:/path")
+
+// noNetwork says what may have been meant by an address without a network.
+func noNetwork(s string) error {
+	for _, network := range []string{TCP4, TCP6} {
+		if a, err := parseHostPort(network, strings.TrimPrefix(s, "tcp:")); err == nil {
+			return badAddr("a host and a port need their network, use %s:%s", network, a)
+		}
+	}
+	return badAddr("neither unix:/path, tcp4:host:port, tcp6:[host]:port nor fd:number")
+}
 
 func checkPath(p string) error {
 	switch {
@@ -82,7 +92,7 @@ func checkPath(p string) error {
 	case strings.IndexFunc(p, isControl) >= 0:
 		return badAddr("a control character in the path")
 	case strings.HasSuffix(p, "/"), strings.HasSuffix(p, "/."), strings.HasSuffix(p, "/.."):
-		return badAddr("names a directory, not a socket in one")
+		return badAddr("names a directory, use unix:%s/NAME", strings.TrimSuffix(path.Clean(p), "/"))
 	case strings.Contains(p, "/../"):
 		// Where .. leads depends on symbolic links, so that no shorter form
 		// could be offered that is sure to mean the same.
@@ -90,7 +100,7 @@ func checkPath(p string) error {
 	case path.Clean(p) != p:
 		return badAddr("not in its shortest form, use unix:%s", path.Clean(p))
 	case len(p) > maxPath:
-		return badAddr("a path of %d bytes, this system takes %d", len(p), maxPath)
+		return badAddr("a path of %d bytes, this system takes %d: use a shorter one", len(p), maxPath)
 	}
 	return nil
 }

@@ -67,8 +67,8 @@ func TestParse(t *testing.T) {
 		{"no number", "fd:x", Addr{}, "use fd:3"},
 
 		{"empty", "", Addr{}, "neither"},
-		{"tcp", "tcp:localhost:80", Addr{}, "neither"},
-		{"host and port", "localhost:80", Addr{}, "neither"},
+		{"tcp", "tcp:localhost:80", Addr{}, "use tcp4:localhost:80"},
+		{"host and port", "localhost:80", Addr{}, "use tcp4:localhost:80"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := Parse(tt.in)

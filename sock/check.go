@@ -61,7 +61,7 @@ func checkUnix(a Addr, spec perms.Spec) (note string, errs []error) {
 	err = onFD(p.dir, func(fd int) error {
 		return unix.Faccessat(fd, ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS)
 	})
-	add(wrapf(err, "%s: no socket can be made there", p.dir.Name()))
+	add(p.closed(err))
 	add(p.checkOwner(spec))
 
 	held, err := p.lockHeld()
@@ -77,7 +77,7 @@ func checkUnix(a Addr, spec perms.Spec) (note string, errs []error) {
 		add(err)
 	}
 	if held && len(errs) == 0 {
-		add(kindf(ErrLocked, "%w: a running server holds %s", ErrInUse, p.join(p.lockName())))
+		add(p.locked())
 	}
 	return note, errs
 }
@@ -91,7 +91,7 @@ func (p *place) checkOwner(spec perms.Spec) error {
 		return nil
 	}
 	if spec.UID != perms.Unchanged && spec.UID != euid {
-		return kindf(fs.ErrPermission, "owner %d: only root can give a socket away", spec.UID)
+		return kindf(fs.ErrPermission, "owner %s: only root can give a socket away, and user %s starts this (to mend: leave the owner out, or start it as that user)", userName(spec.UID), userName(euid))
 	}
 	if spec.GID == perms.Unchanged || spec.GID == os.Getegid() {
 		return nil
@@ -107,7 +107,8 @@ func (p *place) checkOwner(spec perms.Spec) error {
 	if slices.Contains(gids, spec.GID) || spec.GID == newFileGID(dir) {
 		return nil
 	}
-	return kindf(fs.ErrPermission, "group %d: neither a group of ours nor that of %s", spec.GID, p.dir.Name())
+	return kindf(fs.ErrPermission, "group %s: user %s is not in it, and the group of %s is another (to mend: add the user to the group, or give it the directory)",
+		groupName(spec.GID), userName(euid), p.dir.Name())
 }
 
 // checkLeftover judges a socket file that no lock protects.
@@ -115,7 +116,7 @@ func (p *place) checkLeftover(st stat) (note string, err error) {
 	v, err := p.ask(st)
 	switch {
 	case v == alive:
-		return "", fmt.Errorf("%w: another server answers", ErrInUse)
+		return "", inUse("answers")
 	case v == mute:
 		return fmt.Sprintf("%s: a socket file of ours that we may not ask, removed at start if it is a leftover", p.path), nil
 	case v != stale:
@@ -127,7 +128,7 @@ func (p *place) checkLeftover(st stat) (note string, err error) {
 	}
 	euid := os.Geteuid()
 	if dir.mode&unix.S_ISVTX != 0 && euid != 0 && euid != dir.uid && euid != st.uid {
-		return "", kindf(fs.ErrPermission, "leftover socket %s: owned by user %d, not by us (to mend: remove it)", p.path, st.uid)
+		return "", kindf(fs.ErrPermission, "leftover socket %s: owned by user %s, not by %s (to mend: remove it)", p.path, userName(st.uid), userName(euid))
 	}
 	return fmt.Sprintf("%s: a leftover socket file, removed at start", p.path), nil
 }

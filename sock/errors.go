@@ -3,6 +3,7 @@ package sock
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 
 	"github.com/hashicorp/go-multierror"
@@ -50,6 +51,22 @@ func kindf(kind error, format string, args ...any) error {
 }
 
 func badAddr(format string, args ...any) error { return kindf(ErrBadAddr, format, args...) }
+
+// toFind names the command that tells more, where one is known.
+func toFind(what, freebsd, linux string) string {
+	switch runtime.GOOS {
+	case "freebsd":
+		return fmt.Sprintf(" (to find %s: %s)", what, freebsd)
+	case "linux":
+		return fmt.Sprintf(" (to find %s: %s)", what, linux)
+	}
+	return ""
+}
+
+// inUse says that another server than those of this package has the address.
+func inUse(how string) error {
+	return fmt.Errorf("%w: another server %s%s", ErrInUse, how, toFind("it", "sockstat -l", "ss -lnp"))
+}
 
 // listenError says what was tried, as every error of Listen does.
 func listenError(a Addr, err error) error {

@@ -28,11 +28,16 @@ func (p *place) lock(patience time.Duration) (*os.File, error) {
 			return f, err
 		}
 		if time.Now().After(deadline) {
-			return nil, kindf(ErrLocked, "%w: a running server holds %s", ErrInUse, p.join(p.lockName()))
+			return nil, p.locked()
 		}
 		// Not all at once, where many wait.
 		time.Sleep(2*time.Millisecond + rand.N(3*time.Millisecond))
 	}
+}
+
+func (p *place) locked() error {
+	lock := p.join(p.lockName())
+	return kindf(ErrLocked, "%w: a running server holds %s%s", ErrInUse, lock, toFind("it", "fstat "+lock, "fuser "+lock))
 }
 
 // tryLock returns no file and no error if the lock is held.
@@ -111,6 +116,9 @@ func (p *place) openLock(flags int) (*os.File, error) {
 		// call a link, and Linux keeps even root from some files of others in
 		// a sticky directory (fs.protected_regular).
 		st, serr := p.stat(name)
+		if serr != nil && errors.Is(err, fs.ErrPermission) && flags&unix.O_CREAT != 0 {
+			return nil, p.closed(err)
+		}
 		if serr != nil {
 			return nil, pathError("open", p.join(name), err)
 		}
@@ -158,7 +166,7 @@ func (p *place) checkLock(st stat) error {
 	case st.kind() != unix.S_IFREG:
 		return kindf(ErrUnsafeLock, "%s: not a regular file, which a lock file is (to mend: remove it)", file)
 	case st.uid != os.Geteuid():
-		return kindf(ErrUnsafeLock, "%s: owned by user %d, not by us (to mend: remove it)", file, st.uid)
+		return kindf(ErrUnsafeLock, "%s: owned by user %s, not by %s (to mend: remove it)", file, userName(st.uid), userName(os.Geteuid()))
 	case st.links > 1: // none: removed just now, which tryLock notices
 		return kindf(ErrUnsafeLock, "%s: has %d links, a lock file has one (to mend: remove it)", file, st.links)
 	}

@@ -95,7 +95,13 @@ func openPlace(p string) (*place, error) {
 		return err
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w (to mend: install -d -o %s -m 0750 %s)", dir, err, ourName(), dir)
+		return nil, fmt.Errorf("%s: %w (to mend: install -d -o %s -m 0750 %s)", dir, err, userName(os.Geteuid()), dir)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("%s: %w: user %s cannot read it, use a directory of its own", dir, err, userName(os.Geteuid()))
+	}
+	if errors.Is(err, unix.ENOTDIR) {
+		return nil, fmt.Errorf("%s: %w, use a path in one", dir, err)
 	}
 	if err != nil {
 		return nil, pathError("open", dir, err)
@@ -112,8 +118,11 @@ func (p *place) checkDir() error {
 	}
 	dir := p.dir.Name()
 	if st.uid != 0 && st.uid != os.Geteuid() {
-		return kindf(ErrUnsafeDir, "%s: owned by user %d, neither by us nor by root (to mend: chown %s %s)",
-			dir, st.uid, ourName(), dir)
+		us, not := userName(os.Geteuid()), "not by root"
+		if os.Geteuid() != 0 {
+			not = fmt.Sprintf("neither by %s nor by root", us)
+		}
+		return kindf(ErrUnsafeDir, "%s: owned by user %s, %s (to mend: chown %s %s)", dir, userName(st.uid), not, us, dir)
 	}
 	if st.mode&unix.S_ISVTX == 0 {
 		switch st.mode & 0o022 {
@@ -128,13 +137,28 @@ func (p *place) checkDir() error {
 	return nil
 }
 
-// ourName is the user's name, for commands that mend something.
-func ourName() string {
-	uid := strconv.Itoa(os.Geteuid())
-	if u, err := user.LookupId(uid); err == nil {
+// closed says that nothing can be made in the directory, if that is why.
+func (p *place) closed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: user %s can make no socket there, use a directory of its own", p.dir.Name(), err, userName(os.Geteuid()))
+}
+
+// userName is the user's name, as messages and commands that mend something
+// have it.
+func userName(uid int) string {
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 		return u.Username
 	}
-	return uid
+	return strconv.Itoa(uid)
+}
+
+func groupName(gid int) string {
+	if g, err := user.LookupGroupId(strconv.Itoa(gid)); err == nil {
+		return g.Name
+	}
+	return strconv.Itoa(gid)
 }
 
 func (p *place) join(name string) string { return path.Join(p.dir.Name(), name) }

@@ -164,9 +164,9 @@ func checkListening(fd int) (net.Addr, error) {
 	typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	switch {
 	case errors.Is(err, unix.ENOTSOCK):
-		return nil, kindf(ErrNotSocket, "descriptor %d: %w", fd, ErrNotSocket)
+		return nil, kindf(ErrNotSocket, "descriptor %d: %w, whoever starts this must pass a listening socket there", fd, ErrNotSocket)
 	case errors.Is(err, unix.EBADF):
-		return nil, badAddr("descriptor %d: not open", fd)
+		return nil, badAddr("descriptor %d: not open, whoever starts this must pass a listening socket there", fd)
 	case err != nil:
 		return nil, os.NewSyscallError("getsockopt", err)
 	case typ != unix.SOCK_STREAM:
@@ -177,7 +177,7 @@ func checkListening(fd int) (net.Addr, error) {
 		return nil, os.NewSyscallError("getsockopt", err)
 	}
 	if on == 0 {
-		return nil, badAddr("descriptor %d: a socket that does not listen", fd)
+		return nil, badAddr("descriptor %d: a socket that does not listen, whoever passes it must call listen(2) before", fd)
 	}
 	sa, err := unix.Getsockname(fd)
 	if err != nil {

@@ -54,7 +54,7 @@ func (p *place) clear() error {
 		case v == absent && err == nil:
 			continue
 		case v == alive:
-			return fmt.Errorf("%w: another server answers", ErrInUse)
+			return inUse("answers")
 		case v != stale:
 			return err
 		}
@@ -64,7 +64,7 @@ func (p *place) clear() error {
 		}
 		step("cleared")
 	}
-	return fmt.Errorf("%w: another server comes and goes", ErrInUse)
+	return inUse("comes and goes")
 }
 
 // lookForSocket looks at what stands at the path, which must be a socket.
@@ -75,7 +75,7 @@ func (p *place) lookForSocket() (stat, error) {
 		if what == "" {
 			what = "something else"
 		}
-		return st, kindf(ErrNotSocket, "%s: %w but %s", p.path, ErrNotSocket, what)
+		return st, kindf(ErrNotSocket, "%s: %w but %s, move it away or use another path", p.path, ErrNotSocket, what)
 	}
 	return st, err
 }
@@ -107,7 +107,7 @@ func (p *place) ask(st stat) (verdict, error) {
 			if st.uid == os.Geteuid() && st.mode&0o200 == 0 {
 				return mute, nil
 			}
-			return refused, fmt.Errorf("%s: connect: %w", p.path, err)
+			return refused, fmt.Errorf("%s: connect: %w: a socket of user %s, whose server may be running (to mend: stop that server, remove the file)", p.path, err, userName(st.uid))
 		default:
 			return refused, &os.PathError{Op: "connect", Path: p.path, Err: err}
 		}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,14 +52,14 @@ func listenTCP(a Addr) (*Listener, error) {
 }
 
 func bindTCP(a Addr) (*net.TCPListener, error) {
-	host, _, err := net.SplitHostPort(a.Address)
+	host, port, err := net.SplitHostPort(a.Address)
 	if err != nil {
 		return nil, err
 	}
 	// Package net takes an interface that it does not find for none.
 	if ip, err := netip.ParseAddr(host); err == nil && ip.Zone() != "" {
 		if _, err := interfaceNamed(ip.Zone()); err != nil {
-			return nil, badAddr("no interface is called %q", ip.Zone())
+			return nil, badAddr("no interface is called %q%s", ip.Zone(), toFind("the names", "ifconfig -l", "ip link"))
 		}
 	}
 	var lc net.ListenConfig
@@ -76,13 +77,20 @@ func bindTCP(a Addr) (*net.TCPListener, error) {
 	var dns *net.DNSError
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return nil, fmt.Errorf("%w: another server has it", ErrInUse)
+		return nil, inUse("has it")
+	case errors.Is(err, unix.EACCES) && isLowPort(port):
+		return nil, fmt.Errorf("%w: only root may have a port below 1024, use a higher one", err)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return nil, kindf(ErrBadAddr, "%w: no interface of this machine has the address", err)
+		return nil, kindf(ErrBadAddr, "%w: no interface of this machine has the address%s", err, toFind("its addresses", "ifconfig", "ip address"))
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return nil, kindf(ErrBadAddr, "%w", err)
 	}
 	return nil, err
+}
+
+func isLowPort(port string) bool {
+	n, err := strconv.Atoi(port)
+	return err == nil && n < 1024
 }
 
 func interfaceNamed(zone string) (*net.Interface, error) {

@@ -119,6 +119,9 @@ func (o *ownedFile) checkBound() (stat, error) {
 // not every file system keeps any.
 func (o *ownedFile) permit(was stat) error {
 	if err := o.spec.ApplyAt(o.dir, o.name); err != nil {
+		if why := o.checkOwner(o.spec); why != nil && errors.Is(err, fs.ErrPermission) {
+			return why
+		}
 		return err
 	}
 	st, err := o.stat(o.name)
