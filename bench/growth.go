@@ -67,11 +67,13 @@ func growth(wanted *regexp.Regexp, most int) error {
 		if !wanted.MatchString(s.name) {
 			continue
 		}
+		progress("growth of %s", s.name)
 		if err := s.measure(); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
 	if wanted.MatchString("requests") {
+		progress("growth of requests, up to %d", most)
 		return requestsSoFar(most)
 	}
 	return nil

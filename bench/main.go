@@ -134,6 +134,7 @@ func prepare(binary string) (err error) {
 	if err := os.Chmod(tmp, 0o711); err != nil {
 		return err
 	}
+	progress("building tiny.c, limit.c, pump.c and floor.c")
 	for _, f := range []string{"tiny", "limit", "pump", "floor"} {
 		b, err := sources.ReadFile(f + ".c")
 		if err != nil {
@@ -154,8 +155,17 @@ func prepare(binary string) (err error) {
 		onewake, err = filepath.Abs(binary)
 		return err
 	}
+	progress("building onewake")
 	return command("env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", onewake,
 		"github.com/onewake/onewake")
+}
+
+// started is when this program was.
+var started = time.Now()
+
+// progress says what is being done, after how long.
+func progress(format string, a ...any) {
+	fmt.Fprintf(os.Stderr, "%4.0f s  %s\n", time.Since(started).Seconds(), fmt.Sprintf(format, a...))
 }
 
 // program is one of those that prepare made.
@@ -237,7 +247,7 @@ func measure(wanted *regexp.Regexp) ([]row, error) {
 		if !wanted.MatchString(p.name) {
 			continue
 		}
-		fmt.Fprintf(os.Stderr, "%4.0f s  %s\n", time.Since(began).Seconds(), p.name)
+		progress("%s", p.name)
 		rows, err := p.run()
 		var m missingError
 		switch {

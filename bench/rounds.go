@@ -35,7 +35,12 @@ type series map[string][]sample
 // the next, so that a machine that gets slower or busier favours none of them.
 func interleave(n int, cs ...contender) (series, error) {
 	out := make(series)
+	progress("  %d contenders are warm and take turns, %d rounds: %.0f s or more", len(cs), n, (time.Duration(len(cs)*n) * window).Seconds())
+	began := time.Now()
 	for r := range n {
+		if left := time.Since(began) * time.Duration(n-r) / time.Duration(max(r, 1)); r == 1 && left > time.Second {
+			progress("  round 1 of %d is done, the others take %.0f s", n, left.Seconds())
+		}
 		for i := range cs {
 			c := cs[i]
 			if r%2 == 1 {
