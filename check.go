@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
-	"golang.org/x/sys/unix"
 
 	"github.com/onewake/onewake/sock"
 )
@@ -20,14 +20,16 @@ import (
 func check(o *options, wrong error) int {
 	var errs *multierror.Error
 	errs = multierror.Append(errs, flatten(wrong)...)
-	if unix.Access(o.spoolDir, unix.W_OK|unix.X_OK) == unix.EACCES {
-		errs = multierror.Append(errs, fmt.Errorf("-spool-dir %s: %w", o.spoolDir, unix.EACCES))
+	for _, d := range o.doubts {
+		fmt.Println(d)
 	}
-	if unix.Access(o.dir, unix.X_OK) == unix.EACCES {
-		errs = multierror.Append(errs, fmt.Errorf("-dir %s: %w", o.dir, unix.EACCES))
+	if o.path != "" && o.path != o.command[0] {
+		fmt.Printf("command %q: %s\n", o.command[0], o.path)
 	}
 	for _, a := range o.listen {
+		done := sayIfSlow("still checking %v", a)
 		note, err := sock.Check(a, o.perms)
+		done()
 		switch {
 		case errors.Is(err, sock.ErrLocked):
 			fmt.Printf("%v: a server of ours is running\n", a)
@@ -46,6 +48,12 @@ func check(o *options, wrong error) int {
 	return statusOK
 }
 
+// sayIfSlow says what is being done if it is not done within a second.
+func sayIfSlow(format string, args ...any) (done func()) {
+	t := time.AfterFunc(time.Second, func() { fmt.Fprintf(os.Stderr, "onewake: "+format+"\n", args...) })
+	return func() { t.Stop() }
+}
+
 // serverField is what every answer of a core says in its Server field.
 const serverField = "onewake"
 
@@ -60,6 +68,7 @@ func isOurs(a sock.Addr) bool {
 		return false
 	}
 	defer c.Close()
+	defer sayIfSlow("still asking the server at %v what it is, for 2 seconds at most", a)()
 	c.SetDeadline(time.Now().Add(2 * time.Second))
 	if _, err := c.Write([]byte("CHECK * HTTP/1.1\r\nHost: check\r\nConnection: close\r\n\r\n")); err != nil {
 		return false

@@ -273,7 +273,7 @@ func (c *core) admit(nc net.Conn, l *http1.Listener) (http1.Peer, bool) {
 	}
 	ok := err == nil && (slices.Contains(c.cfg.Allow.UIDs, cred.UID) || slices.ContainsFunc(c.cfg.Allow.GIDs, cred.In))
 	if !ok {
-		c.log.Warn("peer refused", "listener", l.Name, "uid", p.UID, "verdict", "not in -allow")
+		c.log.Warn("peer refused", "listen", l.Name, "uid", p.UID, "verdict", "not in -allow")
 	}
 	return p, ok
 }

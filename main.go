@@ -16,6 +16,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"syscall"
 
 	"github.com/hashicorp/go-multierror"
 
@@ -104,7 +105,7 @@ func exitStatus(err error) int {
 	case errors.As(err, &usage), errors.Is(err, sock.ErrBadAddr):
 		return statusUsage
 	case errors.As(err, &config), errors.Is(err, sock.ErrUnsafeDir), errors.Is(err, sock.ErrNotSocket),
-		errors.Is(err, fs.ErrNotExist):
+		errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return statusConfig
 	case errors.Is(err, fs.ErrPermission):
 		return statusNoPerm

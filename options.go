@@ -7,14 +7,15 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
 
 	"github.com/onewake/onewake/gateway"
 	"github.com/onewake/onewake/journal"
@@ -29,6 +30,9 @@ const (
 	maxDuration = 365 * 24 * time.Hour
 	// commandPath is PATH for the command, whatever the daemon's own is.
 	commandPath = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
+	// What to do about a name that nobody has.
+	listUsers  = " (to see all: getent passwd)"
+	listGroups = " (to see all: getent group)"
 )
 
 // options is the command line, parsed and checked.
@@ -58,6 +62,8 @@ type options struct {
 
 	command []string // argv, empty for the test page
 	path    string   // of the command, absolute
+
+	doubts []string // what is allowed, and perhaps not meant
 }
 
 // allowList is who may connect to Unix listeners by -allow.
@@ -97,61 +103,155 @@ func (v *value) Set(s string) error {
 	return nil
 }
 
-// flags declares all flags. Their texts are what -h prints.
+// flags declares all flags, in the groups and with the texts that -h prints.
 type flags struct {
-	set *flag.FlagSet
-	all map[string]*value
+	set    *flag.FlagSet
+	all    map[string]*value
+	groups []group
 
 	cgi, accessLog, check, version bool
+}
+
+type group struct {
+	name  string
+	flags []string
 }
 
 func newFlags() *flags {
 	f := &flags{set: flag.NewFlagSet("onewake", flag.ContinueOnError), all: make(map[string]*value)}
 	f.set.SetOutput(io.Discard)
+	in := func(name string) { f.groups = append(f.groups, group{name: name}) }
+	told := func(name string) {
+		g := &f.groups[len(f.groups)-1]
+		g.flags = append(g.flags, name)
+	}
 	one := func(name, def, usage string) {
 		v := &value{texts: []string{def}}
 		f.all[name] = v
 		f.set.Var(v, name, usage)
+		told(name)
 	}
 	many := func(name, def, usage string) {
-		v := &value{many: true}
-		if def != "" {
-			v.texts = []string{def}
+		one(name, def, usage)
+		v := f.all[name]
+		if v.many = true; def == "" {
+			v.texts = nil
 		}
-		f.all[name] = v
-		f.set.Var(v, name, usage)
 	}
-	many("listen", defaultListen, "serve on `ADDR`: unix:/path, tcp4:host:port, tcp6:[host%zone]:port or fd:N; repeatable")
-	one("socket-mode", "0660", "`OCTAL` mode of the socket file")
-	one("socket-owner", "", "`USER` to give the socket file to (only root may)")
-	one("socket-group", "", "`GROUP` to give the socket file to; default as the directory makes it")
-	one("allow", "", "`LIST` of users and :groups that may connect to unix sockets; default anyone the mode lets in")
-	f.set.BoolVar(&f.cgi, "cgi", false, "the command speaks CGI/1.1")
-	one("content-type", "text/plain; charset=utf-8", "`TYPE` of raw output")
-	many("env", "", "give the command one more variable, `NAME[=VALUE]`; without = copied from here; repeatable")
-	one("dir", "/", "the command's working `DIR`ectory")
-	one("script-name", "", "SCRIPT_NAME `PREFIX`; PATH_INFO is the rest of the path")
-	one("forwarded", "", "`LIST` of headers that the web server in front sets itself and that are believed")
-	one("timeout", "60s", "`DURATION` of one request's command, start to end")
-	one("kill-after", "5s", "`DURATION` from SIGTERM to SIGKILL")
-	one("max-procs", strconv.Itoa(4*runtime.NumCPU()), "at most `N` commands running at once; default 4 for each CPU")
-	one("max-queue", "512", "at most `N` requests waiting for a command to end")
-	one("max-body", "16MiB", "largest request body, a `SIZE` in bytes, KiB, MiB or GiB")
-	one("spool-dir", "/var/tmp", "`DIR`ectory for large bodies and what slow clients have not read")
-	one("max-conns", "", "at most `N` open connections; default what RLIMIT_NOFILE allows")
-	one("drain", "10s", "`DURATION` that running requests may take at stop")
-	one("sandbox", "on", "`MODE`: on (FreeBSD: refuse to run unconfined) or off")
-	one("log-format", "text", "`FORMAT` of the log: text or json")
-	f.set.BoolVar(&f.accessLog, "access-log", true, "one log record a request")
-	f.set.BoolVar(&f.check, "check", false, "check everything that a start would, change nothing, and exit")
-	f.set.BoolVar(&f.version, "version", false, "print version, Go version and system, and exit")
+	onOff := func(p *bool, name string, def bool, usage string) {
+		f.set.BoolVar(p, name, def, usage)
+		told(name)
+	}
+	in("Listening")
+	many("listen", defaultListen, "`ADDR`: unix:/path, tcp4:host:port, tcp6:[host%zone]:port or fd:N;\nrepeatable")
+	one("socket-mode", "0660", "`OCTAL`: mode of the socket file")
+	one("socket-owner", "", "`USER`: owner of the socket file; only root may give it away")
+	one("socket-group", "", "`GROUP`: group of the socket file, else as the directory makes it")
+	one("allow", "", "`LIST`: users and :groups that may connect, else whoever can")
+	in("Command")
+	onOff(&f.cgi, "cgi", false, "it speaks CGI/1.1; without this, its output is the body")
+	one("content-type", "text/plain; charset=utf-8", "`TYPE`: of that body")
+	many("env", "", "`NAME[=VALUE]`: one more variable, without = copied; repeatable")
+	one("dir", "/", "`DIR`: where it runs")
+	one("timeout", "60s", "`TIME`: how long it may run for one request")
+	one("kill-after", "5s", "`TIME`: from SIGTERM to SIGKILL")
+	in("Requests")
+	one("script-name", "", "`PREFIX`: of paths, SCRIPT_NAME; the rest is PATH_INFO")
+	one("forwarded", "", "`LIST`: headers that the web server in front sets itself")
+	one("max-body", "16MiB", "`SIZE`: largest body, in bytes, KiB, MiB or GiB")
+	in("Limits")
+	one("max-procs", strconv.Itoa(4*runtime.NumCPU()), "`N`: commands running at once, 4 for each CPU")
+	one("max-queue", "512", "`N`: requests that wait for one to end")
+	one("max-conns", "", "`N`: open connections, else what RLIMIT_NOFILE allows")
+	one("spool-dir", "/var/tmp", "`DIR`: files for large bodies and slow clients")
+	in("Service")
+	one("drain", "10s", "`TIME`: how long running requests may take at a stop")
+	one("sandbox", "on", "`MODE`: on, where FreeBSD refuses to run unconfined, or off")
+	one("log-format", "text", "`FORMAT`: text or json, on standard error")
+	onOff(&f.accessLog, "access-log", true, "one log record a request")
+	onOff(&f.check, "check", false, "check all that a start would, change nothing, and exit")
+	onOff(&f.version, "version", false, "print version, Go version and system, and exit")
 	return f
 }
 
+// form is a flag as it is typed, -timeout TIME, and what it means.
+func form(f *flag.Flag) (typed, text string) {
+	name, text := flag.UnquoteUsage(f)
+	switch {
+	case name != "":
+		return "-" + f.Name + " " + name, strings.TrimPrefix(text, name+": ")
+	case f.DefValue == "true":
+		return "-" + f.Name + "=BOOL", text
+	}
+	return "-" + f.Name, text
+}
+
+// usage is what -h prints, one screen.
 func (f *flags) usage(w io.Writer) {
-	fmt.Fprint(w, "usage: onewake [flags] [--] [command [argument ...]]\n\nflags:\n")
-	f.set.SetOutput(w)
-	f.set.PrintDefaults()
+	fmt.Fprint(w, "usage: onewake [flags] [--] [command [argument ...]]\n")
+	for _, g := range f.groups {
+		fmt.Fprintf(w, "\n%s:\n", g.name)
+		for _, name := range g.flags {
+			fl := f.set.Lookup(name)
+			typed, text := form(fl)
+			if fl.DefValue != "" && fl.DefValue != "false" {
+				text += " (" + fl.DefValue + ")"
+			}
+			fmt.Fprintf(w, "  %-19s %s\n", typed, strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", 22)))
+		}
+	}
+	fmt.Fprint(w, "\nDefaults are in parentheses; more is in onewake(8): man onewake\n")
+}
+
+// misuse says what is wrong with an argument that package flag does not take.
+func (f *flags) misuse(arg string) error {
+	name, text, given := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
+	fl := f.set.Lookup(name)
+	switch {
+	case name == "" || name[0] == '-':
+		return fmt.Errorf("%q: not a flag", arg)
+	case fl == nil:
+		return fmt.Errorf("-%s: no such flag%s", name, f.nearest(name))
+	case given:
+		return fmt.Errorf("-%s %q: neither true nor false, use -%[1]s=true or -%[1]s=false", name, text)
+	}
+	typed, _ := form(fl)
+	return fmt.Errorf("-%s: its value is missing, use %s", name, typed)
+}
+
+// nearest suggests the flag that a name is a slip of, if there is one.
+func (f *flags) nearest(name string) string {
+	best, least := "", 1+len(name)/3
+	f.set.VisitAll(func(fl *flag.Flag) {
+		if d := distance(name, fl.Name); d <= least {
+			best, least = fl.Name, d-1
+		}
+	})
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf(", did you mean -%s?", best)
+}
+
+// distance is the number of characters to put in, take out or change that make
+// a into b.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		corner := row[0]
+		row[0]++
+		for j := range len(b) {
+			d := corner
+			if a[i] != b[j] {
+				d = 1 + min(corner, row[j], row[j+1])
+			}
+			corner, row[j+1] = row[j+1], d
+		}
+	}
+	return row[len(b)]
 }
 
 // parseOptions parses the command line. All problems are in the error, a
@@ -163,20 +263,29 @@ func parseOptions(args []string) (*options, error) {
 			f.usage(os.Stdout)
 			return nil, err
 		}
-		return nil, usageError{fmt.Errorf("%w\nonewake -h lists the flags", err)}
+		// Package flag has taken the argument that it stopped at, unless it is
+		// not of a flag's form.
+		i := len(args) - f.set.NArg()
+		if !strings.HasPrefix(err.Error(), "bad flag syntax") {
+			i--
+		}
+		return nil, usageError{fmt.Errorf("%w\nonewake -h lists the flags", f.misuse(args[i]))}
 	}
 	o := &options{cgi: f.cgi, accessLog: f.accessLog, check: f.check, version: f.version, command: f.set.Args()}
 	if o.version {
 		return o, nil
 	}
 	p := &parser{flags: f}
+	if n := len(args) - len(o.command); n > 0 {
+		p.last = args[n-1]
+	}
 	p.listen(o)
 	p.perms(o)
 	p.allow(o)
 	p.env(o)
 	o.mime = p.mime()
-	o.dir = p.directory("dir")
-	o.spoolDir = p.directory("spool-dir")
+	o.dir = p.directory("dir", unix.X_OK, "enter it")
+	o.spoolDir = p.directory("spool-dir", unix.W_OK|unix.X_OK, "make files there, use one where it can, such as /var/tmp")
 	o.script = p.script()
 	p.forwarded(o)
 	o.timeout = p.duration("timeout")
@@ -198,6 +307,7 @@ func parseOptions(args []string) (*options, error) {
 type parser struct {
 	*flags
 	errs *multierror.Error
+	last string // argument before the command
 }
 
 func (p *parser) text(name string) string { return p.all[name].texts[0] }
@@ -217,9 +327,9 @@ func (p *parser) listen(o *options) {
 		a, err := sock.Parse(s)
 		switch {
 		case err != nil:
-			p.errs = multierror.Append(p.errs, usageError{fmt.Errorf("-listen: %w", err)})
+			p.bad("listen", s, errors.Unwrap(err).Error()) // without the address
 		case seen[a] && !strings.HasSuffix(a.Address, ":0"):
-			p.bad("listen", s, "given twice")
+			p.bad("listen", s, "given twice, once is enough")
 		default:
 			seen[a] = true
 			o.listen = append(o.listen, a)
@@ -234,11 +344,11 @@ func (p *parser) perms(o *options) {
 		mode = ""
 	}
 	if _, err := perms.Parse("", owner, ""); err != nil {
-		p.config(fmt.Errorf("-socket-owner %q: no such user", owner))
+		p.config(fmt.Errorf("-socket-owner %q: no such user%s", owner, listUsers))
 		owner = ""
 	}
 	if _, err := perms.Parse("", "", group); err != nil {
-		p.config(fmt.Errorf("-socket-group %q: no such group", group))
+		p.config(fmt.Errorf("-socket-group %q: no such group%s", group, listGroups))
 		group = ""
 	}
 	o.perms, _ = perms.Parse(mode, owner, group)
@@ -250,12 +360,15 @@ func (p *parser) allow(o *options) {
 		return
 	}
 	o.allow.Set = true
+	if len(o.listen) > 0 && !slices.ContainsFunc(o.listen, func(a sock.Addr) bool { return a.Network == sock.Unix || a.Network == sock.FD }) {
+		o.doubts = append(o.doubts, fmt.Sprintf("-allow %q: everybody can connect all the same, it is for unix sockets and there is none", text))
+	}
 	for name := range strings.SplitSeq(text, ",") {
 		name = strings.TrimSpace(name)
 		if group, ok := strings.CutPrefix(name, ":"); ok {
 			gid, err := perms.LookupGroup(group)
 			if err != nil {
-				p.config(fmt.Errorf("-allow %q: %q: no such group", text, name))
+				p.config(fmt.Errorf("-allow %q: %q: no such group%s", text, name, listGroups))
 				continue
 			}
 			o.allow.GIDs = append(o.allow.GIDs, gid)
@@ -263,7 +376,14 @@ func (p *parser) allow(o *options) {
 		}
 		uid, err := perms.LookupUser(name)
 		if err != nil {
-			p.config(fmt.Errorf("-allow %q: %q: no such user; a group is written :GROUP", text, name))
+			why := "no such user, a group is written :GROUP and a comma is between names" + listUsers
+			if _, err := perms.LookupGroup(name); err == nil {
+				why = "a group and no user, use :" + name
+			}
+			if name == "" {
+				why = "no name, use USER or :GROUP with a comma between them, or no -allow at all"
+			}
+			p.config(fmt.Errorf("-allow %q: %q: %s", text, name, why))
 			continue
 		}
 		o.allow.UIDs = append(o.allow.UIDs, uid)
@@ -277,18 +397,18 @@ func (p *parser) env(o *options) {
 		name, _, given := strings.Cut(s, "=")
 		switch {
 		case name == "":
-			p.bad("env", s, "no name before the =")
+			p.bad("env", s, "no name, use NAME=VALUE, or NAME to copy it")
 			continue
 		case strings.IndexByte(s, 0) >= 0:
 			p.bad("env", s, "NUL in a variable")
 			continue
 		case spawn.IsRequestVariable(name):
-			p.bad("env", s, name+" comes from each request")
+			p.bad("env", s, name+" is kept for what requests say, use another name")
 			continue
 		case !given:
 			v, ok := os.LookupEnv(name)
 			if !ok {
-				p.config(fmt.Errorf("-env %s: not set in the environment of onewake", name))
+				p.config(fmt.Errorf("-env %q: not in the environment of onewake, set it there or use %s=VALUE", name, name))
 				continue
 			}
 			s = name + "=" + v
@@ -304,22 +424,37 @@ func (p *parser) env(o *options) {
 
 func (p *parser) mime() string {
 	s := p.text("content-type")
-	if s == "" || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+	if !strings.Contains(s, "/") || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		p.bad("content-type", s, "not a media type, such as text/html")
 	}
 	return s
 }
 
-func (p *parser) directory(name string) string {
+// directory makes sure that the directory of a flag is there and usable: mode is
+// that of access(2).
+func (p *parser) directory(name string, mode uint32, why string) string {
 	dir := p.text(name)
 	if !filepath.IsAbs(dir) {
-		p.bad(name, dir, "not an absolute path")
+		abs, err := filepath.Abs(dir)
+		if dir == "" || err != nil {
+			abs = p.set.Lookup(name).DefValue
+		}
+		p.bad(name, dir, "not an absolute path, use "+abs)
 		return dir
 	}
-	if fi, err := os.Stat(dir); err != nil {
-		p.config(fmt.Errorf("-%s %s: %w", name, dir, cause(err)))
-	} else if !fi.IsDir() {
-		p.config(fmt.Errorf("-%s %s: not a directory", name, dir))
+	fi, err := os.Stat(dir)
+	if err == nil && fi.IsDir() {
+		err = unix.Faccessat(unix.AT_FDCWD, dir, mode, unix.AT_EACCESS)
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		p.errs = multierror.Append(p.errs, fmt.Errorf("-%s %q: %w: user %s cannot %s", name, dir, fs.ErrPermission, userName(os.Geteuid()), why))
+	case errors.Is(err, fs.ErrNotExist):
+		p.config(fmt.Errorf("-%s %q: %w (to mend: install -d -o %s %s)", name, dir, cause(err), userName(os.Geteuid()), dir))
+	case err != nil:
+		p.config(fmt.Errorf("-%s %q: %w", name, dir, cause(err)))
+	case !fi.IsDir():
+		p.config(fmt.Errorf("-%s %q: not a directory, use %s", name, dir, filepath.Dir(dir)))
 	}
 	return filepath.Clean(dir)
 }
@@ -330,7 +465,7 @@ func (p *parser) script() string {
 		return ""
 	}
 	if s != "" && (s[0] != '/' || strings.HasSuffix(s, "/") || strings.ContainsAny(s, "?#\x00")) {
-		p.bad("script-name", s, "not empty, nor a path like /cgi-bin/foo without a slash at its end")
+		p.bad("script-name", s, "not a path such as /cgi-bin/foo, without ? or # and without a slash at its end")
 	}
 	return s
 }
@@ -344,7 +479,9 @@ func (p *parser) forwarded(o *options) {
 
 func (p *parser) duration(name string) time.Duration {
 	d, err := time.ParseDuration(p.text(name))
-	if err != nil || d <= 0 || d > maxDuration {
+	if s, serr := time.ParseDuration(p.text(name) + "s"); err != nil && serr == nil && s > 0 {
+		p.bad(name, p.text(name), "no unit, use "+p.text(name)+"s or such")
+	} else if err != nil || d <= 0 || d > maxDuration {
 		p.bad(name, p.text(name), "not a duration above 0 and up to 8760h, such as 90s or 2m30s")
 	}
 	return d
@@ -391,43 +528,8 @@ func (p *parser) choice(name string, words ...string) int {
 			return i
 		}
 	}
-	p.bad(name, p.text(name), "not "+strings.Join(words, " or "))
+	p.bad(name, p.text(name), "not one of its values, use "+strings.Join(words, " or "))
 	return 0
-}
-
-// command finds the program. Its path is made absolute here, once: each start
-// changes directory before it executes.
-func (p *parser) command(o *options) {
-	if len(o.command) == 0 {
-		if o.cgi {
-			p.errs = multierror.Append(p.errs, usageError{errors.New("-cgi: no command is given")})
-		}
-		return
-	}
-	name := o.command[0]
-	path, err := exec.LookPath(name)
-	if err != nil && !strings.Contains(name, "/") {
-		for _, dir := range filepath.SplitList(commandPath) {
-			if found, err2 := exec.LookPath(filepath.Join(dir, name)); err2 == nil {
-				path, err = found, nil
-				break
-			}
-		}
-	}
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
-	if err != nil {
-		err = cause(err)
-		if errors.Is(err, exec.ErrNotFound) {
-			err = fmt.Errorf("not found in PATH nor in %s", commandPath)
-		} else if errors.Is(err, fs.ErrPermission) {
-			err = errors.New("not an executable file")
-		}
-		p.config(fmt.Errorf("command %q: %w", name, err))
-		return
-	}
-	o.path = path
 }
 
 // cause takes the operation and the path off an error that will name them in
@@ -436,10 +538,6 @@ func cause(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		return pe.Err
-	}
-	var ee *exec.Error
-	if errors.As(err, &ee) {
-		return cause(ee.Err)
 	}
 	return err
 }
