@@ -180,6 +180,7 @@ func TestGoodValues(t *testing.T) {
 		{[]string{"-timeout=1m30s", "-kill-after", "1ms", "-drain=1h"}, func(o *options) bool {
 			return o.timeout == 90*time.Second && o.killAfter == time.Millisecond && o.drain == time.Hour
 		}},
+		{[]string{"-timeout=5m"}, func(o *options) bool { return o.timeout == 5*time.Minute }}, // 5ms has a unit too
 		{[]string{"-max-procs=1", "-max-queue=0", "-max-conns=1"}, func(o *options) bool { return o.maxProcs == 1 && o.maxQueue == 0 && o.maxConns == 1 }},
 		{[]string{"-sandbox=off", "-log-format=json", "-access-log=false"}, func(o *options) bool { return !o.sandbox && o.format == journal.JSON && !o.accessLog }},
 		{[]string{"-dir", "/usr/../tmp/"}, func(o *options) bool { return o.dir == "/tmp" }},
