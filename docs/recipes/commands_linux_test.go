@@ -1,0 +1,391 @@
+package recipes_test
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// site starts nginx with the locations of the pages that have been followed,
+// and gives where it listens, which 127.0.0.1 is from then on.
+func (m *machine) site(more string) string {
+	m.t.Helper()
+	nginx := need(m.t, "nginx-light", "/usr/sbin/nginx")
+	for _, b := range load(m.t, "nginx.md").blocks {
+		if strings.HasSuffix(b.file, "/onewake_proxy.conf") {
+			m.write(b.file, b.text, 0o644)
+		}
+	}
+	m.mkdir("/usr/local/etc/nginx/onewake", 0o755)
+	addr := m.front("nginx", func(addr string) *exec.Cmd {
+		conf := m.write("/usr/local/etc/nginx/nginx.conf", m.workers("user %s;\n")+`
+daemon off; worker_processes 1;
+pid `+m.root+`/pid;
+events { }
+http {
+	access_log off;
+	client_body_temp_path tmp; proxy_temp_path tmp; fastcgi_temp_path tmp; uwsgi_temp_path tmp; scgi_temp_path tmp;
+	server {
+		listen `+addr+`;
+		include onewake/*.conf;
+`+m.here(more)+`
+	}
+}
+`, 0o644)
+		return m.command(nil, nginx, "-p", m.root, "-c", conf, "-e", m.root+"/nginx.error.log")
+	})
+	m.replace = append(m.replace, "127.0.0.1/", addr+"/")
+	return addr
+}
+
+// behind follows a page that has nginx in front as nginx.md puts it there, and
+// starts that.
+func (m *machine) behind(p page) string {
+	m.t.Helper()
+	m.follow(load(m.t, "nginx.md").only("A server of its own"))
+	m.follow(p)
+	addr := startNginx(m)
+	m.replace = append(m.replace, "127.0.0.1/", addr+"/")
+	return addr
+}
+
+func TestGit(t *testing.T) {
+	t.Parallel()
+	git := needGit(t)
+	need(t, "git", "/usr/lib/git-core/git-http-backend")
+	need(t, "openssl", "/usr/bin/openssl")
+	m := newMachine(t)
+	p := load(t, "git.md")
+	m.follow(p)
+	os.Chmod(m.here("/usr/local/etc/nginx/git.htpasswd"), 0o644) // its group could not be set
+	s := m.service("onewake_git")
+	addr := m.site("")
+	m.console(p)
+
+	// More than is kept in memory goes there and comes back.
+	large := strings.Repeat("0123456789abcdef", 1<<17)
+	m.write("/var/tmp/one/large", large, 0o644)
+	one := m.here("/var/tmp/one")
+	m.run(git, "-C", one, "add", ".")
+	m.run(git, "-C", one, "-c", "core.compression=0", "commit", "-q", "-m", "large")
+	push := []string{git, "-C", one, "-c", "core.compression=0", "-c", "pack.compression=0", "-c", "http.postBuffer=100000", "push", "-q"}
+	if out, err := m.command(m.onewake, append(push, "http://"+addr+"/git/example.git", "HEAD:main")...).CombinedOutput(); err == nil {
+		t.Errorf("a push without a password: %s", out)
+	}
+	if out, err := m.command(m.onewake, append(push, "http://alice:wrong@"+addr+"/git/example.git", "HEAD:main")...).CombinedOutput(); err == nil {
+		t.Errorf("a push with a wrong password: %s", out)
+	}
+	m.run(append(push, "http://alice:correct%20horse@"+addr+"/git/example.git", "HEAD:main")...)
+	if got, want := m.run(git, "-C", m.here("/var/git/example.git"), "rev-parse", "main"), m.run(git, "-C", one, "rev-parse", "HEAD"); got != want {
+		t.Errorf("main is %s, want %s", got, want)
+	}
+	m.run(git, "clone", "-q", "http://"+addr+"/git/example.git", m.here("/var/tmp/two"))
+	if b, err := os.ReadFile(m.here("/var/tmp/two/large")); err != nil || string(b) != large {
+		t.Errorf("cloned %d bytes, %v", len(b), err)
+	}
+	// No spelling of the path gets around the password.
+	for _, path := range []string{"git-receive-pack", "git%2Dreceive-pack", "git-receive-pac%6B", "./git-receive-pack", "x/../git-receive-pack", "%2Fgit-receive-pack", "/git-receive-pack"} {
+		a := ask(t, addr, "POST", "/git/example.git/"+path, "0000", "Content-Type: application/x-git-receive-pack-request")
+		if a.status != 401 {
+			t.Errorf("POST of %s: %d", path, a.status)
+		}
+	}
+	if r := s.records(`path="/git/example.git/git-receive-pack"`, "status=200", `client="127.0.0.1"`); len(r) == 0 {
+		t.Error("no access record of the push")
+	}
+}
+
+func TestCgit(t *testing.T) {
+	t.Parallel()
+	git := needGit(t)
+	need(t, "cgit", "/usr/lib/cgit/cgit.cgi")
+	needCurl(t)
+	m := newMachine(t)
+	m.replace = []string{"alias /usr/local/www/cgit/", "alias /usr/share/cgit/"}
+	p := load(t, "cgit.md")
+	m.follow(p)
+	m.mkdir("/var/git", 0o755)
+	repo := m.here("/var/git/example.git")
+	m.run(git, "init", "-q", "--bare", "-b", "main", repo)
+	m.run(git, "clone", "-q", repo, m.here("/var/tmp/one"))
+	m.run(git, "-C", m.here("/var/tmp/one"), "commit", "-q", "--allow-empty", "-m", "a subject to be seen")
+	m.run(git, "-C", m.here("/var/tmp/one"), "push", "-q", "origin", "HEAD:main")
+	if m.onewake != nil { // another user's, as with git.md
+		if err := exec.Command("chown", "-R", "www-data", repo).Run(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.service("onewake_cgit")
+	addr := m.site("")
+	m.console(p)
+	if a := ask(t, addr, "GET", "/cgit/", ""); a.status != 200 || !strings.Contains(a.body, "href='/cgit/example.git/'") || !strings.Contains(a.body, "cgit-static/cgit.css") {
+		t.Errorf("%d\n%s", a.status, a.body)
+	}
+	if a := ask(t, addr, "GET", "/cgit/example.git/log/", ""); a.status != 200 || !strings.Contains(a.body, "a subject to be seen") {
+		t.Errorf("%d\n%s", a.status, a.body)
+	}
+	if a := ask(t, addr, "GET", "/cgit-static/cgit.cgi", ""); a.status != 403 {
+		t.Errorf("the program itself: %d", a.status)
+	}
+}
+
+func TestWSGI(t *testing.T) {
+	t.Parallel()
+	needPython(t)
+	needCurl(t)
+	m := newMachine(t)
+	p := load(t, "wsgi.md")
+	addr := m.behind(p)
+	s := m.service("onewake")
+	m.console(p)
+	ask(t, addr, "GET", "/hello", "").want(t, 200, "Hello 127.0.0.1\n")
+	body := strings.Repeat("x", 2<<20)
+	ask(t, addr, "POST", "/hello", body, "Content-Type: text/x").want(t, 201, "2097152 bytes of text/x\n")
+	ask(t, addr, "POST", "/hello", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body), "Content-Type: text/x", "Transfer-Encoding: chunked").
+		want(t, 201, "2097152 bytes of text/x\n")
+	ask(t, addr, "GET", "/a%20b", "").want(t, 404, "no /a b\n")
+	if r := s.records(`msg="stderr"`); len(r) > 0 {
+		t.Errorf("%s", r)
+	}
+	if a := ask(t, addr, "GET", "/broken", ""); a.status != 500 || strings.Contains(a.body, "details") {
+		t.Errorf("%+v", a)
+	}
+	s.await(t, `msg="stderr"`, "RuntimeError: details for the log")
+	// hello.py was compiled once, and not by a request.
+	if names, _ := filepath.Glob(m.here("/usr/local/www/hello/__pycache__/*")); len(names) != 1 {
+		t.Errorf("compiled: %s", names)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	needCurl(t)
+	m := newMachine(t)
+	m.replace = []string{"limit=90", "limit=101"} // however full this machine is
+	p := load(t, "status.md")
+	m.follow(p)
+	s := m.service("onewake_status")
+	addr := m.site("")
+	m.console(p)
+	ask(t, addr, "POST", "/status", "body").want(t, 200, "")
+	ask(t, addr, "GET", "/statusquo", "").want(t, 404, "")
+	path := m.here("/usr/local/libexec/status")
+	text, _ := os.ReadFile(path)
+	m.write(path, strings.Replace(string(text), "limit=101", "limit=0", 1), 0o555)
+	if a := ask(t, addr, "GET", "/status", ""); a.status != 500 || strings.Contains(a.body, "full") {
+		t.Errorf("%+v", a)
+	}
+	s.await(t, `msg="stderr"`, "nearly full: /")
+}
+
+func TestWebhook(t *testing.T) {
+	t.Parallel()
+	needPython(t)
+	needCurl(t)
+	git := needGit(t)
+	need(t, "openssl", "/usr/bin/openssl")
+	m := newMachine(t)
+	p := load(t, "webhook.md")
+	m.follow(p)
+	s := m.service("onewake_webhook")
+	addr := m.site("")
+	m.console(p)
+
+	spooled := func() []string {
+		names, _ := filepath.Glob(m.here("/var/spool/webhook/*"))
+		return names
+	}
+	for _, name := range spooled() {
+		os.Remove(name)
+	}
+	secret, err := os.ReadFile(m.here("/usr/local/etc/webhook.secret"))
+	if err != nil || len(secret) < 64 {
+		t.Fatal(len(secret), err)
+	}
+	sign := func(key, body string) string {
+		h := hmac.New(sha256.New, []byte(key))
+		h.Write([]byte(body))
+		return fmt.Sprintf("%x", h.Sum(nil))
+	}
+	key := strings.TrimSpace(string(secret))
+	body := `{"ref": "refs/heads/main"}` + strings.Repeat("\x00\xff\n", 1<<19)
+	for _, wrong := range [][]string{
+		nil,
+		{"X-Hub-Signature-256: sha256=" + sign("another", body)},
+		{"X-Hub-Signature-256: sha256=" + sign(key, body+" ")},
+		{"X-Hub-Signature-256: sha256=" + sign("", body)},
+		{"X-Hub-Signature-256: " + sign(key, body)},
+		{"X-Hub-Signature-256: sha256=" + sign(key, body)[:63]},
+		{"X-Hub-Signature-256: sha256=\xff\xfe"},
+		{"X-Hub-Signature: sha256=" + sign(key, body)},
+		{"X_Hub_Signature_256: sha256=" + sign(key, body)},
+	} {
+		if a := ask(t, addr, "POST", "/webhook", body, wrong...); a.status != 403 {
+			t.Errorf("%q: %d %q", wrong, a.status, a.body)
+		}
+	}
+	ask(t, addr, "GET", "/webhook", "").want(t, 405, "")
+	if names := spooled(); len(names) > 0 {
+		t.Errorf("spooled %s", names)
+	}
+	right := "X-Hub-Signature-256: sha256=" + sign(key, body)
+	for range 2 {
+		ask(t, addr, "POST", "/webhook", body, right).want(t, 202, "accepted\n")
+	}
+	ask(t, addr, "POST", "/webhook", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body), right, "Transfer-Encoding: chunked").want(t, 202, "accepted\n")
+	names := spooled()
+	if len(names) != 1 {
+		t.Fatalf("spooled %s", names)
+	}
+	if b, _ := os.ReadFile(names[0]); string(b) != body {
+		t.Errorf("spooled %d bytes", len(b))
+	}
+	// A secret that was lost lets nobody in.
+	os.WriteFile(m.here("/usr/local/etc/webhook.secret"), nil, 0o600)
+	if a := ask(t, addr, "POST", "/webhook", body, "X-Hub-Signature-256: sha256="+sign("", body)); a.status != 502 {
+		t.Errorf("without a secret: %d %q", a.status, a.body)
+	}
+	if r := s.records(`msg="stderr"`); len(r) != 1 || !strings.Contains(r[0], "is empty") {
+		t.Errorf("stderr: %s", r)
+	}
+
+	// And what cron does with it.
+	site := m.here("/usr/local/www/site")
+	repo := m.here("/var/tmp/site.git")
+	m.run(git, "init", "-q", "--bare", "-b", "main", repo)
+	m.run(git, "clone", "-q", repo, m.here("/var/tmp/one"))
+	commit := func() {
+		m.run(git, "-C", m.here("/var/tmp/one"), "commit", "-q", "--allow-empty", "-m", "x")
+		m.run(git, "-C", m.here("/var/tmp/one"), "push", "-q", "origin", "HEAD:main")
+	}
+	commit()
+	m.run(git, "clone", "-q", repo, site)
+	commit()
+	m.run("/bin/sh", m.here("/usr/local/libexec/deploy"))
+	if names := spooled(); len(names) > 0 {
+		t.Errorf("still spooled: %s", names)
+	}
+	if got, want := m.run(git, "-C", site, "rev-parse", "HEAD"), m.run(git, "-C", repo, "rev-parse", "main"); got != want {
+		t.Errorf("the site is at %s, want %s", got, want)
+	}
+}
+
+// The same script behind fcgiwrap and behind onewake sees the same.
+func TestFromFcgiwrap(t *testing.T) {
+	t.Parallel()
+	fcgiwrap := need(t, "fcgiwrap", "/usr/sbin/fcgiwrap")
+	need(t, "nginx-common", "/etc/nginx/fastcgi_params")
+	m := newMachine(t)
+	p := load(t, "from-fcgiwrap.md")
+	m.follow(p)
+	script := `#!/bin/sh
+printf 'Content-Type: text/plain\n\n'
+echo PWD="$(pwd)"
+env | sort
+[ -z "$CONTENT_LENGTH" ] || cksum
+`
+	m.write("/usr/local/www/cgi-bin/hello.cgi", script, 0o555)
+	s := m.service("onewake_hello")
+	dir := "/var/run/fcgiwrap"
+	m.mkdir(dir, 0o777)
+	socket := m.root + dir + "/fcgiwrap.sock"
+	fc := m.start("fcgiwrap", m.command(m.onewake, fcgiwrap, "-s", "unix:"+socket))
+	await(t, "socket of fcgiwrap", func() bool { return os.Chmod(socket, 0o777) == nil })
+	defer fc.stop()
+	// The page's own block of nginx for fcgiwrap, at another path.
+	i := slices.IndexFunc(p.blocks, func(b block) bool { return strings.Contains(b.text, "fastcgi_pass") })
+	old := strings.NewReplacer("location /cgi-bin/ {", "location ~ ^/old/hello.cgi(?<hello_path>.*)$ {", "include fastcgi_params", "include /etc/nginx/fastcgi_params").
+		Replace(p.blocks[i].text)
+	addr := m.site(old)
+	vars := func(target string) map[string]string {
+		a := ask(t, addr, "POST", target, "some body", "X-Field: value", "Content-Type: text/x")
+		if a.status != 200 {
+			t.Fatalf("%s: %+v", target, a)
+		}
+		v := make(map[string]string)
+		for line := range strings.Lines(a.body) {
+			name, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+			if !ok {
+				name, value = "body", name
+			}
+			v[name] = value
+		}
+		return v
+	}
+	before, after := vars("/old/hello.cgi/more%20path?a=b"), vars("/cgi-bin/hello.cgi/more%20path?a=b")
+	for _, name := range []string{
+		"SCRIPT_NAME", "PATH_INFO", "REMOTE_ADDR", "REQUEST_SCHEME", "QUERY_STRING", "REQUEST_METHOD", "CONTENT_TYPE", "CONTENT_LENGTH",
+		"HTTP_X_FIELD", "HTTP_HOST", "COLOUR", "PWD", "body", "GATEWAY_INTERFACE", "SERVER_PROTOCOL",
+	} {
+		if before[name] == "" || before[name] != after[name] {
+			t.Errorf("%s: %q before, %q after", name, before[name], after[name])
+		}
+	}
+	// What the page says does not carry over.
+	if before["HOME"] == "" || after["HOME"] != "" {
+		t.Errorf("HOME: %q before, %q after", before["HOME"], after["HOME"])
+	}
+	if after["SERVER_PORT"] != "0" || after["REMOTE_PORT"] != "" || after["SERVER_ADDR"] != "" || after["DOCUMENT_ROOT"] != "" {
+		t.Errorf("%v", after)
+	}
+	s.stop()
+
+	// The script that picks a script.
+	m.write("/usr/local/www/cgi-bin/other.cgi", strings.Replace(script, "env", "echo other; env", 1), 0o555)
+	path := m.here("/usr/local/libexec/cgi-bin")
+	os.Chmod(path, 0o555)
+	m.service("onewake", "onewake_cgi=YES", "onewake_command="+path, "onewake_flags='-script-name /cgi-bin'")
+	socket = m.root + "/var/run/onewake/onewake.sock"
+	for target, want := range map[string]string{
+		"/cgi-bin/hello.cgi":      "PATH_INFO=\n",
+		"/cgi-bin/hello.cgi/a/b":  "PATH_INFO=/a/b\n",
+		"/cgi-bin/other.cgi?a=b":  "other\n",
+		"/cgi-bin/hello.cgi?c=d":  "SCRIPT_NAME=/cgi-bin/hello.cgi\n",
+		"/cgi-bin/hello.cgimore":  "no such script",
+		"/cgi-bin/../hello.cgi":   "no such script",
+		"/cgi-bin/":               "no such script",
+		"/cgi-bin/other.cgi/%2e.": "PATH_INFO=/..\n",
+	} {
+		if a := ask(t, socket, "GET", target, ""); !strings.Contains(a.body, want) || (a.status == 404) != (want == "no such script") {
+			t.Errorf("%s: %d %s", target, a.status, a.body)
+		}
+	}
+}
+
+func TestFromShell2http(t *testing.T) {
+	t.Parallel()
+	needCurl(t)
+	m := newMachine(t)
+	p := load(t, "from-shell2http.md")
+	addr := m.behind(p)
+	s := m.service("onewake")
+	m.console(p)
+	ask(t, addr, "POST", "/echo", "a body\n").want(t, 200, "a body\n")
+	if a := ask(t, addr, "GET", "/ps", ""); a.status != 200 || !strings.Contains(a.body, "ps aux") {
+		t.Errorf("%+v", a)
+	}
+	ask(t, addr, "POST", "/date", "").want(t, 405, "")
+	ask(t, addr, "GET", "/elsewhere", "").want(t, 404, "")
+	for query, status := range map[string]int{
+		"from=1&to=2": 200, "to=2&from=1": 200, "": 400, "from=1": 400, "from=1&to=": 400, "from=1&to=2&to=3": 400, "from=1,2&to=3": 400,
+		"from=1&to=;id": 400, "from=%31&to=2": 400, "from=1&to=" + url.QueryEscape("2\n3"): 400, "xfrom=1&to=2": 400,
+	} {
+		a := ask(t, addr, "GET", "/add?"+query, "")
+		if a.status != status || status == 200 && a.body != "1 to 2\n" {
+			t.Errorf("%s: %d %q", query, a.status, a.body)
+		}
+	}
+	s.stop()
+	// One command with pipes, as the page has it.
+	m.service("onewake_pipe", `onewake_pipe_command="/bin/sh -c 'ps aux | head'"`)
+	if a := ask(t, m.root+"/var/run/onewake_pipe/onewake_pipe.sock", "GET", "/", ""); a.status != 200 || strings.Count(a.body, "\n") != 10 {
+		t.Errorf("%+v", a)
+	}
+}

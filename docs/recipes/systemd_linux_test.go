@@ -1,0 +1,249 @@
+package recipes_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// execStart is the command of a unit, the last one that is set, without the
+// paths and names that are not of this machine.
+func (m *machine) execStart(unit string) []string {
+	m.t.Helper()
+	text, err := os.ReadFile(m.here(unit))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^ExecStart=(.+)$`).FindAllStringSubmatch(strings.ReplaceAll(string(text), "\\\n", " "), -1)
+	if len(found) != 1 {
+		m.t.Fatalf("%s: ExecStart %q", unit, found)
+	}
+	args := strings.Fields(found[0][1])
+	if i := slices.Index(args, "-socket-group"); i > 0 && m.onewake == nil {
+		args[i+1] = m.run("id", "-gn") // the only one that is sure to be ours
+	}
+	return args
+}
+
+func TestSystemd(t *testing.T) {
+	t.Parallel()
+	analyze := need(t, "systemd", "/usr/bin/systemd-analyze")
+	m := newMachine(t)
+	m.replace = []string{"/usr/sbin/nologin", "/usr/sbin/nologin"}
+	p := load(t, "systemd.md")
+	m.follow(p)
+	m.mkdir("/run/onewake", 0o755)
+	dir := m.root + "/etc/systemd/system"
+
+	// systemd understands every line, with the change and without.
+	t.Run("verify", func(t *testing.T) {
+		for _, units := range [][]string{{"onewake.service"}, {"onewake.service", "onewake.socket"}} {
+			only := t.TempDir()
+			for _, unit := range units {
+				copyFile(t, filepath.Join(only, unit), filepath.Join(dir, unit))
+			}
+			if len(units) > 1 {
+				os.Mkdir(filepath.Join(only, "onewake.service.d"), 0o755)
+				copyFile(t, filepath.Join(only, "onewake.service.d/socket.conf"), filepath.Join(dir, "onewake.service.d/socket.conf"))
+			}
+			cmd := m.command(nil, append([]string{analyze, "verify", "--man=no", "--recursive-errors=no"}, units...)...)
+			cmd.Dir = only
+			cmd.Env = append(cmd.Env, "SYSTEMD_UNIT_PATH="+only+":/lib/systemd/system")
+			if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+				t.Errorf("%s: %v\n%s", units, err, out)
+			}
+		}
+	})
+	t.Run("security", func(t *testing.T) {
+		// Of 100; what it begins with is 96.
+		cmd := m.command(nil, analyze, "security", "--offline=true", "--no-pager", "--threshold=15", dir+"/onewake.service")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
+
+	// The command of the unit works with the system calls that the unit leaves
+	// it; without one that is newer than some systemd.
+	t.Run("service", func(t *testing.T) {
+		python := needPython(t)
+		need(t, "libseccomp2", "/usr/lib/"+machineName(t)+"-linux-gnu/libseccomp.so.2")
+		out, err := exec.Command(analyze, "syscall-filter", "--no-pager").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		unit, err := os.ReadFile(dir + "/onewake.service")
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := string(regexp.MustCompile(`(?m)^SystemCallFilter=(.*)$`).FindSubmatch(unit)[1])
+		errno := ""
+		if m := regexp.MustCompile(`(?m)^SystemCallErrorNumber=(.*)$`).FindSubmatch(unit); m != nil {
+			errno = string(m[1])
+		}
+		filter := m.write("/var/tmp/filter", seccompLauncher, 0o644)
+		permitted := slices.DeleteFunc(syscallSet(string(out), set), func(call string) bool { return call == "fchmodat2" })
+		if len(permitted) < 200 {
+			t.Fatalf("%s: %d calls", set, len(permitted))
+		}
+		calls := m.write("/var/tmp/calls", strings.Join(permitted, "\n"), 0o644)
+		args := m.execStart("/etc/systemd/system/onewake.service")
+		as := m.onewake
+		if as != nil { // SupplementaryGroups=www-data
+			as = &syscall.Credential{Uid: as.Uid, Gid: as.Gid, Groups: []uint32{m.www.Gid}}
+		}
+		s := m.start("unit", m.command(as, append([]string{python, filter, calls, errno}, args...)...))
+		record := s.await(t, `msg="start"`)
+		if !strings.Contains(record, `socket="0660 `) {
+			t.Error(record)
+		}
+		socket := m.here("/run/onewake/onewake.sock")
+		if a := ask(t, socket, "GET", "/", "", "X-Real-IP: 192.0.2.1"); a.status != 200 || !strings.Contains(a.body, ":") {
+			t.Errorf("%+v", a)
+		}
+		s.await(t, `msg="request"`, `client="192.0.2.1"`)
+		if a := ask(t, socket, "POST", "/", strings.Repeat("x", 3<<20)); a.status != 200 {
+			t.Errorf("%+v", a)
+		}
+		monitor := s.cmd.Process.Pid
+		syscall.Kill(monitor, syscall.SIGHUP)
+		s.await(t, `msg="core replaced"`)
+		syscall.Kill(monitor, syscall.SIGUSR1)
+		s.await(t, `msg="status"`, "served=2")
+		s.stop()
+		if s.cmd.ProcessState.ExitCode() != 0 {
+			t.Error(s.cmd.ProcessState)
+		}
+		if _, err := os.Lstat(socket); !os.IsNotExist(err) {
+			t.Errorf("the socket after the end: %v", err)
+		}
+		if r := s.records("level=ERROR"); len(r) > 0 {
+			t.Errorf("%s", r)
+		}
+	})
+
+	t.Run("socket", func(t *testing.T) {
+		activate := need(t, "systemd", "/usr/bin/systemd-socket-activate")
+		text, err := os.ReadFile(dir + "/onewake.socket")
+		if err != nil {
+			t.Fatal(err)
+		}
+		socket := string(regexp.MustCompile(`(?m)^ListenStream=(.*)$`).FindSubmatch(text)[1])
+		args := m.execStart("/etc/systemd/system/onewake.service.d/socket.conf")
+		command := slices.Index(args, "--")
+		args = append(args[:command], "--", "/usr/bin/env") // to see what reaches a command
+		s := m.start("activated", m.command(m.onewake, append([]string{activate, "-l", socket, "-E", "SECRET=secret"}, args...)...))
+		await(t, "socket", func() bool { _, err := os.Stat(socket); return err == nil })
+		time.Sleep(100 * time.Millisecond)
+		if r := s.records("msg"); len(r) > 0 {
+			t.Errorf("before the first connection: %s", r)
+		}
+		a := ask(t, socket, "GET", "/path", "", "X-Real-IP: 192.0.2.1")
+		if a.status != 200 || !strings.Contains(a.body, "REMOTE_ADDR=192.0.2.1\n") || !strings.Contains(a.body, "PATH_INFO=/path\n") {
+			t.Errorf("%+v", a)
+		}
+		for _, bad := range []string{"LISTEN_FDS", "LISTEN_PID", "SECRET"} {
+			if strings.Contains(a.body, bad) {
+				t.Errorf("the command has %s", bad)
+			}
+		}
+		s.await(t, `msg="start"`, `listen="fd:3"`)
+		syscall.Kill(s.cmd.Process.Pid, syscall.SIGHUP) // it has become the monitor
+		s.await(t, `msg="core replaced"`)
+		if a := ask(t, socket, "GET", "/", ""); a.status != 200 {
+			t.Errorf("after a reload: %+v", a)
+		}
+		s.stop()
+		// What the page says is given up.
+		if _, err := os.Lstat(socket); err != nil {
+			t.Errorf("the socket after the end: %v", err)
+		}
+		if names, _ := filepath.Glob(filepath.Dir(socket) + "/.*.lock"); len(names) > 0 {
+			t.Errorf("locks %s", names)
+		}
+	})
+}
+
+func copyFile(t *testing.T, to, from string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, b, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// syscallSet are the system calls of a set, with those of the sets in it.
+func syscallSet(listing, name string) (found []string) {
+	in := false
+	for line := range strings.Lines(listing) {
+		word := strings.TrimSpace(line)
+		switch {
+		case !strings.HasPrefix(line, " "):
+			in = word == name
+		case !in || strings.HasPrefix(word, "#"):
+		case strings.HasPrefix(word, "@"):
+			found = append(found, syscallSet(listing, word)...)
+		default:
+			found = append(found, word)
+		}
+	}
+	return found
+}
+
+// machineName is the machine's as Debian's directories of libraries have it.
+func machineName(t *testing.T) string {
+	t.Helper()
+	var u syscall.Utsname
+	if err := syscall.Uname(&u); err != nil {
+		t.Fatal(err)
+	}
+	var name []byte
+	for _, c := range u.Machine {
+		if c == 0 {
+			break
+		}
+		name = append(name, byte(c))
+	}
+	return string(name)
+}
+
+// seccompLauncher executes a program under SystemCallFilter= with these calls,
+// RestrictAddressFamilies=AF_UNIX and MemoryDenyWriteExecute=yes, of which each
+// is a filter, as systemd has them.
+const seccompLauncher = `import ctypes, errno, os, sys
+lib = ctypes.CDLL("libseccomp.so.2", use_errno=True)
+class Arg(ctypes.Structure):
+    _fields_ = [("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64)]
+lib.seccomp_init.restype = ctypes.c_void_p
+for f in lib.seccomp_load, lib.seccomp_release:
+    f.argtypes = [ctypes.c_void_p]
+lib.seccomp_rule_add_array.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(Arg)]
+ALLOW, KILL, NE, MASKED_EQ = 0x7fff0000, 0x80000000, 1, 7
+def fail(n):
+    return 0x50000 | n
+def load(default, rules):
+    ctx = lib.seccomp_init(ctypes.c_uint32(default))
+    for action, call, *args in rules:
+        nr = lib.seccomp_syscall_resolve_name(call.encode())
+        if nr < 0:
+            continue        # unknown to this libseccomp, or to this machine
+        r = lib.seccomp_rule_add_array(ctx, action, nr, len(args), (Arg * len(args))(*args))
+        if r != 0:
+            sys.exit("%s: %d" % (call, r))
+    if lib.seccomp_load(ctx) != 0:
+        sys.exit("seccomp_load")
+    lib.seccomp_release(ctx)
+calls, number, command = open(sys.argv[1]).read().split(), sys.argv[2], sys.argv[3:]
+load(ALLOW, [(fail(errno.EAFNOSUPPORT), "socket", Arg(0, NE, 1, 0))])
+load(ALLOW, [(fail(errno.EPERM), "mmap", Arg(2, MASKED_EQ, 6, 6)), (fail(errno.EPERM), "mprotect", Arg(2, MASKED_EQ, 4, 4))])
+load(fail(getattr(errno, number)) if number else KILL, [(ALLOW, call) for call in calls])
+os.execv(command[0], command)
+`
