@@ -103,9 +103,19 @@ func (l *Loop) WatchProcess(pid, handle int, f func()) error {
 		return err
 	}
 	if gone {
-		l.After(0, func() { l.exited(pid) })
+		l.After(0, func() { l.lookAfter(pid) })
 	}
 	return nil
+}
+
+// lookAfter asks again and again whether a process has ended that the poller
+// cannot watch.
+func (l *Loop) lookAfter(pid int) {
+	if !ended(pid) {
+		l.After(10*time.Millisecond, func() { l.lookAfter(pid) })
+		return
+	}
+	l.exited(pid)
 }
 
 func (l *Loop) exited(pid int) {

@@ -20,6 +20,17 @@ func hasChild(pgid int) bool {
 	}
 }
 
+// ended tells whether a child is a zombie.
+func ended(pid int) bool {
+	for {
+		var st unix.WaitStatus
+		n, err := unix.Wait4(pid, &st, unix.WNOHANG|unix.WNOWAIT, nil)
+		if err != unix.EINTR {
+			return err != nil || n == pid
+		}
+	}
+}
+
 // From sys/procctl.h, which golang.org/x/sys does not cover.
 const (
 	pPID               = 0 // P_PID, sys/wait.h

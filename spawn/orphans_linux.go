@@ -22,6 +22,9 @@ func hasChild(pgid int) bool {
 	}
 }
 
+// ended: every process has a pidfd to watch.
+func ended(int) bool { return true }
+
 // children lists our children. The kernel keeps them by thread (proc(5),
 // /proc/PID/task/TID/children); nothing is found without CONFIG_PROC_CHILDREN.
 func children() []int {

@@ -60,7 +60,9 @@ func (p *poller) remove(fd int) {
 }
 
 // process: a child that is a zombie already is reported at once (FreeBSD) or
-// not found (others); it cannot be gone, since nobody else reaps it.
+// not found (others); it cannot be gone, since nobody else reaps it. FreeBSD
+// does not find one that has become another user's, by a set-user-ID program,
+// where users do not see each other (security.bsd.see_other_uids=0).
 func (p *poller) process(pid, _ int) (gone bool, err error) {
 	err = p.change(pid, unix.EVFILT_PROC, unix.EV_ADD|unix.EV_ONESHOT, unix.NOTE_EXIT)
 	if err == unix.ESRCH {

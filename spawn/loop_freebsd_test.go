@@ -1,0 +1,101 @@
+package spawn
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestUnseenProcess: a command that has become another user's cannot be
+// watched where users do not see each other; the loop does not stand still for
+// that, and learns of its end.
+func TestUnseenProcess(t *testing.T) {
+	if os.Getenv("OW_ALONE") == "" {
+		if os.Getuid() != 0 {
+			t.Skip("needs root: it makes a set-user-ID program")
+		}
+		if n, err := unix.SysctlUint32("security.bsd.see_other_uids"); err != nil || n != 0 {
+			t.Skip("needs sysctl security.bsd.see_other_uids=0")
+		}
+	}
+	alone(t, func(t *testing.T) {
+		dir := tempDir(t)
+		program := dir + "/setuid"
+		self, err := os.ReadFile(os.Args[0])
+		if err == nil {
+			err = os.WriteFile(program, self, 0o755)
+		}
+		if err == nil {
+			err = os.Chmod(program, 0o755|os.ModeSetuid)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Setgid(65534); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Setuid(65534); err != nil {
+			t.Fatal(err)
+		}
+		r := newRig(t, ":", 1, time.Second)
+		exited := make(chan bool, 1)
+		pid := 0
+		r.do(func() {
+			pid, _, err = Start(program, []string{"x"}, "/", []string{"OW_ROLE=other", "DIR=" + dir})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pidIn(t, dir+"/pid")
+		began := time.Now()
+		r.do(func() {
+			err = r.loop.WatchProcess(pid, -1, func() { exited <- true })
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // of which the first may come before what is due at once
+			r.do(func() {})
+		}
+		if d := time.Since(began); d > time.Second {
+			t.Errorf("the loop stood still for %v", d)
+		}
+		select {
+		case <-exited:
+			t.Error("taken for dead")
+		default:
+		}
+		os.WriteFile(dir+"/go", nil, 0o644)
+		select {
+		case <-exited:
+		case <-time.After(5 * time.Second):
+			t.Error("its end was not seen")
+		}
+		var st unix.WaitStatus
+		if n, err := unix.Wait4(pid, &st, unix.WNOHANG, nil); n != pid || err != nil || st.ExitStatus() != 7 {
+			t.Errorf("%d, %v, %v", n, err, st)
+		}
+	})
+}
+
+func init() {
+	// other becomes root, and ends when it is told to.
+	roles["other"] = func() int {
+		if syscall.Setuid(0) != nil {
+			return 1
+		}
+		dir := os.Getenv("DIR")
+		os.WriteFile(dir+"/pid", fmt.Appendln(nil, os.Getpid()), 0o644)
+		for range 3000 / 5 {
+			if _, err := os.Stat(dir + "/go"); err == nil {
+				return 7
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		return 8
+	}
+}
