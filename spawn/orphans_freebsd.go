@@ -1,7 +1,6 @@
 package spawn
 
 import (
-	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -34,10 +33,20 @@ func ended(pid int) bool {
 // From sys/procctl.h, which golang.org/x/sys does not cover.
 const (
 	pPID               = 0 // P_PID, sys/wait.h
+	procReapStatus     = 4
 	procReapGetpids    = 5
+	reaperStatusOwned  = 1
 	reaperPidinfoValid = 1
 	reaperPidinfoChild = 2
 )
+
+type reaperStatus struct {
+	flags       uint32
+	children    uint32
+	descendants uint32
+	_           [2]int32 // rs_reaper, rs_pid
+	_           [15]uint32
+}
 
 type reaperPidinfo struct {
 	pid   int32
@@ -53,24 +62,36 @@ type reaperPids struct {
 }
 
 // children asks the kernel for our descendants and keeps those that are our
-// own children (procctl(2), PROC_REAP_GETPIDS).
-func children() []int {
-	info := make([]reaperPidinfo, 4096)
-	arg := reaperPids{count: uint32(len(info)), pids: &info[0]}
-	_, _, errno := unix.Syscall6(unix.SYS_PROCCTL, pPID, uintptr(unix.Getpid()),
-		procReapGetpids, uintptr(unsafe.Pointer(&arg)), 0, 0)
-	runtime.KeepAlive(info)
-	if errno != 0 {
+// own children (procctl(2), PROC_REAP_GETPIDS). Who is no reaper would be told
+// of init's.
+func children() (pids []int) {
+	var st reaperStatus
+	if reapctl(procReapStatus, unsafe.Pointer(&st)) != nil || st.flags&reaperStatusOwned == 0 || st.children == 0 {
 		return nil
 	}
-	var pids []int
-	for i := range info {
-		if info[i].flags&reaperPidinfoValid == 0 {
-			break
+	// Twice as many where more have been born since, or the oldest are missed.
+	for n := st.descendants + 8; ; n *= 2 {
+		info := make([]reaperPidinfo, n)
+		arg := reaperPids{count: n, pids: &info[0]}
+		if reapctl(procReapGetpids, unsafe.Pointer(&arg)) != nil {
+			return nil
 		}
-		if info[i].flags&reaperPidinfoChild != 0 {
-			pids = append(pids, int(info[i].pid))
+		if info[n-1].flags&reaperPidinfoValid != 0 {
+			continue
 		}
+		for _, i := range info {
+			if i.flags&reaperPidinfoChild != 0 {
+				pids = append(pids, int(i.pid))
+			}
+		}
+		return pids
 	}
-	return pids
+}
+
+func reapctl(cmd int, arg unsafe.Pointer) error {
+	_, _, errno := unix.Syscall6(unix.SYS_PROCCTL, pPID, uintptr(unix.Getpid()), uintptr(cmd), uintptr(arg), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
