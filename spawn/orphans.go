@@ -64,10 +64,11 @@ func (o *orphans) check(s *Supervisor, pgid int, l *leftover) {
 	if o.leftovers[pgid] != l {
 		return
 	}
-	if s.groups[pgid] == nil && !s.leaderIn(pgid) { // else the number has been given to another already
+	taken := s.groups[pgid] != nil || s.foreign(pgid) // the number has been given to another already
+	if !taken && !s.leaderIn(pgid) {
 		reap(-pgid)
 	}
-	if s.groups[pgid] != nil || !hasChild(pgid) {
+	if taken || !hasChild(pgid) {
 		delete(o.leftovers, pgid)
 		return
 	}
@@ -130,10 +131,12 @@ func (o *orphans) look(s *Supervisor) {
 	for pid, e := range o.escapees {
 		switch {
 		case e.deadline.IsZero() && (oldest > e.found || o.all):
+			if !o.inGroup(s, pid) {
+				s.log.Warn("process left its group and is ended", "pid", pid)
+			}
 			unix.Kill(pid, unix.SIGTERM)
 			unix.Kill(pid, unix.SIGCONT)
 			e.deadline = now.Add(s.killAfter)
-			s.log.Warn("process left its group and is ended", "pid", pid)
 		case !e.deadline.IsZero() && !now.Before(e.deadline):
 			unix.Kill(pid, unix.SIGKILL)
 		}
@@ -141,6 +144,13 @@ func (o *orphans) look(s *Supervisor) {
 	if len(o.escapees) > 0 {
 		o.ended(s)
 	}
+}
+
+// inGroup tells whether a child is in the group of a request, and so no more
+// than a leftover.
+func (o *orphans) inGroup(s *Supervisor, pid int) bool {
+	pgid, err := unix.Getpgid(pid)
+	return err == nil && (s.groups[pgid] != nil || o.leftovers[pgid] != nil)
 }
 
 func (o *orphans) endAll(s *Supervisor) {

@@ -82,6 +82,13 @@ func (r *rig) Write(p []byte) (int, error) {
 	return r.log.Write(p)
 }
 
+// logged is what the monitor has logged.
+func (r *rig) logged() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.log.String()
+}
+
 // newRig starts a monitor whose command is a shell script.
 func newRig(t *testing.T, script string, max int, killAfter time.Duration) *rig {
 	t.Helper()
@@ -280,11 +287,23 @@ func tempDir(t *testing.T) string {
 // descriptors counts what this process has open.
 func descriptors(t *testing.T) int {
 	t.Helper()
-	l, err := os.ReadDir("/dev/fd")
+	n := 0
+	for fd := range 4096 { // FreeBSD's /dev/fd may be nothing but 0, 1 and 2
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// trueProgram is true(1), which is not in /bin everywhere.
+func trueProgram(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("true")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(l)
+	return path
 }
 
 // pidIn waits for a file to hold a process number.
