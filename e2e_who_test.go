@@ -86,7 +86,7 @@ func TestWhoByDirectory(t *testing.T) {
 	os.Chmod(dir, 0o750)
 	// The usual layout: the directory's group is the web server's.
 	s := launch{cred: owner, dir: dir, args: []string{"-socket-mode", "0666"}}.start(t)
-	web := &syscall.Credential{Uid: uidOther, Gid: uidOther, Groups: []uint32{gidWeb}}
+	web := &syscall.Credential{Uid: uidOther, Gid: uidOther, Groups: []uint32{uidOther, gidWeb}}
 	if got := as(t, web, "connect", s.path); got != "in 200\n" {
 		t.Errorf("the web server: %s", got)
 	}
