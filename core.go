@@ -319,7 +319,7 @@ func (c *core) done(x *http1.Exchange) {
 		if r.Ended != "" {
 			a = append(a, slog.String("ended", r.Ended))
 		}
-		a = append(a, slog.String("request_id", r.RequestID))
+		a = append(a, slog.String("request_id", string(r.RequestID())))
 	}
 	if x.WasCut {
 		a = append(a, slog.Bool("cut", true))

@@ -443,9 +443,9 @@ var (
 	item     = regexp.MustCompile(`(?m)^\.It Li (.+)$`)
 )
 
-// TestLogIsInTheManual: each message of the log is under its level in the
+// TestManualListsRecords: each message of the log is under its level in the
 // manual, and no other is.
-func TestLogIsInTheManual(t *testing.T) {
+func TestManualListsRecords(t *testing.T) {
 	logged := make(map[string]string) // level by message
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() && (path == "bench" || path == "rc.d" || path == "tools") {

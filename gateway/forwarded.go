@@ -72,16 +72,24 @@ func forwardedBit(name []byte) Forwarded {
 
 // facts are what believed fields say.
 type facts struct {
-	addr, host, id string
-	hostPort       string // with host, may be empty
-	https          bool
+	addr, host string
+	hostPort   string // with host, may be empty
+	https      bool
+	id         []byte
 }
 
 // believed takes what the believed fields say. Of a repeated one the last
 // counts, and likewise of a list: that is what the nearest server has added. A
 // value that is not of its kind is refused: the web server is not set up as
 // its administrator thinks, and a made-up address in the log would hide it.
-func (m *Meta) believed(x *http1.Exchange) (f facts, perr *http1.ProtocolError) {
+func (m *Meta) believed(x *http1.Exchange) (facts, *http1.ProtocolError) {
+	if m.Forwarded == 0 {
+		return facts{}, nil // and nothing is allocated
+	}
+	return m.takeBelieved(x)
+}
+
+func (m *Meta) takeBelieved(x *http1.Exchange) (f facts, perr *http1.ProtocolError) {
 	for i := range forwardedFields {
 		t := &forwardedFields[i]
 		if m.Forwarded&t.bit == 0 {
@@ -157,7 +165,7 @@ func (f *facts) setID(value []byte) bool {
 	if len(value) == 0 || len(value) > maxRequestID || bytes.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return false
 	}
-	f.id = string(value)
+	f.id = value
 	return true
 }
 
@@ -172,13 +180,12 @@ func (f *facts) port() string {
 	return "80"
 }
 
-// newRequestID makes up a name that no other request has: 128 random bits, as
-// nginx's $request_id. It need not be secret, and costs no system call.
-func newRequestID() string {
+// makeRequestID makes up a name that no other request has, and tells its
+// length: 128 random bits, as nginx's $request_id. It need not be secret, and
+// costs no system call.
+func makeRequestID(id []byte) int {
 	var b [16]byte
 	binary.NativeEndian.PutUint64(b[:], rand.Uint64())
 	binary.NativeEndian.PutUint64(b[8:], rand.Uint64())
-	var text [2 * len(b)]byte
-	hex.Encode(text[:], b[:])
-	return string(text[:])
+	return hex.Encode(id, b[:])
 }

@@ -72,14 +72,32 @@ type Gateway struct {
 // Record is what the access log tells about a request beyond its answer. The
 // gateway leaves it in [http1.Exchange.Value].
 type Record struct {
-	RequestID string        // of a believed X-Request-Id, else made up
-	Client    string        // of a believed X-Real-IP or X-Forwarded-For
-	Queue     time.Duration // spent waiting for a slot
-	ID        uint64        // of the last process, as in the records of its stderr
-	Started   bool          // a process was started
-	Exited    bool          // and has ended, with Status
-	Status    spawn.Status
-	Ended     string // why it was ended early: "timeout", "client gone", …
+	Client  string        // of a believed X-Real-IP or X-Forwarded-For
+	Queue   time.Duration // spent waiting for a slot
+	ID      uint64        // of the last process, as in the records of its stderr
+	Started bool          // a process was started
+	Exited  bool          // and has ended, with Status
+	Status  spawn.Status
+	Ended   string // why it was ended early: "timeout", "client gone", …
+
+	id    [maxRequestID]byte
+	idLen int
+}
+
+// RequestID is the name of the request: a believed X-Request-Id, else one that
+// was made up.
+func (r *Record) RequestID() []byte { return r.id[:r.idLen] }
+
+// record is the record of the request at hand, in the memory of the one before.
+func record(x *http1.Exchange) *Record {
+	r, _ := x.Scratch.(*Record)
+	if r == nil {
+		r = new(Record)
+		x.Scratch = r
+	}
+	*r = Record{}
+	x.Value = r
+	return r
 }
 
 // vars and blocks are the memory of a request that a process runs for.
@@ -105,8 +123,7 @@ func (g *Gateway) Serve(x *http1.Exchange) {
 	g.init()
 	vars := varsPool.Get().(*spawn.Vars)
 	defer varsPool.Put(vars)
-	rec := new(Record)
-	x.Value = rec
+	rec := record(x)
 	if perr := g.fill(vars, x, ownTarget(x), rec); perr != nil {
 		x.Error(perr.Status, perr.Reason)
 		return
@@ -537,7 +554,7 @@ func (g *Gateway) log(rec *Record, level slog.Level, msg string, attrs ...slog.A
 	}
 	record := slog.NewRecord(time.Now(), level, msg, 0)
 	record.AddAttrs(attrs...)
-	record.AddAttrs(slog.String("request_id", rec.RequestID))
+	record.AddAttrs(slog.String("request_id", string(rec.RequestID())))
 	g.Log.Handle(context.Background(), record)
 }
 

@@ -33,18 +33,16 @@ func ownTarget(x *http1.Exchange) target {
 // for the access log. What cannot be given to a command is refused with a
 // status: 400, 404 or 431.
 func (m *Meta) Fill(v *spawn.Vars, x *http1.Exchange) *http1.ProtocolError {
-	rec := new(Record)
-	x.Value = rec
-	return m.fill(v, x, ownTarget(x), rec)
+	return m.fill(v, x, ownTarget(x), record(x))
 }
 
 func (m *Meta) fill(v *spawn.Vars, x *http1.Exchange, t target, rec *Record) *http1.ProtocolError {
 	f, perr := m.believed(x)
 	rec.Client = f.addr
-	if f.id != "" {
-		rec.RequestID = f.id
-	} else if rec.RequestID == "" { // it stays through a redirect
-		rec.RequestID = newRequestID()
+	if len(f.id) > 0 {
+		rec.idLen = copy(rec.id[:], f.id)
+	} else if rec.idLen == 0 { // it stays through a redirect
+		rec.idLen = makeRequestID(rec.id[:])
 	}
 	if perr != nil {
 		return perr
@@ -68,8 +66,8 @@ func (m *Meta) fill(v *spawn.Vars, x *http1.Exchange, t target, rec *Record) *ht
 	v.AddBytes("QUERY_STRING", t.query)
 	m.fields(v, x, t)
 	// What a client sends as X-Request-Id is left out above.
-	v.Add("HTTP_X_REQUEST_ID", rec.RequestID)
-	v.Add("UNIQUE_ID", rec.RequestID)
+	v.AddBytes("HTTP_X_REQUEST_ID", rec.RequestID())
+	v.AddBytes("UNIQUE_ID", rec.RequestID())
 
 	// REMOTE_ADDR, REMOTE_HOST (§§ 4.1.8, 4.1.9): an address the web server
 	// vouches for, else that of our own peer. A Unix socket's has none.

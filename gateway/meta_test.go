@@ -224,7 +224,7 @@ func TestRequestID(t *testing.T) {
 	c := r.dial()
 	c.send(request("GET", r.script(`echo "$UNIQUE_ID" >&2`), "X-Request-Id: abc"))
 	c.answer("GET")
-	if rec := r.record(0); rec.RequestID != "abc" || !rec.Started || !rec.Exited || rec.Status != 0 || rec.Ended != "" {
+	if rec := r.record(0); string(rec.RequestID()) != "abc" || !rec.Started || !rec.Exited || rec.Status != 0 || rec.Ended != "" {
 		t.Errorf("%+v", rec)
 	}
 	if log := r.log.String(); !strings.Contains(log, `msg=stderr id=1 text="abc\n" request_id=abc`) {

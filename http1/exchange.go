@@ -44,6 +44,7 @@ type Exchange struct {
 	WasCut   bool      // the answer has been cut, or the client went away
 	Refused  *ProtocolError
 	Value    any // for the handler; nil at the start of each request
+	Scratch  any // for the handler; kept from one request to the next
 
 	srv *Server
 	nc  net.Conn
