@@ -1,0 +1,5 @@
+//go:build !race
+
+package testpage
+
+const raceDetector = false

@@ -1,0 +1,6 @@
+//go:build race
+
+package testpage
+
+// raceDetector makes sync.Pool forget at random, so allocations say nothing.
+const raceDetector = true
