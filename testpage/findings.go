@@ -169,7 +169,7 @@ func (v *view) lookAtForwarded() {
 	}
 	address := v.believes("X-Real-IP") && v.came("X-Real-IP") || v.believes("X-Forwarded-For") && v.came("X-Forwarded-For")
 	if address && !v.vouched {
-		v.toMend("what is believed of the client's address is no address, so that ", "REMOTE_ADDR", " is ", v.x.Peer.Addr, ".")
+		v.toKnow("the web server's own client came through a Unix socket, and has no address: ", "REMOTE_ADDR", " is ", v.x.Peer.Addr, ".")
 	}
 	if len(more) > 0 {
 		v.toKnow("not believed: ", strings.Join(more, ", "), ". What the web server itself sets, in each request, can be: start onewake with ",
