@@ -97,6 +97,7 @@ func TestGit(t *testing.T) {
 			t.Errorf("POST of %s: %d", path, a.status)
 		}
 	}
+	s.await(t, `path="/git/example.git/git-receive-pack"`)
 	if r := s.records(`path="/git/example.git/git-receive-pack"`, "status=200", `client="127.0.0.1"`); len(r) == 0 {
 		t.Error("no access record of the push")
 	}
@@ -256,6 +257,7 @@ func TestWebhook(t *testing.T) {
 	if a := ask(t, addr, "POST", "/webhook", body, "X-Hub-Signature-256: sha256="+sign("", body)); a.status != 502 {
 		t.Errorf("without a secret: %d %q", a.status, a.body)
 	}
+	s.await(t, `msg="stderr"`)
 	if r := s.records(`msg="stderr"`); len(r) != 1 || !strings.Contains(r[0], "is empty") {
 		t.Errorf("stderr: %s", r)
 	}

@@ -139,6 +139,7 @@ func TestNginxPath(t *testing.T) {
 	m.console(p)
 	ask(t, addr, "GET", "/elsewhere", "").want(t, 404, "")
 	ask(t, addr, "GET", "/datelessness", "").want(t, 404, "")
+	s.await(t, `path="/date"`)
 	if r := s.records(`path="/date"`, `client="127.0.0.1"`, "status=200"); len(r) != 1 {
 		t.Errorf("%s", s.records("request"))
 	}
@@ -211,6 +212,7 @@ func TestFronts(t *testing.T) {
 						}
 					}
 				}
+				await(t, "access record", func() bool { return len(s.records(`"path":"/env"`)) == 2 })
 				if r := s.records(`"path":"/env"`, `"client":"127.0.0.1"`); len(r) != 2 {
 					t.Errorf("access records %q", s.records(`"path":"/env"`))
 				}
