@@ -166,8 +166,9 @@ func TestEscapees(t *testing.T) {
 		gone(t, pidIn(t, dir+"/mild"), 3*time.Second)
 		gone(t, pidIn(t, dir+"/wild"), 3*time.Second)
 		r.until("nothing to be left", r.sup.Idle)
-		if n := strings.Count(r.logged(), "left its group"); n != 2 {
-			t.Errorf("%d of 2 are told of", n)
+		// And the sleep that the wild one waits for, if it is caught alive.
+		if n := strings.Count(r.logged(), "left its group"); n != 2 && n != 3 {
+			t.Errorf("%d of 2 or 3 are told of", n)
 		}
 	})
 }
