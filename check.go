@@ -57,13 +57,27 @@ func sayIfSlow(format string, args ...any) (done func()) {
 // serverField is what every answer of a core says in its Server field.
 const serverField = "onewake"
 
+// reachable is an address to connect to: FreeBSD 15 does not take the wildcard
+// for this machine.
+func reachable(a sock.Addr) string {
+	host, port, err := net.SplitHostPort(a.Address)
+	switch ip := net.ParseIP(host); {
+	case err != nil || ip != nil && !ip.IsUnspecified() || ip == nil && host != "":
+		return a.Address
+	case a.Network == sock.TCP4:
+		return net.JoinHostPort("127.0.0.1", port)
+	default:
+		return net.JoinHostPort("::1", port)
+	}
+}
+
 // isOurs asks whoever serves at a TCP address, where no lock tells, what it
 // is. It sends what every server refuses.
 func isOurs(a sock.Addr) bool {
 	if a.Network != sock.TCP4 && a.Network != sock.TCP6 {
 		return false
 	}
-	c, err := net.DialTimeout(a.Network, a.Address, time.Second)
+	c, err := net.DialTimeout(a.Network, reachable(a), time.Second)
 	if err != nil {
 		return false
 	}

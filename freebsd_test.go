@@ -333,6 +333,22 @@ func sysctlSpying(name string) func(pid int) error {
 	}
 }
 
+// -check finds a server of ours on all addresses; FreeBSD 15 does not connect
+// to the wildcard.
+func TestCheckWildcard(t *testing.T) {
+	t.Parallel()
+	for _, listen := range []string{"tcp4:0.0.0.0:0", "tcp6:[::]:0"} {
+		s := start(t, "-listen", listen)
+		addr := s.await("start")["listen"]
+		r := run(t, "-check", "-listen", addr)
+		t.Logf("%s: %d, %s%s", addr, r.status, r.stdout, r.stderr)
+		if r.status != 0 || !strings.Contains(r.stdout, "an onewake is running") {
+			t.Errorf("%s: exit status %d", addr, r.status)
+		}
+		s.stop()
+	}
+}
+
 // A full queue is no stale socket: FreeBSD refuses connections to both.
 func TestLiveServerWithFullQueue(t *testing.T) {
 	t.Parallel()

@@ -30,7 +30,10 @@ func talk(t *testing.T, l *Listener) net.Conn {
 		c, err := l.Accept()
 		ch <- result{c, err}
 	}()
-	c, err := net.Dial(l.Addr().Network(), l.Addr().String())
+	to := l.Addr().String()
+	// FreeBSD 15 does not connect to the wildcard.
+	to = strings.NewReplacer("0.0.0.0:", "127.0.0.1:", "[::]:", "[::1]:").Replace(to)
+	c, err := net.Dial(l.Addr().Network(), to)
 	if err != nil {
 		t.Fatal(err)
 	}
