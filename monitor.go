@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -29,6 +30,8 @@ import (
 const (
 	// readyTime is how long a core may take until it can serve.
 	readyTime = 5 * time.Second
+	// spares is how many threads the monitor keeps besides those at work.
+	spares = 8
 	// maxFailures is how many cores in a row may end before they are ready.
 	maxFailures = 3
 	// Back-off before another core is started after one that lived for less
@@ -102,6 +105,7 @@ func runMonitor(o *options) error {
 	// The loop's goroutine keeps this thread: the death of the thread that
 	// forked is what Linux tells children as the death of their parent.
 	runtime.LockOSThread()
+	spareThreads(spares)
 	// Small and flat: where fork(2) copies page tables its cost grows with us.
 	debug.SetGCPercent(10)
 	m := &monitor{o: o, cores: make(map[int]*coreProcess), began: time.Now()}
@@ -122,6 +126,26 @@ func runMonitor(o *options) error {
 		return err
 	}
 	return m.fatal
+}
+
+// spareThreads has Go's runtime make n threads, which wait until they are
+// needed. It would make them when it needs them, and ends the process if it
+// cannot: a service that has used up its processes would take the monitor along.
+func spareThreads(n int) {
+	var held, done sync.WaitGroup
+	release := make(chan struct{})
+	held.Add(n)
+	for range n {
+		done.Go(func() {
+			runtime.LockOSThread() // no two on the same
+			defer runtime.UnlockOSThread()
+			held.Done()
+			<-release
+		})
+	}
+	held.Wait()
+	close(release)
+	done.Wait()
 }
 
 // prepare sets this process up.

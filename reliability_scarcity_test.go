@@ -129,26 +129,14 @@ func TestNoProcesses(t *testing.T) {
 // Nor does a core that dies when no other can be started end the service.
 func TestNoProcessForTheCore(t *testing.T) {
 	needRoot(t, "it starts onewake as another user, with limits")
-	const gaveUp = "newosproc"
-	for attempt := 1; ; attempt++ {
-		s := launch{cred: stranger(), args: []string{"--", script(t, newDir(t, nil), "echo", echoText)}}.start(t)
-		s.troubles = true
-		s.setLimit(s.pid, unix.RLIMIT_NPROC, 1)
-		syscall.Kill(s.core, syscall.SIGKILL)
-		eventually(t, "four attempts", func() bool {
-			return len(s.find("cannot start a core")) >= 4 || strings.Contains(s.logText(), gaveUp)
-		})
-		if attempt < 3 && strings.Contains(s.logText(), gaveUp) {
-			// A Go program that needs another thread just then ends; the
-			// monitor seldom does. Its service manager starts it again.
-			t.Log("Go's runtime wanted a thread, and ended the monitor")
-			continue
-		}
-		s.setLimit(s.pid, unix.RLIMIT_NPROC, noLimit)
-		s.get("/c").want(t, 200, "/c -\n")
-		s.stop()
-		return
-	}
+	s := launch{cred: stranger(), args: []string{"--", script(t, newDir(t, nil), "echo", echoText)}}.start(t)
+	s.troubles = true
+	s.setLimit(s.pid, unix.RLIMIT_NPROC, 1)
+	syscall.Kill(s.core, syscall.SIGKILL)
+	s.awaitN(4, "cannot start a core")
+	s.setLimit(s.pid, unix.RLIMIT_NPROC, noLimit)
+	s.get("/c").want(t, 200, "/c -\n")
+	s.stop()
 }
 
 // Without memory for the command, the command dies of it, and nothing else does.
