@@ -298,6 +298,16 @@ func TestRequestID(t *testing.T) {
 			t.Errorf("record %v, want request_id %s", r, other)
 		}
 	}
+	// What is no request has no name, least of all that of the one before it
+	// on its connection.
+	c := dial(t, s.addr)
+	c.send("%s", text11("GET", "/next"))
+	c.answer("GET").wantStatus(t, 200)
+	c.send("%s", "GET / HTTP/1.1\r\nHost : bad\r\n\r\n")
+	c.answer("GET").wantStatus(t, 400)
+	if r := s.await("request", "status", "400"); r["request_id"] != "" || r["id"] != "" || r["exit"] != "" {
+		t.Errorf("access record %v", r)
+	}
 	s.stop()
 }
 

@@ -130,6 +130,29 @@ func TestQuickCGI(t *testing.T) {
 	}
 }
 
+// TestQuickBody: a command with a body gets it at once, even if it is taken for
+// quick: it would wait for its body, and its body for the news of its start.
+func TestQuickBody(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	c := r.dial()
+	path := r.script("cat")
+	least := map[bool]time.Duration{true: time.Hour, false: time.Hour}
+	for i := range 80 {
+		quick := i%2 == 0
+		r.quick.Store(quick)
+		began := time.Now()
+		c.send("POST " + path + " HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello")
+		if _, body, err := c.answer("POST"); err != nil || body != "hello" {
+			t.Fatalf("%q, %v", body, err)
+		}
+		least[quick] = min(least[quick], time.Since(began))
+	}
+	if least[true] > least[false]+quickTime/2 {
+		t.Errorf("%v at least, %v if it is not taken for quick", least[true], least[false])
+	}
+}
+
 // TestCGI: each row is one of the design's table of statuses for CGI.
 func TestCGI(t *testing.T) {
 	t.Parallel()

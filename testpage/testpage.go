@@ -76,10 +76,10 @@ func (p *Page) Serve(x *http1.Exchange) {
 	slices.SortFunc(s.lines, bytes.Compare)
 	// What a client sent is shown as it is, to nobody but this client, and is
 	// to be taken for nothing but text.
-	x.AddField(typeOptions, noSniff)
-	x.AddField(cacheControl, noStore)
+	x.AddField([]byte("X-Content-Type-Options"), []byte("nosniff"))
+	x.AddField([]byte("Cache-Control"), []byte("no-store"))
 	if wantsHTML(x) {
-		x.AddField(securityPolicy, policyValue)
+		x.AddField([]byte("Content-Security-Policy"), []byte(policy))
 		s.out = p.html(s.out[:0], s.lines, x)
 		x.Answer(200, "text/html; charset=utf-8", s.out)
 		return
@@ -90,13 +90,6 @@ func (p *Page) Serve(x *http1.Exchange) {
 	}
 	x.Answer(200, "text/plain; charset=utf-8", s.out)
 }
-
-// Fields of the answers, made once.
-var (
-	typeOptions, noSniff        = []byte("X-Content-Type-Options"), []byte("nosniff")
-	cacheControl, noStore       = []byte("Cache-Control"), []byte("no-store")
-	securityPolicy, policyValue = []byte("Content-Security-Policy"), []byte(policy)
-)
 
 // wantsHTML tells browsers, which ask for text/html, from the rest.
 func wantsHTML(x *http1.Exchange) bool {
