@@ -134,6 +134,23 @@ func TestLifeSocketFile(t *testing.T) {
 				second.get("/").wantStatus(t, 200)
 				second.stop()
 			})
+			t.Run("a stop while it waits for its predecessor", func(t *testing.T) {
+				first := launch{cred: cred, dir: dir}.start(t)
+				second := launch{cred: cred, dir: dir}.begin(t)
+				time.Sleep(300 * time.Millisecond)
+				second.signal(syscall.SIGTERM)
+				time.Sleep(100 * time.Millisecond)
+				first.signal(syscall.SIGTERM)
+				if st := first.wait(); st != 0 {
+					t.Errorf("exit status %d", st)
+				}
+				if st := second.wait(); st != 0 {
+					t.Errorf("exit status %d", st)
+				}
+				if _, err := os.Lstat(path); err == nil {
+					t.Error("the socket file has stayed")
+				}
+			})
 			t.Run("a file that somebody else removed", func(t *testing.T) {
 				s := launch{cred: cred, dir: dir}.start(t)
 				os.Remove(path)

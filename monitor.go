@@ -113,11 +113,13 @@ func runMonitor(o *options) error {
 		return err
 	}
 	defer m.journal.Close(time.Second)
+	// What comes before the loop runs waits for it: were a signal to end us
+	// between bind and here, the socket file would stay behind.
+	m.signals()
 	if err := m.listen(); err != nil {
 		return err
 	}
 	defer m.closeListeners()
-	m.signals() // what comes before the loop runs waits for it
 	m.notes()
 	if err := m.startCore(); err != nil {
 		return err
@@ -508,7 +510,8 @@ func (m *monitor) coreExited(c *coreProcess) {
 		m.statusLine(c, "core died")
 	}
 	m.past.AddTotals(c.stats)
-	expected := (c.retired || m.stopping) && st.Exited() && st.ExitStatus() == 0 || m.killing
+	expected := (c.retired || m.stopping) && st.Exited() && st.ExitStatus() == 0 || m.killing ||
+		m.stopping && !c.ready // stop has killed it
 	if !expected {
 		m.log.Error("core died", "core", c.pid, "status", spawn.Describe(spawn.Status(st)), "ready", c.ready)
 	}

@@ -752,6 +752,15 @@ func TestRestartDelay(t *testing.T) {
 		b.must("start")
 		daemon = b.pid("onewake.daemon.pid")
 		b.conf("onewake_enable=YES")
+		// The file of the one that was killed is there, so that start may
+		// have returned before this one serves.
+		b.eventually("its socket", func() bool {
+			c, err := net.Dial("unix", b.path("var/run/onewake/onewake.sock"))
+			if err == nil {
+				c.Close()
+			}
+			return err == nil
+		})
 		b.must("stop")
 		b.gone("onewake", b.started().Pid, daemon)
 	})
