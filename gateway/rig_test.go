@@ -294,10 +294,20 @@ func (r *rig) record(n int) Record {
 	return Record{}
 }
 
-// idle waits until no request is running or waiting.
+// idle waits until no request is running or waiting, and nothing is kept for
+// one.
 func (r *rig) idle() {
 	r.t.Helper()
 	r.counts(0, 0)
+	// A slot is free before its request lets go of the body.
+	held := func() [3]int64 { return [3]int64{r.memory.Load(), r.files.Load(), r.streams.Load()} }
+	for range 2000 {
+		if held() == [3]int64{} {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	r.t.Fatalf("memory, files, bodies still read: %d", held())
 }
 
 // counts waits until so many requests are running and waiting.
