@@ -137,8 +137,12 @@ func TestQuickBody(t *testing.T) {
 	r := newRig(t, nil)
 	c := r.dial()
 	path := r.script("cat")
+	// The least of many tries is what a busy machine does not add to.
 	least := map[bool]time.Duration{true: time.Hour, false: time.Hour}
-	for i := range 80 {
+	for i := 0; i < 40 || least[true] > least[false]+quickTime/2; i++ {
+		if i == 800 {
+			t.Fatalf("%v at least, %v if it is not taken for quick", least[true], least[false])
+		}
 		quick := i%2 == 0
 		r.quick.Store(quick)
 		began := time.Now()
@@ -147,9 +151,6 @@ func TestQuickBody(t *testing.T) {
 			t.Fatalf("%q, %v", body, err)
 		}
 		least[quick] = min(least[quick], time.Since(began))
-	}
-	if least[true] > least[false]+quickTime/2 {
-		t.Errorf("%v at least, %v if it is not taken for quick", least[true], least[false])
 	}
 }
 
