@@ -21,6 +21,13 @@ func DefaultSignals() error {
 		}
 	}
 	signal.Notify(sink, syscall.SIGPIPE) // else a broken log would end us
+	// Go handles all signals, and before each execve(2) takes each handler
+	// away again, in the child, while we wait for it. Those of real time have
+	// no use here: ignored now, they get their default below, which is to end
+	// us.
+	for sig := syscall.Signal(firstRealTime); sig <= maxSignal; sig++ {
+		signal.Ignore(sig)
+	}
 	// Of SIGCHLD we have no use: without Go's handler it interrupts nothing.
 	if err := sigactionCall(syscall.SIGCHLD, new(sigaction), nil); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package spawn
 
 import (
+	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
@@ -37,8 +38,20 @@ func TestSignals(t *testing.T) {
 			if want := "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"; out != want {
 				t.Errorf("%q, want %q", out, want)
 			}
+			if b, err := os.ReadFile("/proc/self/status"); err != nil {
+				t.Error(err)
+			} else if caught := field(b, "SigCgt:"); caught == 0 || caught>>(firstRealTime-1) != 0 {
+				t.Errorf("%#x are handled: real-time signals cost each command a call", caught)
+			}
 			close(done)
 		}()
 		<-done
 	}, "/bin/sh", "-c", `trap '' HUP INT QUIT USR1 ALRM PIPE CHLD TSTP TTIN TTOU; exec "$0" "$@"`)
+}
+
+// field is a number, in hexadecimal, of /proc/PID/status.
+func field(status []byte, name string) (n uint64) {
+	_, after, _ := strings.Cut(string(status), "\n"+name)
+	fmt.Sscanf(after, "%x", &n)
+	return n
 }

@@ -61,6 +61,9 @@ func limitSpool(fd int) error {
 // maxSignal is the last signal, _SIG_MAXSIG (sys/_sigset.h).
 const maxSignal = 128
 
+// firstRealTime: Go handles none of these.
+const firstRealTime = maxSignal + 1
+
 // sigaction is struct sigaction of sys/signal.h.
 type sigaction struct {
 	handler uintptr

@@ -52,6 +52,10 @@ func limitSpool(int) error { return nil }
 // maxSignal is the last signal, _NSIG (signal(7)).
 const maxSignal = 64
 
+// firstRealTime is the first signal that neither the system nor a C library
+// keeps for itself, as glibc counts them.
+const firstRealTime = 35
+
 // sigaction is struct kernel_sigaction: handler, flags, restorer, mask.
 type sigaction [4]uintptr
 

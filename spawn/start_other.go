@@ -44,6 +44,9 @@ func unblockSignals() error { return nil }
 
 const maxSignal = 31
 
+// firstRealTime: Go handles none of these.
+const firstRealTime = maxSignal + 1
+
 type sigaction struct{}
 
 func (*sigaction) ignores() bool { return false }
