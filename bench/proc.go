@@ -217,6 +217,21 @@ func cpuTime(pid int) time.Duration {
 	return time.Duration(ts.Nano())
 }
 
+// ticks is what all CPUs have done so far, and what of it was nothing, in
+// ticks (proc_stat(5)).
+func ticks() (all, idle float64) {
+	b, _ := os.ReadFile("/proc/stat")
+	line, _, _ := strings.Cut(string(b), "\n")
+	for i, w := range strings.Fields(line) {
+		n, _ := strconv.ParseFloat(w, 64)
+		all += n
+		if i == 4 {
+			idle = n
+		}
+	}
+	return all, idle
+}
+
 // treeTime is what the processes of a server and of those behind it have used
 // of CPUs, their workers counted, and what the commands have that they reaped,
 // the latter in ticks. Some servers let the system reap commands; then nobody

@@ -19,6 +19,7 @@ type sample struct {
 	own           float64 // the limit's own part of cpu
 	tree          float64 // CPU of a request in all of the servers' processes, in µs
 	command       float64 // CPU of its command, 0 if nobody knows
+	idle          float64 // what part of all CPUs had nothing to do, in %
 	result
 }
 
@@ -46,7 +47,10 @@ func interleave(n int, cs ...contender) (series, error) {
 			if r%2 == 1 {
 				c = cs[len(cs)-1-i]
 			}
+			all, idle := ticks()
 			s, err := c.run()
+			all2, idle2 := ticks()
+			s.idle = 100 * (idle2 - idle) / (all2 - all)
 			if err != nil {
 				return out, fmt.Errorf("%s: %w", c.name, err)
 			}
@@ -67,6 +71,7 @@ func (s series) of(name string, f func(sample) float64) []float64 {
 
 func rate(s sample) float64      { return s.rate }
 func cpu(s sample) float64       { return s.cpu }
+func idle(s sample) float64      { return s.idle }
 func megabytes(s sample) float64 { return float64(s.Bytes) / s.Seconds / 1e6 }
 
 // loaded is a contender that puts load on a server.

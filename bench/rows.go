@@ -51,11 +51,17 @@ func limitPart() ([]row, error) {
 		return nil, err
 	}
 	defer on.stop()
-	if err := warm(off, on); err != nil {
+	many, err := startOnewake([]string{"-max-procs", "32"}, program("tiny"))
+	if err != nil {
+		return nil, err
+	}
+	defer many.stop()
+	if err := warm(off, on, many); err != nil {
 		return nil, err
 	}
 	s, err := interleave(rounds,
 		theLimit("limit", all, window), loaded("8 clients", off, load{Clients: 8}), loaded("log", on, load{Clients: 8}),
+		loaded("32 clients", many, load{Clients: 32}),
 		theLimit("one loop", 1, window), loaded("1 client", off, load{Clients: 1}))
 	if err != nil {
 		return nil, err
@@ -68,6 +74,9 @@ func limitPart() ([]row, error) {
 	r.Target, r.AtMost = 0.5, true
 	rows = append(rows, r)
 	r = s.compare("requests/s direct, of the limit's processes/s", "8 clients", "limit", rate, "/s")
+	r.Target = 0.65
+	rows = append(rows, r)
+	r = s.compare("the same with 32 clients and -max-procs 32", "32 clients", "limit", rate, "/s")
 	r.Target = 0.65
 	rows = append(rows, r)
 	rows = append(rows, row{What: "p99 of the latency at 8 clients, of its median", Target: 3, AtMost: true,
@@ -86,6 +95,9 @@ func limitPart() ([]row, error) {
 	for _, n := range []string{"limit", "one loop"} {
 		remark("CPU of a process, %s: own part %s of %s", n,
 			median(s.of(n, func(s sample) float64 { return s.own }), "µs"), median(s.of(n, cpu), "µs"))
+	}
+	for _, n := range []string{"limit", "8 clients", "32 clients"} {
+		remark("CPUs idle, %s: %s", n, median(s.of(n, idle), "%"))
 	}
 	return rows, nil
 }
@@ -237,8 +249,8 @@ func peersPart() ([]row, error) {
 		if spreadOf(command).Median > 50 {
 			known = median(command, "µs")
 		}
-		remark("%s: %s; CPU of a request: servers %s, command %s, load generator %s", c.name, median(s.of(c.name, rate), "requests/s"),
-			median(tree, "µs"), known, median(s.of(c.name, func(s sample) float64 { return s.Own }), "µs"))
+		remark("%s: %s; CPU of a request: servers %s, command %s, load generator %s; CPUs idle %s", c.name, median(s.of(c.name, rate), "requests/s"),
+			median(tree, "µs"), known, median(s.of(c.name, func(s sample) float64 { return s.Own }), "µs"), median(s.of(c.name, idle), "%"))
 	}
 	if len(missing) > 0 {
 		return rows, missingError(strings.Join(missing, ", "))
