@@ -63,6 +63,7 @@ type Gateway struct {
 	once    sync.Once
 	queue   queue
 	quick   atomic.Bool  // the last command was
+	large   atomic.Bool  // the last command's output was
 	memory  atomic.Int64 // bytes of bodies held in memory
 	files   atomic.Int64 // files in use, for bodies and for backlogs
 	streams atomic.Int64 // requests whose body is read while their process runs
@@ -389,6 +390,9 @@ func (r *run) serve(vars *spawn.Vars, continues bool) (location string) {
 	}
 	r.started = true
 	r.rec.ID, r.rec.Started, r.rec.Exited = r.p.ID, true, false
+	if g.large.Load() {
+		nbio.GrowPipe(r.p.Stdout, streamPipe) // before it is full
+	}
 	r.feed()
 	b := blockPool.Get().(*http1.Block)
 	defer blockPool.Put(b)
@@ -407,6 +411,7 @@ func (r *run) serve(vars *spawn.Vars, continues bool) (location string) {
 	default:
 		r.raw(b, n)
 	}
+	g.large.Store(r.x.Sent > streamPipe)
 	g.quick.Store(r.rec.Exited && r.x.Sent <= quickSize && time.Since(began) < quickTime)
 	return location
 }
