@@ -93,8 +93,8 @@ func TestWhoByDirectory(t *testing.T) {
 	if got := as(t, &syscall.Credential{Uid: uidOther, Gid: uidOther}, "connect", s.path); got != syscall.EACCES.Error()+"\n" {
 		t.Errorf("others: %s", got)
 	}
-	if len(s.find("every local user can connect")) != 1 {
-		t.Error("no record that every local user can connect")
+	if found := s.find("every local user can connect"); len(found) != 1 || found[0]["level"] != "WARN" {
+		t.Errorf("that every local user can connect: %v", found)
 	}
 	s.stop()
 }
@@ -116,8 +116,8 @@ func TestWhoGroupOfDirectory(t *testing.T) {
 	if st := fi.Sys().(*syscall.Stat_t); st.Gid != gidWeb || fi.Mode().Perm() != 0o660 {
 		t.Errorf("socket of group %d with mode %v, want %d with 0660", st.Gid, fi.Mode(), gidWeb)
 	}
-	if len(s.find("members of the socket's group can connect, and this process is not in it")) != 1 {
-		t.Error("no record of a group that the owner is not in")
+	if found := s.find("members of the socket's group can connect, and this process is not in it"); len(found) != 1 || found[0]["level"] != "INFO" {
+		t.Errorf("a group that the owner is not in, as it should be: %v", found)
 	}
 	if got := as(t, &syscall.Credential{Uid: uidOther, Gid: gidWeb}, "connect", s.path); got != "in 200\n" {
 		t.Errorf("the web server: %s", got)

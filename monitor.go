@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -238,8 +239,12 @@ func (m *monitor) notes() {
 		if err != nil {
 			continue
 		}
+		level := slog.LevelWarn
+		if mode&0o022 == 0o020 {
+			level = slog.LevelInfo // the group, and no other: what the socket's directory is for
+		}
 		for _, n := range perms.Notes(mode, uid, gid) {
-			m.log.Warn(n, "listen", l.Address().String())
+			m.log.Log(context.Background(), level, n, "listen", l.Address().String())
 		}
 	}
 }
