@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -334,3 +335,24 @@ func gone(t *testing.T, pid int, within time.Duration) {
 }
 
 func isBreach(err error) bool { return errors.Is(err, ErrBreach) }
+
+// stalls tells for how long at most the machine has stood still since it was
+// called last: what a timer was late by that nothing here keeps from running.
+func stalls(t *testing.T) func() time.Duration {
+	var most atomic.Int64
+	done := make(chan struct{})
+	t.Cleanup(func() { close(done) })
+	go func() {
+		const tick = 10 * time.Millisecond
+		for {
+			began := time.Now()
+			select {
+			case <-done:
+				return
+			case <-time.After(tick):
+			}
+			most.Store(max(most.Load(), int64(time.Since(began)-tick)))
+		}
+	}()
+	return func() time.Duration { return time.Duration(most.Swap(0)) }
+}
