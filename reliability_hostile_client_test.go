@@ -212,7 +212,7 @@ func TestHeaderFlood(t *testing.T) {
 	needRoot(t, "it looks at the memory of processes that are closed to their own user")
 	s := start(t, "--", trueProgram)
 	for _, tt := range []struct{ name, field string }{
-		{"small fields", "A:\r\n"},
+		{"small fields", strings.Repeat("A:\r\n", 1<<10)},
 		{"large fields", "X-Large: " + strings.Repeat("x", 60<<10) + "\r\n"},
 		{"one field", strings.Repeat("x", 64<<10)},
 		{"spaces", "X:" + strings.Repeat(" ", 60<<10) + "\r\n"},

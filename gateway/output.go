@@ -25,8 +25,11 @@ const streamPipe = 512 << 10
 // still holds the pipe. errStopped means that the run is to be ended.
 func (r *run) read(p []byte) (int, error) {
 	n, err := r.stdout.Read(p)
-	if err == nil || err == io.EOF {
-		return n, err
+	if err == io.EOF {
+		return n, r.atEOF()
+	}
+	if err == nil {
+		return n, nil
 	}
 	if os.IsTimeout(err) && r.stopped() == none && r.gone() {
 		return r.readLate(p)
@@ -35,6 +38,16 @@ func (r *run) read(p []byte) (int, error) {
 		return n, errStopped
 	}
 	return n, err
+}
+
+// atEOF is what the end of the output means. The end of a body that did not
+// come whole may have made a command end by itself, before we came to end it:
+// what it says then is no answer.
+func (r *run) atEOF() error {
+	if r.stopped() != none {
+		return errStopped
+	}
+	return io.EOF
 }
 
 // readLate reads what is in the pipe though its deadline has passed, which may
@@ -170,6 +183,9 @@ func (r *run) readMore(p []byte, d time.Duration) (int, error) {
 	}
 	r.mu.Unlock()
 	n, err := r.stdout.Read(p)
+	if err == io.EOF {
+		err = r.atEOF()
+	}
 	if !wait {
 		if os.IsTimeout(err) && r.stopped() != none {
 			err = errStopped
