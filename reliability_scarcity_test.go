@@ -247,7 +247,15 @@ func TestNoRoomToSpool(t *testing.T) {
 		c.trySend("0\r\n\r\n")
 		return c.answer("POST")
 	}
+	empty := func() {
+		t.Helper()
+		var st unix.Statfs_t
+		eventually(t, "an empty file system", func() bool {
+			return unix.Statfs(dir, &st) == nil && st.Bfree == st.Blocks
+		})
+	}
 	chunked(3<<20).want(t, 200, "/b 3145728\n")
+	empty() // the answer comes first
 	if err := os.WriteFile(filepath.Join(dir, "fill"), bytes.Repeat([]byte{1}, 3<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -264,10 +272,7 @@ func TestNoRoomToSpool(t *testing.T) {
 	chunked(512<<10).want(t, 200, "/b 524288\n")
 	os.Remove(filepath.Join(dir, "fill"))
 	chunked(3<<20).want(t, 200, "/b 3145728\n")
-	var st unix.Statfs_t
-	eventually(t, "an empty file system", func() bool {
-		return unix.Statfs(dir, &st) == nil && st.Bfree == st.Blocks
-	})
+	empty()
 	s.stop()
 }
 

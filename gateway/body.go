@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -256,12 +257,20 @@ type pump struct {
 
 func (p *pump) run(r *run, mem []byte) {
 	defer close(p.done)
-	defer p.stdin.Close()
+	if p.write(r, mem) {
+		p.stdin.Close()
+	}
+}
+
+// write returns whether stdin can be closed: the command has all of the body,
+// or wants no more of it. The end of half a body looks like that of a whole
+// one, so it must not come before the command's own.
+func (p *pump) write(r *run, mem []byte) bool {
 	if _, err := p.stdin.Write(mem); err != nil {
-		return
+		return unwanted(err)
 	}
 	if !r.body.rest && r.body.file == nil {
-		return
+		return true
 	}
 	block := blockPool.Get().(*http1.Block)
 	defer blockPool.Put(block)
@@ -269,38 +278,45 @@ func (p *pump) run(r *run, mem []byte) {
 	if r.body.file != nil {
 		for {
 			n, err := r.body.file.Read(buf)
-			if _, werr := p.stdin.Write(buf[:n]); err != nil || werr != nil {
-				return
+			if _, werr := p.stdin.Write(buf[:n]); werr != nil {
+				return unwanted(werr)
+			}
+			if err != nil {
+				return err == io.EOF
 			}
 		}
 	}
 	for {
 		n, err := r.x.Read(buf)
 		if _, werr := p.stdin.Write(buf[:n]); werr != nil {
-			return
+			return unwanted(werr)
 		}
 		if err == io.EOF {
 			// Only now can the client be watched.
 			r.mu.Lock()
 			r.watchClient()
 			r.mu.Unlock()
-			return
+			return true
 		}
 		if err != nil {
 			r.interrupt(clientGone)
-			return
+			return false
 		}
 	}
 }
 
-// close ends the pump and waits for it.
+// unwanted tells whether a write failed because the command has closed its
+// stdin, not because the pump has been stopped.
+func unwanted(err error) bool { return errors.Is(err, unix.EPIPE) }
+
+// close stops the pump and waits for it. stdin may be open still.
 func (p *pump) close(x *http1.Exchange) {
 	select {
 	case <-p.done:
 		return
 	default:
 	}
-	p.stdin.Close()
+	p.stdin.SetWriteDeadline(time.Unix(1, 0))
 	if !x.BodyRead() {
 		x.AbortRead()
 	}

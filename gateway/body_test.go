@@ -85,6 +85,34 @@ func TestBodyUnread(t *testing.T) {
 	r.idle()
 }
 
+// TestBodyCut: a command that gets half of a body, since its client has gone or
+// its time is up, never sees an end that it could take for the body's.
+func TestBodyCut(t *testing.T) {
+	t.Parallel()
+	for _, timeout := range []time.Duration{time.Minute, 200 * time.Millisecond} {
+		r := newRig(t, func(g *Gateway) { g.Timeout = timeout })
+		pid, end := r.dir+"/pid", r.dir+"/end"
+		path := r.script("echo $$ >" + pid + "; trap '' TERM; cat >/dev/null; : >" + end)
+		for _, body := range []string{strings.Repeat("b", readAhead+1), strings.Repeat("b", 2*readAhead)} {
+			c := r.dial()
+			c.send(request("POST", path, fmt.Sprintf("Content-Length: %d", len(body)+1)) + body)
+			if !alive(t, pid) {
+				t.Fatal("not started")
+			}
+			if timeout == time.Minute {
+				c.Close()
+			}
+			dies(t, pid, 10*time.Second)
+			c.Close()
+			if _, err := os.Stat(end); err == nil {
+				t.Errorf("%d bytes, timeout %v: the command has seen an end", len(body), timeout)
+			}
+			os.Remove(pid)
+		}
+		r.idle()
+	}
+}
+
 // TestBodyEchoed: a command that answers while it reads is not a deadlock.
 func TestBodyEchoed(t *testing.T) {
 	t.Parallel()

@@ -233,6 +233,7 @@ type run struct {
 	stdout   *os.File
 	stderr   *stderr
 	pump     *pump
+	rest     *os.File // stdin, to be closed when the process is gone
 
 	started bool
 	ended   bool   // End has been sent
@@ -291,6 +292,9 @@ func (r *run) exit(spawn.Event) {
 	r.exited = true
 	if r.stdout != nil && r.stop == none {
 		r.stdout.SetReadDeadline(time.Now().Add(grace))
+	}
+	if r.rest != nil {
+		r.rest.Close()
 	}
 	r.mu.Unlock()
 	r.g.queue.release()
@@ -495,6 +499,11 @@ func (r *run) finish() {
 	}
 	if pump != nil {
 		pump.close(r.x)
+		r.mu.Lock()
+		if r.rest = pump.stdin; r.exited {
+			r.rest.Close()
+		}
+		r.mu.Unlock()
 	}
 	r.backlog.close(r.g)
 	switch {
