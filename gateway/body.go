@@ -322,3 +322,14 @@ func (p *pump) close(x *http1.Exchange) {
 	}
 	<-p.done
 }
+
+// leave ends a pump. Its stdin, if open still, is closed when the process is
+// gone: now, or by exit.
+func (r *run) leave(p *pump) {
+	p.close(r.x)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stdin = p.stdin; r.exited {
+		r.stdin.Close()
+	}
+}

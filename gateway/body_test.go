@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/onewake/onewake/spawn"
 )
 
 // TestBody: bodies of all sizes reach the command whole, with a true
@@ -110,6 +113,32 @@ func TestBodyCut(t *testing.T) {
 			os.Remove(pid)
 		}
 		r.idle()
+	}
+}
+
+// TestStdinLeft: a stdin that the pump has left is closed at the process's end,
+// whichever of the request and the process is over first.
+func TestStdinLeft(t *testing.T) {
+	for _, exitFirst := range []bool{false, true} {
+		_, stdin, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := &Gateway{MaxProcs: 1}
+		g.init()
+		p := &pump{stdin: stdin, done: make(chan struct{})}
+		close(p.done)
+		r := &run{g: g, pump: p}
+		g.queue.enter(r, false)
+		over := []func(){func() { r.leave(p) }, func() { r.exit(spawn.Event{}) }}
+		if exitFirst {
+			slices.Reverse(over)
+		}
+		over[0]()
+		over[1]()
+		if stdin.Close() == nil {
+			t.Errorf("process over first: %t: stdin was open", exitFirst)
+		}
 	}
 }
 

@@ -233,7 +233,7 @@ type run struct {
 	stdout   *os.File
 	stderr   *stderr
 	pump     *pump
-	rest     *os.File // stdin, to be closed when the process is gone
+	stdin    *os.File // the pump has left it, and it is closed when the process is gone
 
 	started bool
 	ended   bool   // End has been sent
@@ -293,8 +293,8 @@ func (r *run) exit(spawn.Event) {
 	if r.stdout != nil && r.stop == none {
 		r.stdout.SetReadDeadline(time.Now().Add(grace))
 	}
-	if r.rest != nil {
-		r.rest.Close()
+	if r.stdin != nil {
+		r.stdin.Close()
 	}
 	r.mu.Unlock()
 	r.g.queue.release()
@@ -498,12 +498,7 @@ func (r *run) finish() {
 		nbio.Close(r.p.Stdout)
 	}
 	if pump != nil {
-		pump.close(r.x)
-		r.mu.Lock()
-		if r.rest = pump.stdin; r.exited {
-			r.rest.Close()
-		}
-		r.mu.Unlock()
+		r.leave(pump)
 	}
 	r.backlog.close(r.g)
 	switch {
