@@ -9,10 +9,10 @@
 //
 // Every string value is quoted in both formats, since most of them were shaped
 // by a client or by a command; one that is too long is cut and marked with the
-// number of bytes left out. On Linux a record
-// is shorter than PIPE_BUF, so that two processes that share a pipe never mix
-// their lines (write(2), pipe(7)). On FreeBSD, where PIPE_BUF is 512, they can
-// while a pipe is full, that is while nobody reads the log.
+// number of bytes left out. On Linux a record is shorter than PIPE_BUF, so that
+// two processes that share a pipe never mix their lines (write(2), pipe(7)). On
+// FreeBSD, where PIPE_BUF is 512, they can while a pipe is full, that is while
+// nobody reads the log.
 package journal
 
 import (

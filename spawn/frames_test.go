@@ -285,6 +285,7 @@ func TestDeafCore(t *testing.T) {
 				break // given up already
 			}
 			if id%200 == 0 {
+				stalled()
 				began = time.Now()
 				r.do(func() {})
 				if d := time.Since(began) - stalled(); d > 2*time.Second {
