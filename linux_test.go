@@ -92,6 +92,10 @@ const trueProgram = "/bin/true"
 // ignoredSignals tells which signals this process was started to ignore, and
 // which are blocked, as a mask.
 func ignoredSignals() (ignored []int, mask string) {
+	// The thread that is read about must be the one that reads: another may be
+	// inside pthread_create(3), which blocks all signals for that time.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	b, _ := os.ReadFile("/proc/thread-self/status")
 	for line := range strings.Lines(string(b)) {
 		switch f := strings.Fields(line); f[0] {

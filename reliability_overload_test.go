@@ -319,10 +319,10 @@ echo "$PATH_INFO -"`))
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
+			began := time.Now() // before the server can begin to count
 			c := dial(t, s.addr)
 			c.SetDeadline(time.Now().Add(3 * patience))
 			c.trySend(tt.text)
-			began := time.Now()
 			quit := make(chan struct{})
 			defer close(quit)
 			if tt.drip != "" {
