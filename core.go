@@ -241,6 +241,9 @@ func (c *core) leave(stop bool) {
 	}
 	c.server.WaitIdle()
 	c.journal.Close(time.Second)
+	if !stop {
+		c.client.LastStats()
+	}
 	os.Exit(statusOK)
 }
 

@@ -71,6 +71,9 @@ type monitor struct {
 	past     spawn.Stats // counters of cores that are gone
 	started  bool        // the start record has been written
 
+	answer *spawn.Timer // answerTime; nil while no status line is due
+	about  *coreProcess // that it is about
+
 	stopping bool
 	closed   bool     // the listeners are
 	told     []string // warnings of closing them
@@ -91,9 +94,9 @@ type coreProcess struct {
 	breach      bool
 	stats       spawn.Stats
 	asked       bool         // for stats
+	lastWord    bool         // has told them unasked
 	missed      int          // beats since then
 	beat        *spawn.Timer // of the next question; when retired, of the end
-	answer      *spawn.Timer // answerTime
 }
 
 // runMonitor is the life of the monitor. It returns nil after a stop that was
@@ -360,12 +363,12 @@ func (m *monitor) coreReady(c *coreProcess, confined string, err error) {
 	}
 }
 
-// retire has a core finish what it has begun. One that never comes to an end
-// must not keep its copy of the listeners for good.
+// retire has a core finish what it has begun, and tell its counters then. One
+// that never comes to an end must not keep its copy of the listeners for good.
 func (m *monitor) retire(c *coreProcess) {
 	c.retired = true
 	if !c.asked {
-		m.ask(c) // for the last time
+		m.ask(c) // it may crash before
 	}
 	c.peer.Retire()
 	c.beat.Stop()
@@ -430,15 +433,21 @@ func (m *monitor) reap(c *coreProcess) (st unix.WaitStatus) {
 
 // coreExited reaps a core and decides what comes next.
 func (m *monitor) coreExited(c *coreProcess) {
+	if c.retired {
+		c.peer.Drain()
+	}
 	st := m.reap(c)
 	c.timer.Stop()
 	c.beat.Stop()
 	c.peer.Close()
-	if c.answer != nil {
-		c.answer.Stop()
-		m.statusLine(c, "core died")
-	}
 	m.past.AddTotals(c.stats)
+	if m.answer != nil {
+		if c == m.about && c.asked {
+			m.statusLine("core died")
+		} else {
+			m.answered()
+		}
+	}
 	expected := (c.retired || m.stopping) && st.Exited() && st.ExitStatus() == 0 || m.killing ||
 		m.stopping && !c.ready // stop has killed it
 	if !expected {

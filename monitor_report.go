@@ -88,48 +88,69 @@ func groupName(gid int) string {
 	return strconv.Itoa(gid)
 }
 
-// status asks the core for its counters; coreStats writes the line. A core that
-// does not answer does not keep the line back.
+// status asks all cores for their counters; the last answer writes the line. A
+// core that does not answer does not keep the line back.
 func (m *monitor) status() {
-	c := m.serving
-	if c == nil || !c.ready {
+	if m.serving == nil || !m.serving.ready {
 		m.log.Info("status", "uptime", time.Since(m.began).Round(time.Second).String(), "core", "none", "restarts", m.restarts)
 		return
 	}
-	if c.answer != nil {
+	if m.answer != nil {
 		return
 	}
-	if !c.asked {
-		m.ask(c)
+	m.about = m.serving
+	for _, c := range m.cores {
+		if c.ready && !c.asked {
+			m.ask(c)
+		}
 	}
-	c.answer = m.loop.After(answerTime, func() { m.statusLine(c, "core does not answer") })
+	m.answer = m.loop.After(answerTime, func() {
+		if m.about.asked {
+			m.statusLine("core does not answer")
+		} else {
+			m.statusLine("replaced core does not answer")
+		}
+	})
 }
 
+// coreStats takes a core's counters: an answer, or a retired core's last word.
 func (m *monitor) coreStats(c *coreProcess, s spawn.Stats) {
-	if !c.asked {
+	if !c.asked && (!c.retired || c.lastWord) {
 		m.coreBroken(c, fmt.Errorf("%w: counters unasked", spawn.ErrBreach))
 		return
 	}
+	if !c.asked {
+		c.lastWord = true
+	}
 	c.asked = false
 	c.stats = s
-	if c.answer != nil {
-		c.answer.Stop()
-		m.statusLine(c)
+	m.answered()
+}
+
+// answered writes the status line that is due, if nobody is waited for any more.
+func (m *monitor) answered() {
+	if m.answer == nil {
+		return
 	}
+	for _, c := range m.cores {
+		if c.asked {
+			return
+		}
+	}
+	m.statusLine()
 }
 
 // statusLine writes what is known, and why that may be old news.
-func (m *monitor) statusLine(c *coreProcess, trouble ...any) {
-	c.answer = nil
+func (m *monitor) statusLine(trouble ...any) {
+	m.answer.Stop()
+	c := m.about
+	m.answer, m.about = nil, nil
 	if len(trouble) > 0 {
 		trouble = []any{"trouble", trouble[0]}
 	}
 	all := m.past
 	for _, x := range m.cores {
 		all.AddTotals(x.stats)
-	}
-	if m.cores[c.pid] == nil { // it has just died
-		all.AddTotals(c.stats)
 	}
 	m.log.Info("status", append([]any{"uptime", time.Since(m.began).Round(time.Second).String(), "core", c.pid,
 		"served", all.Served, "running", m.sup.Running(), "queued", c.stats.Queued,

@@ -174,7 +174,11 @@ func hostileCore() int {
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
-		say(99, 0, "")
+		// Counters are the answer to the last question, then its last
+		// word, and then unasked.
+		for range 3 {
+			say(kindStats, 0, strings.Repeat("\x00", 48))
+		}
 	case "leak":
 		// Hands a copy of the listener to the first client, then gives
 		// itself away.

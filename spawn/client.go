@@ -145,6 +145,15 @@ func (c *Client) Ready(sandbox string) error {
 // Closed tells the monitor that the listeners have been closed here.
 func (c *Client) Closed() error { return c.send(msgClosed, 0) }
 
+// LastStats tells the monitor the counters of this core, unasked: once, by one
+// that has been retired and has nothing left to do.
+func (c *Client) LastStats() error { return c.sendStats() }
+
+func (c *Client) sendStats() error {
+	s := c.OnWantStats()
+	return c.send(msgStats, 0, s.append(nil)...)
+}
+
 // New makes a process that has not been started. stdin tells whether it gets a
 // pipe to read from; without one it reads /dev/null.
 func (c *Client) New(stdin bool) *Process {
@@ -358,8 +367,7 @@ func (c *Client) handle(f frame) error {
 	case msgStop:
 		c.OnStop()
 	case msgWantStats:
-		s := c.OnWantStats()
-		return c.send(msgStats, 0, s.append(nil)...)
+		return c.sendStats()
 	default:
 		return breach("message %d", f.kind)
 	}

@@ -385,6 +385,30 @@ func TestPending(t *testing.T) {
 	})
 }
 
+// TestDrain: what a dead core said before is heard, whichever event the loop
+// sees first.
+func TestDrain(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		r := newRig(t, ":", 4, time.Second)
+		var served uint64
+		r.do(func() {
+			r.peer.OnStats = func(s Stats) { served += s.Served }
+			r.client.LastStats()
+			r.client.conn.Close()
+			r.peer.Drain()
+			if !r.peer.closed {
+				t.Error("the end has not been seen")
+			}
+		})
+		if served != 7 {
+			t.Errorf("served %d, want 7", served)
+		}
+		if err := <-r.broken; err != io.EOF {
+			t.Errorf("broken by %v, want %v", err, io.EOF)
+		}
+	})
+}
+
 // TestVersion: a core of another version is told from one that misbehaves.
 func TestVersion(t *testing.T) {
 	alone(t, func(t *testing.T) {

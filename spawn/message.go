@@ -25,7 +25,7 @@ import (
 // Version names the protocol of the control socket. A core that speaks
 // another one is not put to work. It is a variable so that a test can build a
 // binary that differs in nothing else.
-var Version = "2"
+var Version = "3"
 
 // Bounds on what a core may ask for. A variable is what execve(2) takes at
 // most as one string on Linux; the sum, together with the command's own
@@ -54,7 +54,7 @@ const (
 	msgEnd                    // end the request's process group
 	msgSpool                  // wanted: an unlinked file
 	msgClosed                 // the core's listeners are closed
-	msgStats                  // payload: counters
+	msgStats                  // payload: counters; asked for, or the last word of a retired core
 
 	// From monitor to core.
 	msgConfig    // payload: version, NUL, configuration

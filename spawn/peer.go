@@ -18,6 +18,9 @@ const (
 	// descriptors.
 	maxUnsent = 2 << 20
 	maxFDs    = 1024
+	// maxDrain is how often a dead core's socket is read; an honest one has
+	// left less than a read takes.
+	maxDrain = 4
 	// partFDs is how many descriptors go in one message. Linux takes 253.
 	partFDs = 60
 	// partBytes is how long a message with descriptors may become: the socket
@@ -171,6 +174,16 @@ func (p *Peer) receive() error {
 		}
 	}
 	return nil
+}
+
+// Drain takes what a core that has died said before. It may call OnBroken, as
+// the loop does.
+func (p *Peer) Drain() {
+	for range maxDrain {
+		if !p.closed {
+			p.event(true, false)
+		}
+	}
 }
 
 func (p *Peer) handle(f frame) error {

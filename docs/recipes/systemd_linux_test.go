@@ -110,6 +110,7 @@ func TestSystemd(t *testing.T) {
 		if a := ask(t, socket, "POST", "/", strings.Repeat("x", 3<<20)); a.status != 200 {
 			t.Errorf("%+v", a)
 		}
+		s.await(t, `msg="request"`, `method="POST"`)
 		monitor := s.cmd.Process.Pid
 		syscall.Kill(monitor, syscall.SIGHUP)
 		s.await(t, `msg="core replaced"`)
