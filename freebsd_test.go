@@ -25,12 +25,6 @@ import (
 
 const trueProgram = "/usr/bin/true"
 
-// mostBroken is how many lines of the log may be broken around the time in
-// which nobody reads it. A pipe takes PIPE_BUF, 512 bytes, of a record at once:
-// while it is full, monitor and core can write into one record of each other
-// (package journal).
-const mostBroken = 4
-
 // hasSandbox tells whether -sandbox on confines the core here.
 const hasSandbox = true
 

@@ -89,10 +89,6 @@ func environment(t *testing.T, pid int) string {
 
 const trueProgram = "/bin/true"
 
-// mostBroken is how many lines of the log may be broken around the time in
-// which nobody reads it.
-const mostBroken = 0
-
 // ignoredSignals tells which signals this process was started to ignore, and
 // which are blocked, as a mask.
 func ignoredSignals() (ignored []int, mask string) {
