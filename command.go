@@ -16,6 +16,8 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/perms"
 )
 
 // The command is looked at once, at start, so that what would fail at every
@@ -125,7 +127,7 @@ func checkExecutable(path string) error {
 	fi, err := os.Stat(path)
 	if err != nil {
 		if err = cause(err); errors.Is(err, fs.ErrPermission) {
-			err = fmt.Errorf("%w: user %s cannot look into its directory", err, userName(os.Geteuid()))
+			err = fmt.Errorf("%w: user %s cannot look into its directory", err, perms.UserName(os.Geteuid()))
 		}
 		return err
 	}
@@ -138,9 +140,9 @@ func checkExecutable(path string) error {
 	err = unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS)
 	if errors.Is(err, fs.ErrPermission) {
 		if fi.Mode()&0o111 == 0o111 {
-			return fmt.Errorf("not executable for user %s, though its mode is %#o: is it mounted with noexec?", userName(os.Geteuid()), fi.Mode().Perm())
+			return fmt.Errorf("not executable for user %s, though its mode is %#o: is it mounted with noexec?", perms.UserName(os.Geteuid()), fi.Mode().Perm())
 		}
-		return fmt.Errorf("not executable for user %s (to mend: chmod a+x %s)", userName(os.Geteuid()), path)
+		return fmt.Errorf("not executable for user %s (to mend: chmod a+x %s)", perms.UserName(os.Geteuid()), path)
 	}
 	return err
 }

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/onewake/onewake/perms"
 )
 
 // The test page as an administrator sees it: in a browser, through nginx.
@@ -34,7 +36,7 @@ func TestBrowser(t *testing.T) {
 	tidy := need(t, "tidy", "apt-get install tidy")
 	b := openBrowser(t)
 	l := launch{args: []string{"-forwarded", "X-Real-IP,X-Forwarded-Proto"}}
-	workers, peer := "", userName(os.Geteuid())
+	workers, peer := "", perms.UserName(os.Geteuid())
 	if u, err := user.Lookup("www-data"); err == nil && os.Geteuid() == 0 {
 		// As it is in earnest: two ordinary users, and the web server's gets in
 		// by the socket's group.

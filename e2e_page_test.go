@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/onewake/onewake/perms"
 )
 
 // The test page: what an administrator sees before there is a command.
@@ -70,11 +72,11 @@ func TestPageHTML(t *testing.T) {
 		want := map[string]string{
 			"PATH_INFO": "/<b>", "QUERY_STRING": "a=1&b=\"", "HTTP_X_EVIL": "<script>alert(1)</script>'\"",
 			"Sandbox": s.await("start")["sandbox"], "Listener": splitList(s.await("start")["listen"])[0],
-			"Runs as": userName(os.Geteuid()),
+			"Runs as": perms.UserName(os.Geteuid()),
 		}
 		if tt.listen == "unix" {
 			want["Socket file"] = splitList(s.await("start")["socket"])[0]
-			want["Peer"] = fmt.Sprintf("uid %d %s", os.Geteuid(), userName(os.Geteuid()))
+			want["Peer"] = fmt.Sprintf("uid %d %s", os.Geteuid(), perms.UserName(os.Geteuid()))
 			if !strings.HasPrefix(want["Socket file"], "0640 ") {
 				t.Errorf("start record: socket %q", want["Socket file"])
 			}

@@ -18,6 +18,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/perms"
 )
 
 // toFind is what follows an address that is taken.
@@ -255,7 +257,7 @@ func TestMessages(t *testing.T) {
 func (m mistake) test(t *testing.T, hint string) {
 	t.Parallel()
 	l := launch{}
-	who := userName(os.Geteuid())
+	who := perms.UserName(os.Geteuid())
 	if m.nobody {
 		needRoot(t, "it takes on another user")
 		l.cred = nobody(t)

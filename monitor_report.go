@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/user"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
@@ -51,7 +49,7 @@ func (m *monitor) startRecord(confined string) {
 	}
 	m.log.Info("start", "version", versionString(), "go", runtime.Version(),
 		"system", runtime.GOOS+"/"+runtime.GOARCH, "listen", listen, "socket", files,
-		"enforced", perms.Enforced(), "user", userName(os.Geteuid()), "sandbox", confined,
+		"enforced", perms.Enforced(), "user", perms.UserName(os.Geteuid()), "sandbox", confined,
 		"pid", os.Getpid(), "core", m.serving.pid, "max_procs", m.o.maxProcs, "command", command)
 }
 
@@ -71,21 +69,7 @@ func socketFile(l *sock.Listener) string {
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf("%#04o %s:%s", mode.Perm(), userName(uid), groupName(gid))
-}
-
-func userName(uid int) string {
-	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
-		return u.Username
-	}
-	return strconv.Itoa(uid)
-}
-
-func groupName(gid int) string {
-	if g, err := user.LookupGroupId(strconv.Itoa(gid)); err == nil {
-		return g.Name
-	}
-	return strconv.Itoa(gid)
+	return fmt.Sprintf("%#04o %s:%s", mode.Perm(), perms.UserName(uid), perms.GroupName(gid))
 }
 
 // status asks all cores for their counters; the last answer writes the line. A

@@ -448,9 +448,9 @@ func (p *parser) directory(name string, mode uint32, why string) string {
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		p.errs = multierror.Append(p.errs, fmt.Errorf("-%s %q: %w: user %s cannot %s", name, dir, fs.ErrPermission, userName(os.Geteuid()), why))
+		p.errs = multierror.Append(p.errs, fmt.Errorf("-%s %q: %w: user %s cannot %s", name, dir, fs.ErrPermission, perms.UserName(os.Geteuid()), why))
 	case errors.Is(err, fs.ErrNotExist):
-		p.config(fmt.Errorf("-%s %q: %w (to mend: install -d -o %s %s)", name, dir, cause(err), userName(os.Geteuid()), dir))
+		p.config(fmt.Errorf("-%s %q: %w (to mend: install -d -o %s %s)", name, dir, cause(err), perms.UserName(os.Geteuid()), dir))
 	case err != nil:
 		p.config(fmt.Errorf("-%s %q: %w", name, dir, cause(err)))
 	case !fi.IsDir():

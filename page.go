@@ -27,7 +27,7 @@ const maxNames = 256
 func (m *monitor) pageSetup() *testpage.Setup {
 	me := os.Geteuid()
 	s := &testpage.Setup{
-		Sockets: make(map[string]testpage.Socket), Enforced: perms.Enforced(), User: userName(me), UID: me,
+		Sockets: make(map[string]testpage.Socket), Enforced: perms.Enforced(), User: perms.UserName(me), UID: me,
 		ContentType: m.o.mime, Dir: m.o.dir,
 	}
 	for _, v := range m.o.env {
@@ -46,17 +46,17 @@ func (m *monitor) pageSetup() *testpage.Setup {
 	}
 	var allow []string
 	for _, uid := range m.o.allow.UIDs {
-		allow = append(allow, userName(uid))
+		allow = append(allow, perms.UserName(uid))
 	}
 	for _, gid := range m.o.allow.GIDs {
-		allow = append(allow, ":"+groupName(gid))
+		allow = append(allow, ":"+perms.GroupName(gid))
 	}
 	s.Allow = strings.Join(allow, ", ")
 	passwd, _ := os.ReadFile("/etc/passwd")
 	group, _ := os.ReadFile("/etc/group")
 	s.Users = members(string(passwd), string(group), gids)
 	for _, uid := range uids {
-		if name := userName(uid); name != strconv.Itoa(uid) {
+		if name := perms.UserName(uid); name != strconv.Itoa(uid) {
 			s.Users[uid] = name
 		}
 	}

@@ -232,3 +232,19 @@ func inGroup(gid int) bool {
 	}
 	return false
 }
+
+// UserName is the name of a user, or the number of one without a name.
+func UserName(uid int) string {
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		return u.Username
+	}
+	return strconv.Itoa(uid)
+}
+
+// GroupName is the name of a group, or the number of one without a name.
+func GroupName(gid int) string {
+	if g, err := user.LookupGroupId(strconv.Itoa(gid)); err == nil {
+		return g.Name
+	}
+	return strconv.Itoa(gid)
+}

@@ -91,7 +91,7 @@ func (p *place) checkOwner(spec perms.Spec) error {
 		return nil
 	}
 	if spec.UID != perms.Unchanged && spec.UID != euid {
-		return kindf(fs.ErrPermission, "owner %s: only root can give a socket away, and user %s starts this (to mend: leave the owner out, or start it as that user)", userName(spec.UID), userName(euid))
+		return kindf(fs.ErrPermission, "owner %s: only root can give a socket away, and user %s starts this (to mend: leave the owner out, or start it as that user)", perms.UserName(spec.UID), perms.UserName(euid))
 	}
 	if spec.GID == perms.Unchanged || spec.GID == os.Getegid() {
 		return nil
@@ -108,7 +108,7 @@ func (p *place) checkOwner(spec perms.Spec) error {
 		return nil
 	}
 	return kindf(fs.ErrPermission, "group %s: user %s is not in it, and the group of %s is another (to mend: add the user to the group, or give it the directory)",
-		groupName(spec.GID), userName(euid), p.dir.Name())
+		perms.GroupName(spec.GID), perms.UserName(euid), p.dir.Name())
 }
 
 // checkLeftover judges a socket file that no lock protects.
@@ -128,7 +128,7 @@ func (p *place) checkLeftover(st stat) (note string, err error) {
 	}
 	euid := os.Geteuid()
 	if dir.mode&unix.S_ISVTX != 0 && euid != 0 && euid != dir.uid && euid != st.uid {
-		return "", kindf(fs.ErrPermission, "leftover socket %s: owned by user %s, not by %s (to mend: remove it)", p.path, userName(st.uid), userName(euid))
+		return "", kindf(fs.ErrPermission, "leftover socket %s: owned by user %s, not by %s (to mend: remove it)", p.path, perms.UserName(st.uid), perms.UserName(euid))
 	}
 	return fmt.Sprintf("%s: a leftover socket file, removed at start", p.path), nil
 }

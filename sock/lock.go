@@ -166,7 +166,7 @@ func (p *place) checkLock(st stat) error {
 	case st.kind() != unix.S_IFREG:
 		return kindf(ErrUnsafeLock, "%s: not a regular file, which a lock file is (to mend: remove it)", file)
 	case st.uid != os.Geteuid():
-		return kindf(ErrUnsafeLock, "%s: owned by user %s, not by %s (to mend: remove it)", file, userName(st.uid), userName(os.Geteuid()))
+		return kindf(ErrUnsafeLock, "%s: owned by user %s, not by %s (to mend: remove it)", file, perms.UserName(st.uid), perms.UserName(os.Geteuid()))
 	case st.links > 1: // none: removed just now, which tryLock notices
 		return kindf(ErrUnsafeLock, "%s: has %d links, a lock file has one (to mend: remove it)", file, st.links)
 	}

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/user"
 	"path"
-	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/perms"
 )
 
 // A place is where a socket file is: a name in a directory that is kept open,
@@ -95,10 +95,10 @@ func openPlace(p string) (*place, error) {
 		return err
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w (to mend: install -d -o %s -m 0750 %s)", dir, err, userName(os.Geteuid()), dir)
+		return nil, fmt.Errorf("%s: %w (to mend: install -d -o %s -m 0750 %s)", dir, err, perms.UserName(os.Geteuid()), dir)
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("%s: %w: user %s cannot read it, use a directory of its own", dir, err, userName(os.Geteuid()))
+		return nil, fmt.Errorf("%s: %w: user %s cannot read it, use a directory of its own", dir, err, perms.UserName(os.Geteuid()))
 	}
 	if errors.Is(err, unix.ENOTDIR) {
 		return nil, fmt.Errorf("%s: %w, use a path in one", dir, err)
@@ -118,11 +118,11 @@ func (p *place) checkDir() error {
 	}
 	dir := p.dir.Name()
 	if st.uid != 0 && st.uid != os.Geteuid() {
-		us, not := userName(os.Geteuid()), "not by root"
+		us, not := perms.UserName(os.Geteuid()), "not by root"
 		if os.Geteuid() != 0 {
 			not = fmt.Sprintf("neither by %s nor by root", us)
 		}
-		return kindf(ErrUnsafeDir, "%s: owned by user %s, %s (to mend: chown %s %s)", dir, userName(st.uid), not, us, dir)
+		return kindf(ErrUnsafeDir, "%s: owned by user %s, %s (to mend: chown %s %s)", dir, perms.UserName(st.uid), not, us, dir)
 	}
 	if st.mode&unix.S_ISVTX == 0 {
 		switch st.mode & 0o022 {
@@ -142,23 +142,7 @@ func (p *place) closed(err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: %w: user %s can make no socket there, use a directory of its own", p.dir.Name(), err, userName(os.Geteuid()))
-}
-
-// userName is the user's name, as messages and commands that mend something
-// have it.
-func userName(uid int) string {
-	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
-		return u.Username
-	}
-	return strconv.Itoa(uid)
-}
-
-func groupName(gid int) string {
-	if g, err := user.LookupGroupId(strconv.Itoa(gid)); err == nil {
-		return g.Name
-	}
-	return strconv.Itoa(gid)
+	return fmt.Errorf("%s: %w: user %s can make no socket there, use a directory of its own", p.dir.Name(), err, perms.UserName(os.Geteuid()))
 }
 
 func (p *place) join(name string) string { return path.Join(p.dir.Name(), name) }

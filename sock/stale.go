@@ -107,7 +107,7 @@ func (p *place) ask(st stat) (verdict, error) {
 			if st.uid == os.Geteuid() && st.mode&0o200 == 0 {
 				return mute, nil
 			}
-			return refused, fmt.Errorf("%s: connect: %w: a socket of user %s, whose server may be running (to mend: stop that server, remove the file)", p.path, err, userName(st.uid))
+			return refused, fmt.Errorf("%s: connect: %w: a socket of user %s, whose server may be running (to mend: stop that server, remove the file)", p.path, err, perms.UserName(st.uid))
 		default:
 			return refused, &os.PathError{Op: "connect", Path: p.path, Err: err}
 		}

@@ -204,7 +204,7 @@ func TestDirectory(t *testing.T) {
 		})
 	}
 	dir := tempDir(t)
-	try("missing", filepath.Join(dir, "no", "s"), fs.ErrNotExist, "install -d -o "+userName(os.Geteuid())+" -m 0750 "+dir+"/no")
+	try("missing", filepath.Join(dir, "no", "s"), fs.ErrNotExist, "install -d -o "+perms.UserName(os.Geteuid())+" -m 0750 "+dir+"/no")
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func TestDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 		chown(t, theirs, nobody, nobody)
-		try("somebody else's", filepath.Join(theirs, "s"), ErrUnsafeDir, "chown "+userName(os.Geteuid())+" "+theirs)
+		try("somebody else's", filepath.Join(theirs, "s"), ErrUnsafeDir, "chown "+perms.UserName(os.Geteuid())+" "+theirs)
 	} else {
 		if err := os.Mkdir(filepath.Join(dir, "ro"), 0o500); err != nil {
 			t.Fatal(err)
