@@ -114,11 +114,14 @@ func eventuallyFor(t *testing.T, d time.Duration, what string, ok func() bool) {
 // first signal it is the only one that may serve, and it does.
 type life struct {
 	*server
-	mu      sync.Mutex
-	began   time.Time // by its start record
-	signal  time.Time // when it was told to end
-	cleanly bool
+	mu     sync.Mutex
+	began  time.Time // by its start record
+	signal time.Time // when it was told to end
+	killed bool      // by SIGKILL, then or later
 }
+
+// cleanly tells whether nothing but a stop has ended it.
+func (l *life) cleanly() bool { return !l.signal.IsZero() && !l.killed }
 
 // reigns tells whether the server has been serving from the one time to the
 // other, as far as the model knows.
@@ -234,8 +237,8 @@ func TestNeverTwo(t *testing.T) {
 				if what >= 7 {
 					sig = syscall.SIGKILL
 				}
-				s.cleanly = sig == syscall.SIGTERM
 				if !s.hasEnded() {
+					s.killed = s.killed || sig == syscall.SIGKILL
 					syscall.Kill(s.pid, sig)
 				}
 				s.mu.Unlock()
@@ -255,7 +258,7 @@ func TestNeverTwo(t *testing.T) {
 		pending, serving := resolve()
 		for _, s := range serving {
 			s.mu.Lock()
-			s.signal, s.cleanly = time.Now(), true
+			s.signal = time.Now()
 			syscall.Kill(s.pid, syscall.SIGTERM)
 			s.mu.Unlock()
 		}
@@ -286,11 +289,11 @@ func TestNeverTwo(t *testing.T) {
 				t.Errorf("%d began to serve while %d did", l.pid, m.pid)
 			}
 		}
-		if l.cleanly && l.cmd.ProcessState.ExitCode() != statusOK {
+		if l.cleanly() && l.cmd.ProcessState.ExitCode() != statusOK {
 			t.Errorf("a stop ended with %v", l.cmd.ProcessState)
 		}
 	}
-	if _, err := os.Lstat(path); last.cleanly && !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(path); last.cleanly() && !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a socket file after the last clean stop: %v", err)
 	}
 	t.Logf("%d starts, %d stops, %d kills, %d kills of a core: never two; asked %d times who serves, %d times nobody did",

@@ -285,11 +285,11 @@ func (b *box) eventually(what string, cond func() bool) {
 }
 
 // gone expects nothing of the service to be left.
-func (b *box) gone(name string, pids ...int) {
+func (b *box) gone(name string, monitor ...int) {
 	b.Helper()
-	for _, pid := range pids {
+	for _, pid := range monitor {
 		if alive(pid) {
-			b.Errorf("process %d is still there", pid)
+			b.Errorf("the monitor, process %d, is still there", pid)
 		}
 	}
 	for _, f := range []string{name + ".pid", name + ".daemon.pid", name + "/" + name + ".sock"} {
@@ -297,6 +297,13 @@ func (b *box) gone(name string, pids ...int) {
 			b.Errorf("/var/run/%s is still there", f)
 		}
 	}
+}
+
+// daemonEnds waits for the end of a daemon(8). It is not there yet when its
+// pidfiles are gone: removing them is the last thing that it does but one.
+func (b *box) daemonEnds(pid int) {
+	b.Helper()
+	b.eventually(fmt.Sprintf("the end of daemon(8), process %d", pid), func() bool { return !alive(pid) })
 }
 
 func (b *box) signals() (s []string) {

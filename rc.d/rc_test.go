@@ -61,7 +61,8 @@ func TestEnableIsAll(t *testing.T) {
 		if out := b.must("stop"); strings.Contains(out, "WARNING") {
 			b.Errorf("stop says:\n%s", out)
 		}
-		b.gone("onewake", monitor.Pid, daemon)
+		b.gone("onewake", monitor.Pid)
+		b.daemonEnds(daemon)
 		b.same("signals", b.signals(), "terminated")
 		b.refused("status", "onewake is not running.")
 		log := read(b, b.path("var/log/syslog"))
@@ -383,7 +384,8 @@ func TestReloadAndRestart(t *testing.T) {
 		b.must("restart")
 		second := b.started()
 		b.same("new arguments", second.Args[2:], "--", "/bin/date")
-		if alive(first.Pid) || alive(daemon) || b.pid("onewake.pid") != second.Pid {
+		b.daemonEnds(daemon)
+		if alive(first.Pid) || b.pid("onewake.pid") != second.Pid {
 			b.Error("the first one is still there")
 		}
 		b.same("signals", b.signals(), "hangup", "terminated")
@@ -407,7 +409,8 @@ func TestStopWaitsForDrain(t *testing.T) {
 		if d := time.Since(begin); d < 700*time.Millisecond {
 			b.Errorf("stop took %v", d)
 		}
-		b.gone("onewake", m.Pid, daemon)
+		b.gone("onewake", m.Pid)
+		b.daemonEnds(daemon)
 		b.same("signals", b.signals(), "terminated")
 		if !strings.Contains(read(b, b.path("var/log/syslog")), "msg=stopped") {
 			b.Error("the end of the log is lost")
@@ -427,7 +430,8 @@ func TestRestartDelay(t *testing.T) {
 		b.must("status")
 		second := b.started()
 		b.must("stop")
-		b.gone("onewake", second.Pid, daemon)
+		b.gone("onewake", second.Pid)
+		b.daemonEnds(daemon)
 		time.Sleep(1200 * time.Millisecond)
 		if b.started().Pid != second.Pid {
 			b.Error("stop has not stopped it")
@@ -443,15 +447,14 @@ func TestRestartDelay(t *testing.T) {
 		b.refused("status", "onewake is not running.", fmt.Sprintf("onewake has died; daemon(8), pid %d, is about to start it again.", daemon))
 		b.refused("start", "is about to start onewake again; stop it first")
 		b.must("restart")
-		if alive(daemon) {
-			b.Error("the first daemon is still there")
-		}
+		b.daemonEnds(daemon)
 		daemon = b.pid("onewake.daemon.pid")
 		syscall.Kill(b.started().Pid, syscall.SIGKILL)
 		time.Sleep(100 * time.Millisecond)
 		b.must("stop")
-		if alive(daemon) || b.exists("var/run/onewake.daemon.pid") {
-			b.Error("stop in the pause has not stopped it")
+		b.daemonEnds(daemon)
+		if b.exists("var/run/onewake.daemon.pid") {
+			b.Error("stop in the pause leaves daemon(8)'s pidfile")
 		}
 
 		// The variable may have been changed meanwhile.
@@ -469,7 +472,8 @@ func TestRestartDelay(t *testing.T) {
 			return err == nil
 		})
 		b.must("stop")
-		b.gone("onewake", b.started().Pid, daemon)
+		b.gone("onewake", b.started().Pid)
+		b.daemonEnds(daemon)
 	})
 }
 
