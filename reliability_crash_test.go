@@ -36,7 +36,8 @@ func crashUnderLoad(t *testing.T, n int, args ...string) {
 	tr.add(1, upload)
 
 	var waits []time.Duration
-	var kills []time.Time
+	type death struct{ from, to time.Time } // the core died in between
+	var deaths []death
 	core := s.core
 	for i := range n {
 		time.Sleep(120 * time.Millisecond)
@@ -44,11 +45,12 @@ func crashUnderLoad(t *testing.T, n int, args ...string) {
 		if i%10 == 9 {
 			sig = syscall.SIGABRT // the end of a Go program that panics
 		}
+		from := time.Now()
 		if err := syscall.Kill(core, sig); err != nil {
 			t.Fatal(err)
 		}
-		kills = append(kills, time.Now())
 		awaitGone(t, core)
+		deaths = append(deaths, death{from, time.Now()})
 		// Connected while nobody accepts: served by the next core.
 		began := time.Now()
 		_, f, what := tr.try(nil, fresh)
@@ -64,10 +66,10 @@ func crashUnderLoad(t *testing.T, n int, args ...string) {
 	for _, a := range tr.others {
 		// A connection that was kept is lost as well.
 		i := n - 1
-		for i >= 0 && kills[i].After(a.end.Add(5*time.Millisecond)) {
+		for i >= 0 && deaths[i].from.After(a.end) {
 			i--
 		}
-		if i < 0 || kills[i].Before(a.open.Add(-5*time.Millisecond)) {
+		if i < 0 || deaths[i].to.Before(a.open) {
 			t.Errorf("lost, though no core was killed meanwhile: %s", a.what)
 			continue
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -96,12 +97,13 @@ type traffic struct {
 	wg     sync.WaitGroup
 
 	mu     sync.Mutex
-	count  [habits]int // answered, by habit
-	others []attempt
+	count  [habits]int  // answered, by habit
+	fates  map[fate]int // of all requests
+	others []attempt    // those that were not answered
 }
 
 func newTraffic(t *testing.T, addr string) *traffic {
-	tr := &traffic{t: t, addr: addr, sleep: "0.5", size: 2 << 20, quit: make(chan struct{})}
+	tr := &traffic{t: t, addr: addr, sleep: "0.5", size: 2 << 20, quit: make(chan struct{}), fates: make(map[fate]int)}
 	t.Cleanup(tr.end)
 	return tr
 }
@@ -112,7 +114,7 @@ func (tr *traffic) add(n int, h habit) {
 		tr.wg.Go(func() {
 			var c *client
 			for !tr.over() {
-				c = tr.request(c, h)
+				c, _ = tr.request(c, h)
 				if tr.pause > 0 {
 					time.Sleep(tr.pause)
 				}
@@ -153,7 +155,7 @@ func (c *client) Close() {
 }
 
 // request makes one request and notes what becomes of it.
-func (tr *traffic) request(c *client, h habit) *client {
+func (tr *traffic) request(c *client, h habit) (*client, fate) {
 	a := attempt{habit: h, began: time.Now()}
 	a.open = a.began
 	if c != nil {
@@ -163,12 +165,13 @@ func (tr *traffic) request(c *client, h habit) *client {
 	a.end = time.Now()
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
+	tr.fates[a.fate]++
 	if a.fate == answered {
 		tr.count[h]++
 	} else {
 		tr.others = append(tr.others, a)
 	}
-	return c
+	return c, a.fate
 }
 
 func (tr *traffic) try(c *client, h habit) (*client, fate, string) {
@@ -236,14 +239,7 @@ func (tr *traffic) try(c *client, h habit) (*client, fate, string) {
 func (tr *traffic) counts() map[fate]int {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	m := make(map[fate]int)
-	for _, n := range tr.count {
-		m[answered] += n
-	}
-	for _, a := range tr.others {
-		m[a.fate]++
-	}
-	return m
+	return maps.Clone(tr.fates)
 }
 
 // none fails the test for requests of these fates.
