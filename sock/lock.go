@@ -168,6 +168,17 @@ func (p *place) checkLock(st stat) error {
 	case st.uid != os.Geteuid():
 		return kindf(ErrUnsafeLock, "%s: owned by user %s, not by %s (to mend: remove it)", file, perms.UserName(st.uid), perms.UserName(os.Geteuid()))
 	case st.links > 1: // none: removed just now, which tryLock notices
+		// Somebody may have put a file of ours here under a second name, who
+		// can write the directory. A second name elsewhere is no harm: FreeBSD
+		// lets whoever finds a file link to it, such as the web server, which
+		// must not be able to keep us from starting by that.
+		dir, err := fstat(p.dir)
+		if err != nil {
+			return err
+		}
+		if dir.mode&0o022 == 0 {
+			return nil
+		}
 		return kindf(ErrUnsafeLock, "%s: has %d links, a lock file has one (to mend: remove it)", file, st.links)
 	}
 	return nil

@@ -58,6 +58,30 @@ func TestPredecessorEnds(t *testing.T) {
 	talk(t, next)
 }
 
+// Whoever finds the lock file can link to it on FreeBSD, and keeps nobody from
+// starting by that.
+func TestLockFileLinked(t *testing.T) {
+	dir := tempDir(t)
+	path, lock := filepath.Join(dir, "s"), filepath.Join(dir, ".s.lock")
+	for _, m := range []os.FileMode{0o700, 0o750, 0o755} {
+		chmod(t, dir, m)
+		listen(t, path, mode(0o600)).Close()
+		if err := os.Link(lock, filepath.Join(tempDir(t), "link")); err != nil {
+			t.Fatal(err)
+		}
+		if note, err := Check(Addr{Unix, path}, mode(0o600)); err != nil || note != "" {
+			t.Errorf("Check in a directory of mode %v: %q, %v", m, note, err)
+		}
+		l := listen(t, path, mode(0o600))
+		talk(t, l)
+		// It is a lock as ever.
+		if _, err := Check(Addr{Unix, path}, mode(0o600)); !errors.Is(err, ErrLocked) {
+			t.Errorf("Check: %v", err)
+		}
+		l.Close()
+	}
+}
+
 // In a sticky directory anybody may have put anything in the lock's place.
 func TestLockFileAttacks(t *testing.T) {
 	hurry(t)
