@@ -604,7 +604,8 @@ func TestBoot(t *testing.T) {
 			b.Errorf("a second faststop says:\n%s", out)
 		}
 
-		// How service(8) -e and -R find the name.
+		// How service(8) -e and -R find the name. With -R, run_rc_script puts
+		// each script in turn into rc_service.
 		b.write("service", `
 rc_service=$0
 name=the_service_before
@@ -612,6 +613,7 @@ for file in `+b.path("usr/local/etc/rc.d")+`/*; do
 	eval `+"`grep ^name= $file`"+`
 	eval `+"`grep ^rcvar $file`"+`
 	echo "$name $rcvar"
+	rc_service=$file
 done`)
 		if out, _ := b.command(b.path("service")); out != "onewake onewake_enable\nonewake_git onewake_git_enable\n" {
 			b.Errorf("service -e finds:\n%s", out)
