@@ -35,7 +35,7 @@ func (p *parser) command(o *options) {
 		return
 	}
 	name := o.command[0]
-	path, err := findCommand(name)
+	path, err := findCommand(name, pathOf(o.env))
 	if err == nil {
 		var doubt string
 		if doubt, err = checkProgram(path, o.dir, o.env); doubt != "" {
@@ -85,22 +85,32 @@ func (p *parser) laterFlags(o *options) {
 	}
 }
 
-// findCommand gives the absolute path of a command.
-func findCommand(name string) (string, error) {
+// findCommand gives the absolute path of a command; list is its PATH.
+func findCommand(name, list string) (string, error) {
 	switch {
 	case name == "":
 		return "", errors.New("empty, give the path of a program, or nothing for the test page")
 	case strings.Contains(name, "/"):
 		return filepath.Abs(name)
 	}
-	path, err := search(commandPath, name)
+	path, err := search(list, name)
 	if err != nil {
-		err = fmt.Errorf("not in PATH=%s, give its absolute path", commandPath)
+		err = fmt.Errorf("not in PATH=%s, give its absolute path", list)
 		if there := elsewhere(name); there != "" {
 			err = fmt.Errorf("%w, %s", err, there)
 		}
 	}
 	return path, err
+}
+
+// pathOf is the PATH in a list of variables, empty if there is none.
+func pathOf(env []string) (list string) {
+	for _, v := range env {
+		if s, ok := strings.CutPrefix(v, "PATH="); ok {
+			list = s
+		}
+	}
+	return list
 }
 
 // search looks for a program in the directories of a PATH.
@@ -255,12 +265,7 @@ func checkEnv(arg string, env []string) error {
 	if strings.Contains(name, "/") {
 		return nil
 	}
-	var list string
-	for _, v := range env {
-		if s, ok := strings.CutPrefix(v, "PATH="); ok {
-			list = s
-		}
-	}
+	list := pathOf(env)
 	if _, err := search(list, name); err != nil {
 		if path := elsewhere(name); path != "" {
 			return fmt.Errorf("its #! has env look for %s, which is not in PATH=%s (to mend: #!%s, or -env PATH=%s:%[2]s)", name, list, path, filepath.Dir(path))

@@ -209,6 +209,12 @@ func TestCommand(t *testing.T) {
 	if o, err := parseOptions([]string{"sh"}); err != nil || !filepath.IsAbs(o.path) {
 		t.Errorf("%+v, %v", o, err)
 	}
+	if o, err := parseOptions([]string{"-env", "PATH=/nonexistent:" + dir, "prog"}); err != nil || o.path != filepath.Join(dir, "prog") {
+		t.Errorf("by the command's own PATH: %+v, %v", o, err)
+	}
+	if _, err := parseOptions([]string{"-env", "PATH=" + dir, "sh"}); err == nil || !strings.Contains(err.Error(), "not in PATH="+dir+",") {
+		t.Errorf("not in the command's own PATH: %v", err)
+	}
 	for name, want := range map[string]string{"./plain": "not executable", "./missing": "no such file", "no-such-command": "not in PATH=/sbin", dir: "a directory"} {
 		_, err := parseOptions([]string{name})
 		if err == nil || exitStatus(err) != statusConfig || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), fmt.Sprintf("%q", name)) {
