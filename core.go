@@ -177,7 +177,7 @@ func (c *core) assemble() {
 	c.server = http1.Server{
 		Name:     serverField,
 		Admit:    c.admit,
-		MaxConns: c.maxConns(),
+		MaxConns: c.maxConns() + max(0, len(c.cfg.Listeners)-1), // one that waits for a client holds one
 		Done:     c.done,
 		AcceptError: func(err error) {
 			c.log.Error("cannot accept", "error", err)
@@ -263,7 +263,11 @@ func (c *core) maxConns() int {
 // admit says who a peer is and whether -allow lets it in.
 func (c *core) admit(nc net.Conn, l *http1.Listener) (http1.Peer, bool) {
 	if !l.Unix {
-		host, port, err := net.SplitHostPort(nc.RemoteAddr().String())
+		addr := nc.RemoteAddr()
+		if addr == nil { // reset in the backlog, and accepted at a stop
+			return http1.Peer{}, false
+		}
+		host, port, err := net.SplitHostPort(addr.String())
 		return http1.Peer{Addr: host, Port: port, UID: -1}, err == nil
 	}
 	p := http1.Peer{Addr: http1.NoAddr, UID: -1}

@@ -3,8 +3,11 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -205,6 +208,91 @@ func TestLifeDrain(t *testing.T) {
 			t.Errorf("exit status %d", st)
 		}
 	})
+}
+
+// What a stop asks to end has the time of -kill-after for that, all of its
+// group, and nothing is started any more.
+func TestLifeDrainOver(t *testing.T) {
+	t.Parallel()
+	t.Run("a group may clean up", func(t *testing.T) {
+		work := newDir(t, nil)
+		s := shell(t, `(trap 'sleep .4; echo >clean; exit' TERM; echo >ready; while :; do sleep .05; done) &
+while ! test -e ready; do sleep .02; done; echo $$ >leader; wait`, "-dir", work, "-drain", "200ms", "-kill-after", "8s")
+		dial(t, s.addr).send("%s", get11("/"))
+		readPID(t, work+"/leader")
+		began := time.Now()
+		s.stop()
+		t.Logf("stopped after %v", time.Since(began).Round(time.Millisecond))
+		if _, err := os.Stat(work + "/clean"); err != nil {
+			t.Errorf("killed before it could clean up: %v", err)
+		}
+	})
+	t.Run("nothing is started", func(t *testing.T) {
+		work := newDir(t, nil)
+		s := shell(t, `echo $$ >>ran; exec sleep 30`, "-dir", work, "-drain", "300ms", "-kill-after", "8s", "-max-procs", "1")
+		var conns []*conn
+		for range 4 {
+			conns = append(conns, dial(t, s.addr).send("%s", get11("/")))
+		}
+		eventually(t, "one running, three queued", func() bool {
+			r := s.status()
+			return r["running"] == "1" && r["queued"] == "3"
+		})
+		began := time.Now()
+		s.signal(syscall.SIGTERM)
+		refused := 0
+		for _, c := range conns {
+			if a, err := c.tryAnswer("GET"); err == nil && a.status == 503 && a.header.Get("Retry-After") != "" {
+				refused++
+			}
+		}
+		if refused != 3 {
+			t.Errorf("%d of 3 that were queued were told 503", refused)
+		}
+		if st := s.wait(); st != 0 {
+			t.Errorf("exit status %d", st)
+		}
+		if d := time.Since(began); d > 7*time.Second {
+			t.Errorf("stopped after %v", d)
+		}
+		if b, _ := os.ReadFile(work + "/ran"); strings.Count(string(b), "\n") != 1 {
+			t.Errorf("commands have run: %q", b)
+		}
+	})
+}
+
+// Clients that are gone before a stop lets them in do no harm to those behind.
+func TestLifeStopGoneClients(t *testing.T) {
+	t.Parallel()
+	s := shell(t, `echo quick`, "-listen", "tcp4:127.0.0.1:0", "-max-conns", "1")
+	kept := dial(t, s.addr).send("%s", text11("GET", "/"))
+	kept.answer("GET").want(t, 200, "quick\n") // it has the only place
+	for range 5 {
+		c := dial(t, s.addr)
+		c.Conn.(*net.TCPConn).SetLinger(0)
+		c.Close() // by a reset
+	}
+	waiting := dial(t, s.addr).send("%s", get11("/"))
+	time.Sleep(50 * time.Millisecond)
+	s.signal(syscall.SIGTERM)
+	waiting.answer("GET").want(t, 200, "quick\n")
+	if st := s.wait(); st != 0 {
+		t.Errorf("exit status %d", st)
+	}
+}
+
+// Listeners that wait do not take each other's place.
+func TestLifeFewConns(t *testing.T) {
+	t.Parallel()
+	dir := newDir(t, nil)
+	s := start(t, "-max-conns", "1", "-listen", "unix:"+dir+"/a", "-listen", "unix:"+dir+"/b", "-listen", "unix:"+dir+"/c", "--", "/bin/echo", "hello")
+	for range 3 {
+		for _, name := range []string{"a", "b", "c"} {
+			s.addr = "unix:" + dir + "/" + name
+			s.get("/").want(t, 200, "hello\n")
+		}
+	}
+	s.stop()
 }
 
 // A reload replaces the core and loses no request: neither of clients that
@@ -490,6 +578,63 @@ func TestLifeDeafLog(t *testing.T) {
 		cmd.Process.Signal(syscall.SIGTERM)
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("after a stop: %v", err)
+		}
+	})
+	t.Run("full, and the service cannot go on", func(t *testing.T) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		defer w.Close()
+		dir := newDir(t, nil)
+		bin := filepath.Join(dir, "onewake")
+		if err := copyFile(bin, underTest, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(bin, "-listen", "unix:"+dir+"/s", "--", "/bin/echo", "hello")
+		cmd.Dir, cmd.Stderr = "/", w
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() { cmd.Wait(); close(ended) }()
+		t.Cleanup(func() { cmd.Process.Kill(); <-ended })
+		core := 0
+		for in := bufio.NewScanner(r); core == 0 && in.Scan(); {
+			if rec, ok := parseRecord(in.Text()); ok && rec["msg"] == "start" {
+				core, _ = strconv.Atoi(rec["core"])
+			}
+		}
+		if core == 0 {
+			t.Fatal("no start record")
+		}
+		// Full is what takes no more: the descriptor is onewake's, and is not
+		// made one that does not block.
+		var filled atomic.Int64
+		go func() {
+			for {
+				n, err := w.Write(make([]byte, 512))
+				if err != nil {
+					return
+				}
+				filled.Add(int64(n))
+			}
+		}()
+		for last := int64(-1); last < filled.Load(); time.Sleep(100 * time.Millisecond) {
+			last = filled.Load()
+		}
+		if err := writeProgram(bin, []byte("#!/bin/sh\nexit 9\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		syscall.Kill(core, syscall.SIGKILL)
+		select {
+		case <-ended:
+			if st := cmd.ProcessState.ExitCode(); st != statusOS {
+				t.Errorf("exit status %d, want %d", st, statusOS)
+			}
+		case <-time.After(patience):
+			t.Errorf("not ended within %v", patience)
 		}
 	})
 	t.Run("full", func(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/hashicorp/go-multierror"
 
@@ -70,10 +71,20 @@ func versionString() string {
 	return version
 }
 
-// report prints each error on a line of its own and gives the exit status.
+// report prints each error on a line of its own and gives the exit status. A
+// standard error that nobody reads is not waited for: a service manager waits
+// for our end, to start us again.
 func report(err error) int {
-	for _, e := range flatten(err) {
-		fmt.Fprintf(os.Stderr, "onewake: %v\n", e)
+	printed := make(chan struct{})
+	go func() {
+		for _, e := range flatten(err) {
+			fmt.Fprintf(os.Stderr, "onewake: %v\n", e)
+		}
+		close(printed)
+	}()
+	select {
+	case <-printed:
+	case <-time.After(time.Second):
 	}
 	return exitStatus(err)
 }

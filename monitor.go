@@ -45,7 +45,7 @@ const (
 	beatTime  = 10 * time.Second
 	maxMissed = 3
 	// retiredTime is how long a retired core may go on after the last moment
-	// at which a command of its could end.
+	// at which a command that ran when it was retired could end.
 	retiredTime = 2 * time.Minute
 )
 
@@ -410,9 +410,9 @@ func (m *monitor) coreBroken(c *coreProcess, err error) {
 	}
 	c.peer.Close()
 	// A core without a control socket ends by itself; it is not relied upon,
-	// nor waited for where it is known to be hostile. One that has finished
-	// its work is given the time to say so.
-	if c.breach || !(c.retired || m.stopping) {
+	// nor waited for where it is known to be hostile or wedged. One that has
+	// finished its work is given the time to say so.
+	if c.breach || errors.Is(err, spawn.ErrDeaf) || !(c.retired || m.stopping) {
 		unix.Kill(c.pid, unix.SIGKILL)
 	}
 }

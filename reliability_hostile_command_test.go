@@ -138,6 +138,63 @@ exec sleep 100`))
 	s.stop()
 }
 
+// A group that has been asked to end has the time of -kill-after once, also
+// what its leader leaves behind in it.
+func TestKillAfterIsOnce(t *testing.T) {
+	t.Parallel()
+	dir := newDir(t, nil)
+	s := start(t, "-timeout", "300ms", "-kill-after", "3s", "-dir", dir, "--", script(t, dir, "leaves", `
+(trap '' TERM; echo >ready; while :; do sleep .1; done) & child=$!
+trap 'sleep 2.5; exit' TERM
+while ! [ -e ready ]; do sleep .02; done
+echo $child >child
+while :; do wait; done`))
+	c := dial(t, s.addr).send("%s", get11("/"))
+	began := time.Now()
+	child := readPID(t, dir+"/child")
+	c.answer("GET").wantStatus(t, 504)
+	awaitGone(t, child)
+	took := time.Since(began)
+	t.Logf("what the leader had left behind was gone after %v", took.Round(time.Millisecond))
+	if took < 3*time.Second || took > 4800*time.Millisecond {
+		t.Errorf("gone after %v, want 3.3 s", took)
+	}
+	s.stop()
+}
+
+// Nor do they pile up while one request takes its time.
+func TestOrphansOfOneRequest(t *testing.T) {
+	t.Parallel()
+	dir := newDir(t, nil)
+	s := start(t, "-dir", dir, "--", script(t, dir, "orphans", `
+for go in go1 go2; do
+	i=0
+	while [ $i -lt 50 ]; do
+		(setsid true &) </dev/null >/dev/null 2>&1; i=$((i+1))
+	done
+	echo >"made-$go"
+	while ! [ -e $go ]; do sleep .05; done
+done`))
+	c := dial(t, s.addr).send("%s", get11("/"))
+	for _, name := range []string{"go1", "go2"} {
+		eventually(t, "50 orphans", func() bool { _, err := os.Stat(dir + "/made-" + name); return err == nil })
+		eventually(t, "no child but the core and the command", func() bool { return len(childrenOf(s.pid)) <= 2 })
+		os.WriteFile(dir+"/"+name, nil, 0o644)
+	}
+	c.answer("GET").want(t, 200, "")
+	s.stop()
+}
+
+// Children that the monitor had before it was onewake are reaped, too.
+func TestInheritedChildrenAreReaped(t *testing.T) {
+	t.Parallel()
+	s := launch{shell: "{ sleep 0.2 & }", args: []string{"--", trueProgram}}.start(t)
+	time.Sleep(300 * time.Millisecond)
+	s.get("/").want(t, 200, "")
+	eventually(t, "no child but the core", func() bool { return len(childrenOf(s.pid)) == 1 })
+	s.stop()
+}
+
 // A child of the command that dies in the hands of the monitor is reaped, even
 // while others go on.
 func TestOrphansAreReaped(t *testing.T) {

@@ -537,6 +537,20 @@ func TestRetiredCoreEnds(t *testing.T) {
 	h.stop()
 }
 
+// One that was replaced and does not read what it is sent is given up as any.
+func TestRetiredCoreDeaf(t *testing.T) {
+	t.Parallel()
+	h := hijack(t, "--", trueProgram)
+	core := h.take("floodspool")
+	h.signal(syscall.SIGHUP)
+	h.await("core replaced", "old", strconv.Itoa(core))
+	began := time.Now()
+	awaitGone(t, core)
+	t.Logf("ended after %v", time.Since(began).Round(100*time.Millisecond))
+	h.get("/").want(t, 200, "")
+	h.stop()
+}
+
 // A client that a hostile core has given a copy of the listener gets no more
 // clients once the breach is known.
 func TestLeakedListener(t *testing.T) {

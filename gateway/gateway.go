@@ -226,7 +226,8 @@ type run struct {
 	deadline time.Time // zero before the process has been started
 	quick    bool      // the first tick is eventLong
 	slow     bool
-	answered bool // the client has its whole answer
+	answered bool // the client has its whole answer, or what is left is its own time
+	overran  bool // the command was ended at its timeout after that
 	finished bool
 	stop     reason
 	exited   bool
@@ -276,7 +277,11 @@ func (r *run) stillQuick() bool {
 func (r *run) done() {
 	r.mu.Lock()
 	r.answered = true
+	overdue := r.stop == timedOut && !r.exited
 	r.mu.Unlock()
+	if overdue {
+		r.end(timedOut.String())
+	}
 }
 
 func (r *run) stopped() reason {
@@ -328,10 +333,23 @@ func (r *run) tick() {
 		} else {
 			r.mu.Unlock()
 			r.interrupt(timedOut)
+			r.overdue()
 			return
 		}
 	}
 	r.mu.Unlock()
+}
+
+// overdue ends a command that has gone on after its output, at its timeout:
+// whoever gives a slow client the last part of the answer has not the time for
+// that.
+func (r *run) overdue() {
+	r.mu.Lock()
+	defer r.mu.Unlock() // finish comes afterwards, or has been
+	if r.answered && !r.finished && !r.exited {
+		r.overran = true
+		r.g.Client.End(r.p)
+	}
 }
 
 // watchClient wants r.mu.
@@ -473,6 +491,8 @@ func (r *run) fail(err error) {
 	switch {
 	case spawn.IsTemporary(err):
 		r.x.ErrorRetry(503, "no process can be started now", retryAfter)
+	case errors.Is(err, syscall.ECANCELED): // the time of a drain is over
+		r.x.ErrorRetry(503, "the service is ending", retryAfter)
 	case errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF):
 		r.x.Cut() // the service is ending
 	default:
@@ -487,6 +507,9 @@ func (r *run) finish() {
 	r.finished = true
 	r.timer.Stop()
 	stdout, errs, pump := r.stdout, r.stderr, r.pump
+	if r.overran && r.rec.Ended == "" {
+		r.rec.Ended = timedOut.String()
+	}
 	r.mu.Unlock()
 	r.x.Unwatch()
 	if r.started && !r.gone() {

@@ -194,3 +194,50 @@ func TestSlowGone(t *testing.T) {
 		}
 	}
 }
+
+// TestTimeoutBehindAnswer: a command that goes on after its output is ended at
+// its timeout, though a slow client still has most of the answer to take.
+func TestTimeoutBehindAnswer(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		size    int
+		then    string
+		timeout time.Duration
+		whole   bool // else it may be cut
+	}{
+		{"in one block", 60_000, "", 300 * time.Millisecond, true},
+		{"put aside", slowSize, "exec >&- 2>&-;", 4 * time.Second, true},
+		{"just put aside", slowSize, "exec >&- 2>&-;", 700 * time.Millisecond, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, func(g *Gateway) { g.CGI, g.MaxProcs, g.Timeout = true, 1, tt.timeout })
+			r.sndbuf.Store(4 << 10)
+			out := r.dir + "/out" // cat writes it at once
+			if err := os.WriteFile(out, []byte(fmt.Sprintf("Content-Length: %d\n\n", tt.size)+numbers(tt.size)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c := r.dial()
+			began := time.Now()
+			c.send(request("GET", r.script("cat "+out+"; "+tt.then+" exec sleep 60")))
+			r.counts(1, 0)
+			if _, body, err := r.get(`printf 'X: y\n\nquick'`); err != nil || body != "quick" {
+				t.Errorf("one who waits: %q, %v", body, err)
+			}
+			d := time.Since(began)
+			t.Logf("the slot was free after %v", d)
+			if d < tt.timeout || d > tt.timeout+8*time.Second {
+				t.Errorf("the slot was free after %v, the timeout is %v", d, tt.timeout)
+			}
+			_, body, err := c.answer("GET")
+			want := numbers(tt.size)
+			if tt.whole && (err != nil || body != want) || !strings.HasPrefix(want, body) {
+				t.Errorf("%d of %d bytes, %v", len(body), tt.size, err)
+			}
+			r.idle()
+			if rec := r.record(1); rec.Ended != timedOut.String() {
+				t.Errorf("the record says ended=%q", rec.Ended)
+			}
+		})
+	}
+}

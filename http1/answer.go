@@ -265,7 +265,7 @@ func (x *Exchange) tryWrite(fd uintptr) bool {
 }
 
 func (x *Exchange) writeDeadline() {
-	x.wexpires.Store(time.Now().Add(x.srv.WriteTimeout).UnixNano())
+	x.wexpires.Store(deadline(x.srv.WriteTimeout))
 }
 
 // write writes all of b, or cuts the answer.

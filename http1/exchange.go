@@ -128,10 +128,16 @@ func (x *Exchange) fill() error {
 	return nil
 }
 
+// Deadlines are nanoseconds since epoch, 0 for none, on the clock that nobody
+// sets.
+var epoch = time.Now()
+
+func deadline(d time.Duration) int64 { return max(1, int64(time.Since(epoch)+d)) }
+
 // expired tells whether the deadline e has passed.
 func expired(e *atomic.Int64) bool {
 	t := e.Load()
-	return t != 0 && time.Now().UnixNano() > t
+	return t != 0 && int64(time.Since(epoch)) > t
 }
 
 // wait runs readf until it is content, the deadline has passed, or the server
@@ -173,7 +179,7 @@ func (x *Exchange) mayStay() bool {
 }
 
 func (x *Exchange) expire(d time.Duration) {
-	x.expires.Store(time.Now().Add(d).UnixNano())
+	x.expires.Store(deadline(d))
 }
 
 // wake interrupts whatever the connection waits for; it looks at the clock and

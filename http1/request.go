@@ -5,7 +5,8 @@
 // sending, and whether an answer must be cut rather than ended.
 //
 // It allocates nothing per request, keeps no buffer for an idle connection,
-// and answers every request whose head arrived before a drain began.
+// and answers every request whose head arrived before a drain began, but for
+// those that a client has pipelined behind another.
 //
 // It has no TLS, no HTTP/2, no routing, and speaks only as an origin server.
 // For anything but such a daemon, use net/http.

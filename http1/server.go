@@ -72,7 +72,8 @@ type Server struct {
 	// server tries again by itself.
 	AcceptError func(error)
 	// MaxConns is the number of connections served at once; further ones wait
-	// in the backlog. 0 means no limit.
+	// in the backlog. 0 means no limit. Each listener that waits for a client
+	// counts as one.
 	MaxConns int
 
 	// Deadlines; 0 means the default.
@@ -221,7 +222,7 @@ func (s *Server) acceptRest(l *Listener) {
 		c, err := net.FileConn(f)
 		f.Close()
 		if err != nil {
-			return
+			continue // this one is gone; those behind it may not be
 		}
 		if s.slots != nil {
 			// Past the limit if need be: each of them is the last.

@@ -12,6 +12,10 @@ import (
 // calls, so it is done for many requests at once.
 const sweepAfter = 200 * time.Millisecond
 
+// slowSweep is how often it looks while requests run and none ends: what they
+// leave behind meanwhile is to be reaped.
+const slowSweep = time.Second
+
 // orphans are processes that have outlived the one that started them, and that
 // the system has given to the monitor, as the reaper of its descendants
 // (procctl(2) PROC_REAP_ACQUIRE, prctl(2) PR_SET_CHILD_SUBREAPER). There are
@@ -26,7 +30,9 @@ type orphans struct {
 	escapees  map[int]*escapee  // by pid
 	sweep     *Timer
 	latest    uint64 // how many requests have been started
-	all       bool   // the service ends: nobody is waited for
+	slow      bool   // sweep is the slow one
+	all       bool   // the service ends, and with it every escapee
+	now       bool   // it ends at once: nobody is given time
 }
 
 type leftover struct {
@@ -44,20 +50,24 @@ type escapee struct {
 func (o *orphans) none() bool { return len(o.leftovers) == 0 && len(o.escapees) == 0 && o.sweep == nil }
 
 // adopt takes over what is left in a group whose leader has been reaped. It
-// has been sent leftoverSignal before that.
-func (o *orphans) adopt(s *Supervisor, pgid int) {
+// has been sent leftoverSignal before that, and has the time that the request
+// had from its first SIGTERM on.
+func (o *orphans) adopt(s *Supervisor, g *group) {
 	if !hasReaper {
 		return
 	}
 	if o.leftovers == nil {
 		o.leftovers = make(map[int]*leftover)
 	}
-	l := &leftover{deadline: time.Now().Add(s.killAfter), delay: 5 * time.Millisecond}
-	if o.all {
+	l := &leftover{deadline: g.killAt, delay: 5 * time.Millisecond}
+	switch {
+	case o.now:
 		l.deadline = time.Now()
+	case !g.ended:
+		l.deadline = time.Now().Add(s.killAfter)
 	}
-	o.leftovers[pgid] = l
-	o.check(s, pgid, l)
+	o.leftovers[g.pid] = l
+	o.check(s, g.pid, l)
 }
 
 func (o *orphans) check(s *Supervisor, pgid int, l *leftover) {
@@ -92,15 +102,28 @@ func (s *Supervisor) leaderIn(pgid int) bool {
 	return false
 }
 
+// started notes the start of a request, which may make orphans as long as it
+// runs.
+func (o *orphans) started(s *Supervisor) {
+	o.latest++
+	if hasReaper && o.sweep == nil {
+		o.slow = true
+		o.sweep = s.loop.After(slowSweep, func() { o.look(s) })
+	}
+}
+
 // ended notes the end of a request, after which there may be orphans.
 func (o *orphans) ended(s *Supervisor) {
-	if hasReaper && o.sweep == nil {
-		after := sweepAfter
-		if o.all {
-			after = sweepAfter / 40
-		}
-		o.sweep = s.loop.After(after, func() { o.look(s) })
+	if !hasReaper || o.sweep != nil && !o.slow {
+		return
 	}
+	after := sweepAfter
+	if o.all {
+		after = sweepAfter / 40
+	}
+	o.sweep.Stop()
+	o.slow = false
+	o.sweep = s.loop.After(after, func() { o.look(s) })
 }
 
 // look finds escapees, ends those that are due and reaps those that are dead.
@@ -108,7 +131,13 @@ func (o *orphans) look(s *Supervisor) {
 	o.sweep = nil
 	found := make(map[int]bool)
 	for _, pid := range children() {
-		if s.groups[pid] != nil || s.foreign(pid) || s.inherit[pid] {
+		switch {
+		case s.groups[pid] != nil || s.foreign(pid):
+			continue
+		case s.inherit[pid]:
+			if reap(pid) {
+				delete(s.inherit, pid)
+			}
 			continue
 		}
 		if o.escapees == nil {
@@ -128,6 +157,7 @@ func (o *orphans) look(s *Supervisor) {
 		oldest = min(oldest, g.number)
 	}
 	now := time.Now()
+	due := false
 	for pid, e := range o.escapees {
 		switch {
 		case e.deadline.IsZero() && (oldest > e.found || o.all):
@@ -137,12 +167,20 @@ func (o *orphans) look(s *Supervisor) {
 			unix.Kill(pid, unix.SIGTERM)
 			unix.Kill(pid, unix.SIGCONT)
 			e.deadline = now.Add(s.killAfter)
+			if o.now {
+				unix.Kill(pid, unix.SIGKILL)
+			}
 		case !e.deadline.IsZero() && !now.Before(e.deadline):
 			unix.Kill(pid, unix.SIGKILL)
 		}
+		due = due || !e.deadline.IsZero()
 	}
-	if len(o.escapees) > 0 {
+	switch {
+	case due:
 		o.ended(s)
+	case s.running > 0: // its end has us look sooner
+		o.slow = true
+		o.sweep = s.loop.After(slowSweep, func() { o.look(s) })
 	}
 }
 
@@ -162,7 +200,7 @@ func (o *orphans) endAll(s *Supervisor) {
 }
 
 func (o *orphans) killAll(s *Supervisor) {
-	o.all = true
+	o.all, o.now = true, true
 	for _, l := range o.leftovers {
 		l.deadline = time.Now()
 	}

@@ -38,8 +38,8 @@ type Peer struct {
 	OnClosed func()
 	OnStats  func(Stats)
 	// OnBroken is called once, when the socket has ended, or the core has
-	// broken the protocol (ErrBreach) or not listened for 5 s. The peer is
-	// closed then; its processes are being ended.
+	// broken the protocol (ErrBreach) or not listened for 5 s (ErrDeaf). The
+	// peer is closed then; its processes are being ended.
 	OnBroken func(error)
 
 	sup    *Supervisor
@@ -315,11 +315,13 @@ func (p *Peer) queue(b []byte, fds []int) {
 	u.b = append(u.b, b...)
 	u.fds = append(u.fds, fds...)
 	if p.deaf != nil && (len(u.b) > maxUnsent || n > maxFDs/partFDs) {
-		p.sup.loop.After(0, func() { p.broken(errDeaf) })
+		p.sup.loop.After(0, func() { p.broken(ErrDeaf) })
 	}
 }
 
-var errDeaf = errors.New("core does not read its control socket")
+// ErrDeaf is why a [Peer] is given up that has not read its control socket for
+// 5 s, or leaves too much in it.
+var ErrDeaf = errors.New("core does not read its control socket")
 
 // flush sends what is queued, as far as the socket takes it.
 func (p *Peer) flush() {
@@ -335,13 +337,14 @@ func (p *Peer) flush() {
 			// Full, or too many descriptors under way: either way a core
 			// that does not pick them up.
 			if p.deaf == nil {
-				p.deaf = p.sup.loop.After(deafTime, func() { p.broken(errDeaf) })
+				p.deaf = p.sup.loop.After(deafTime, func() { p.broken(ErrDeaf) })
 			}
 			if err == unix.EAGAIN {
 				p.sup.loop.WatchWrite(p.fd, true)
 			} else {
 				// There is room in the socket, so it would be ready at once.
-				p.sup.loop.After(10*time.Millisecond, p.flushf)
+				p.sup.loop.WatchWrite(p.fd, false)
+				p.lazy = p.sup.loop.After(10*time.Millisecond, p.flushf)
 			}
 			return
 		default:
@@ -352,7 +355,7 @@ func (p *Peer) flush() {
 		u.fds = u.fds[:0]
 		if p.deaf != nil {
 			p.deaf.Stop()
-			p.deaf = p.sup.loop.After(deafTime, func() { p.broken(errDeaf) })
+			p.deaf = p.sup.loop.After(deafTime, func() { p.broken(ErrDeaf) })
 		}
 		if n < len(u.b) {
 			u.b = u.b[:copy(u.b, u.b[n:])]

@@ -38,6 +38,7 @@ type Supervisor struct {
 	foreign func(pid int) bool
 	inherit map[int]bool // children that we had before this program was executed
 	orphans orphans
+	ending  bool // nothing is started any more
 	env     []string
 	scratch []byte
 	spools  uint64
@@ -77,8 +78,10 @@ func (s *Supervisor) Running() int { return s.running }
 // Idle tells whether nothing that was started is left, orphans included.
 func (s *Supervisor) Idle() bool { return s.running == 0 && len(s.groups) == 0 && s.orphans.none() }
 
-// EndAll ends all commands: SIGTERM now, SIGKILL after killAfter.
+// EndAll ends all commands: SIGTERM now, SIGKILL after killAfter. None is
+// started from then on: who asks for one is told ECANCELED.
 func (s *Supervisor) EndAll() {
+	s.refuse()
 	for _, g := range s.groups {
 		g.end()
 	}
@@ -87,10 +90,18 @@ func (s *Supervisor) EndAll() {
 
 // KillAll ends all commands at once.
 func (s *Supervisor) KillAll() {
+	s.refuse()
 	for _, g := range s.groups {
 		g.signal(unix.SIGKILL)
 	}
 	s.orphans.killAll(s)
+}
+
+func (s *Supervisor) refuse() {
+	s.ending = true
+	for len(s.pending) > 0 {
+		s.cancel(s.pending[0].peer, s.pending[0].id)
+	}
 }
 
 func (s *Supervisor) request(p *Peer, id uint64, flags byte, vars []byte) error {
@@ -98,6 +109,10 @@ func (s *Supervisor) request(p *Peer, id uint64, flags byte, vars []byte) error 
 	s.env = env[:0]
 	if err != nil {
 		return err
+	}
+	if s.ending {
+		p.sendErrno(msgFailed, id, unix.ECANCELED)
+		return nil
 	}
 	p.starts++
 	if s.running >= s.max {
@@ -169,7 +184,7 @@ func (s *Supervisor) fork(stdin bool, env []string) (*group, []int, error) {
 		closeAll(ends)
 		return nil, nil, err
 	}
-	s.orphans.latest++
+	s.orphans.started(s)
 	g := &group{sup: s, pid: pid, handle: handle, number: s.orphans.latest}
 	s.groups[pid] = g
 	s.running++
@@ -274,6 +289,7 @@ type group struct {
 	handle int    // pidfd where the system has them, else -1
 	timer  *Timer
 	ended  bool
+	killAt time.Time // if it has been asked to end
 }
 
 // signal reaches the whole group, and the leader even if it has left the
@@ -281,7 +297,10 @@ type group struct {
 // its number is nobody else's.
 func (g *group) signal(sig unix.Signal) {
 	unix.Kill(-g.pid, sig)
-	unix.Kill(g.pid, sig)
+	// Not twice: programs take a second SIGTERM for a sign of impatience.
+	if pgid, err := unix.Getpgid(g.pid); err != nil || pgid != g.pid {
+		unix.Kill(g.pid, sig)
+	}
 }
 
 // end asks the group to end, and makes it after killAfter.
@@ -292,6 +311,7 @@ func (g *group) end() {
 	g.ended = true
 	g.signal(unix.SIGTERM)
 	g.signal(unix.SIGCONT) // a stopped process sees SIGTERM only then
+	g.killAt = time.Now().Add(g.sup.killAfter)
 	g.timer = g.sup.loop.After(g.sup.killAfter, func() { g.signal(unix.SIGKILL) })
 }
 
@@ -323,7 +343,7 @@ func (g *group) exited() {
 		nbio.Close(g.handle)
 	}
 	if unix.Kill(-g.pid, 0) != unix.ESRCH {
-		s.orphans.adopt(s, g.pid)
+		s.orphans.adopt(s, g)
 	}
 	s.orphans.ended(s)
 	if p := g.peer; p != nil {
