@@ -235,6 +235,7 @@ var mistakes = []mistake{
 	{name: "lock of root's", nobody: true, setup: file(".s.lock", "", 0o600), status: 78,
 		stderr: []string{"listen unix:$D/s: $D/.s.lock: owned by user root, not by $U (to mend: remove it)"}},
 	{name: "lock with two names", setup: func(t *testing.T, dir string) {
+		os.Chmod(dir, 0o777|os.ModeSticky)
 		file("x", "", 0o600)(t, dir)
 		os.Link(dir+"/x", dir+"/.s.lock")
 	}, status: 78, stderr: []string{"listen unix:$D/s: $D/.s.lock: has 2 links, a lock file has one (to mend: remove it)"}},
