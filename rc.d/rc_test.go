@@ -357,7 +357,9 @@ func TestStartFails(t *testing.T) {
 		syscall.Kill(b.started().Pid, syscall.SIGKILL)
 		b.eventually("daemon gone", func() bool { return !b.exists("var/run/onewake.daemon.pid") })
 		b.refused("status")
-		b.behave("slow 250, dies 71")
+		// Longer than start takes from one look to the next, and far shorter
+		// than the half second that it takes for having stayed.
+		b.behave("slow 150, dies 71")
 		b.refused("start", "ended at once")
 		b.conf("onewake_enable=YES", "onewake_listen=tcp4:127.0.0.1:1")
 		b.refused("start", "ended at once")
