@@ -157,16 +157,18 @@ func hostileCore() int {
 		for {
 			say(kindStats, 0, strings.Repeat("\xff", 48))
 		}
+	case "deaf":
+		// Behaves until it has been replaced, and reads nothing then.
+		if !awaitRetire(control) {
+			return 1
+		}
+		for id := uint64(1); ; id++ {
+			say(kindSpool, id, "")
+		}
 	case "afterwards":
 		// Behaves until it has been replaced, and is told to misbehave.
-		for {
-			if _, err := io.ReadFull(control, head); err != nil {
-				return 1
-			}
-			io.CopyN(io.Discard, control, int64(binary.BigEndian.Uint32(head))-9)
-			if head[4] == kindRetire {
-				break
-			}
+		if !awaitRetire(control) {
+			return 1
 		}
 		for {
 			if _, err := os.Stat(filepath.Join(dir, "go")); err == nil {
@@ -198,6 +200,19 @@ func hostileCore() int {
 		say(99, 0, "")
 	}
 	select {}
+}
+
+// awaitRetire reads until a successor has taken over, and false if there is
+// nothing more to read.
+func awaitRetire(control io.Reader) bool {
+	head := make([]byte, 13)
+	for head[4] != kindRetire {
+		if _, err := io.ReadFull(control, head); err != nil {
+			return false
+		}
+		io.CopyN(io.Discard, control, int64(binary.BigEndian.Uint32(head))-9)
+	}
+	return true
 }
 
 // hijacked is a server whose core can be replaced by a hostile one.
@@ -541,7 +556,7 @@ func TestRetiredCoreEnds(t *testing.T) {
 func TestRetiredCoreDeaf(t *testing.T) {
 	t.Parallel()
 	h := hijack(t, "--", trueProgram)
-	core := h.take("floodspool")
+	core := h.take("deaf")
 	h.signal(syscall.SIGHUP)
 	h.await("core replaced", "old", strconv.Itoa(core))
 	began := time.Now()

@@ -345,9 +345,10 @@ func (r *run) tick() {
 // that.
 func (r *run) overdue() {
 	r.mu.Lock()
-	defer r.mu.Unlock() // finish comes afterwards, or has been
-	if r.answered && !r.finished && !r.exited {
-		r.overran = true
+	over := r.answered && !r.finished && !r.exited
+	r.overran = r.overran || over
+	r.mu.Unlock()
+	if over { // not under the lock, which exit wants; to end it twice does no harm
 		r.g.Client.End(r.p)
 	}
 }
