@@ -1,13 +1,12 @@
 //go:build freebsd || linux
 
-package main
+package e2e
 
 import (
 	"bufio"
 	"encoding/xml"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"os"
 	"slices"
@@ -193,32 +192,4 @@ func rolePage(args []string) int {
 		return 1
 	}
 	return 0
-}
-
-func TestMembers(t *testing.T) {
-	t.Parallel()
-	const (
-		passwd = "# comment\nroot:*:0:0:x:/root:/bin/sh\nwww:*:80:80:x:/:/bin/sh\nalias:*:80:80:x:/:/bin/sh\na:*:1001:1001:x:/:/bin/sh\nb:*:1002:80:x:/:/bin/sh\nc:*:1003:1003\n+:*::::\nbad:*:-:80\nshort:1"
-		group  = "# comment\nwheel:*:0:root\nwww:*:80:a,c,unknown\nempty:*:1003:\n+:*::\nshort:1"
-	)
-	for _, tt := range []struct {
-		gids []int
-		want map[int]string
-	}{
-		{nil, map[int]string{}},
-		{[]int{80}, map[int]string{80: "www", 1001: "a", 1002: "b", 1003: "c"}},
-		{[]int{0, 1003}, map[int]string{0: "root", 1003: "c"}},
-		{[]int{7}, map[int]string{}},
-	} {
-		if got := members(passwd, group, tt.gids); !maps.Equal(got, tt.want) {
-			t.Errorf("%v: %v, want %v", tt.gids, got, tt.want)
-		}
-	}
-	var many strings.Builder
-	for i := range 2 * maxNames {
-		fmt.Fprintf(&many, "u%d:*:%d:80\n", i, i)
-	}
-	if got := len(members(many.String(), "", []int{80})); got != maxNames {
-		t.Errorf("%d names", got)
-	}
 }

@@ -1,6 +1,6 @@
 //go:build freebsd || linux
 
-package main
+package e2e
 
 import (
 	"bytes"
@@ -41,6 +41,9 @@ const (
 
 // patience is how long anything may take that should come at once.
 const patience = 20 * time.Second
+
+// sources is the directory of the program.
+const sources = "../.."
 
 // testVersion is what the binary under test says it is.
 const testVersion = "0.0-test"
@@ -111,6 +114,7 @@ func build(to string, vars ...string) error {
 // goBuild runs go in the directory of the sources.
 func goBuild(cgo string, args ...string) error {
 	cmd := exec.Command("go", append(args, ".")...)
+	cmd.Dir = sources
 	cmd.Env = append(os.Environ(), cgo)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
@@ -122,7 +126,7 @@ func goBuild(cgo string, args ...string) error {
 // of them are in the binary that is built here, and not in the test binary, and
 // a result from the cache would be that of an older one.
 var lookAtSources = sync.OnceFunc(func() {
-	filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+	filepath.WalkDir(sources, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && strings.HasSuffix(path, ".go") {
 			os.Stat(path)
 		}

@@ -1,6 +1,6 @@
 //go:build freebsd
 
-package main
+package e2e
 
 import (
 	"errors"

@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package e2e
 
 import (
 	"bufio"
@@ -74,7 +74,7 @@ func hostileCore() int {
 	config := make([]byte, binary.BigEndian.Uint32(head)-9)
 	io.ReadFull(control, config)
 	_, text, _ := strings.Cut(string(config), "\x00")
-	var cfg coreConfig
+	var cfg struct{ MaxProcs int }
 	json.Unmarshal([]byte(text), &cfg)
 	say := func(kind byte, id uint64, payload string) {
 		if _, err := control.Write(frameBytes(kind, id, payload)); err != nil {
