@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -15,16 +16,16 @@ import (
 )
 
 // check checks everything that a start would and changes nothing. All problems
-// are told at once, those of the command line (wrong) included. Our own server
-// that is running is told of, and is none.
-func check(o *options, wrong error) int {
+// are in the error at once, those of the command line (wrong) included. What is
+// none is printed, such as our own server that is running.
+func check(w io.Writer, o *options, wrong error) error {
 	var errs *multierror.Error
 	errs = multierror.Append(errs, flatten(wrong)...)
 	for _, d := range o.doubts {
-		fmt.Println(d)
+		fmt.Fprintln(w, d)
 	}
 	if o.path != "" && o.path != o.command[0] {
-		fmt.Printf("command %q: %s\n", o.command[0], o.path)
+		fmt.Fprintf(w, "command %q: %s\n", o.command[0], o.path)
 	}
 	for _, a := range o.listen {
 		done := sayIfSlow("still checking %v", a)
@@ -32,20 +33,20 @@ func check(o *options, wrong error) int {
 		done()
 		switch {
 		case errors.Is(err, sock.ErrLocked):
-			fmt.Printf("%v: a server of ours is running\n", a)
+			fmt.Fprintf(w, "%v: a server of ours is running\n", a)
 		case errors.Is(err, sock.ErrInUse) && isOurs(a):
-			fmt.Printf("%v: an onewake is running\n", a)
+			fmt.Fprintf(w, "%v: an onewake is running\n", a)
 		case err != nil:
 			errs = multierror.Append(errs, err)
 		case note != "":
-			fmt.Printf("%v: %s\n", a, note)
+			fmt.Fprintf(w, "%v: %s\n", a, note)
 		}
 	}
 	if err := errs.ErrorOrNil(); err != nil {
-		return report(err)
+		return err
 	}
-	fmt.Println("configuration is good")
-	return statusOK
+	fmt.Fprintln(w, "configuration is good")
+	return nil
 }
 
 // sayIfSlow says what is being done if it is not done within a second.

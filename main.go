@@ -12,6 +12,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"runtime"
@@ -51,7 +52,7 @@ func main() {
 		fmt.Printf("onewake %s %s %s/%s\n", versionString(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		os.Exit(statusOK)
 	case o.check:
-		os.Exit(check(o, err))
+		os.Exit(report(check(os.Stdout, o, err)))
 	case err != nil:
 		os.Exit(report(err))
 	}
@@ -71,15 +72,13 @@ func versionString() string {
 	return version
 }
 
-// report prints each error on a line of its own and gives the exit status. A
-// standard error that nobody reads is not waited for: a service manager waits
-// for our end, to start us again.
+// report prints an error and gives the exit status. A standard error that nobody
+// reads is not waited for: a service manager waits for our end, to start us
+// again.
 func report(err error) int {
 	printed := make(chan struct{})
 	go func() {
-		for _, e := range flatten(err) {
-			fmt.Fprintf(os.Stderr, "onewake: %v\n", e)
-		}
+		printErrors(os.Stderr, err)
 		close(printed)
 	}()
 	select {
@@ -87,6 +86,13 @@ func report(err error) int {
 	case <-time.After(time.Second):
 	}
 	return exitStatus(err)
+}
+
+// printErrors prints each error on a line of its own.
+func printErrors(w io.Writer, err error) {
+	for _, e := range flatten(err) {
+		fmt.Fprintf(w, "onewake: %v\n", e)
+	}
 }
 
 // flatten takes collections of errors apart.
