@@ -12,7 +12,6 @@ import (
 )
 
 func TestMembers(t *testing.T) {
-	t.Parallel()
 	const (
 		passwd = "# comment\nroot:*:0:0:x:/root:/bin/sh\nwww:*:80:80:x:/:/bin/sh\nalias:*:80:80:x:/:/bin/sh\na:*:1001:1001:x:/:/bin/sh\nb:*:1002:80:x:/:/bin/sh\nc:*:1003:1003\n+:*::::\nbad:*:-:80\nshort:1"
 		group  = "# comment\nwheel:*:0:root\nwww:*:80:a,c,unknown\nempty:*:1003:\n+:*::\nshort:1"
