@@ -7,6 +7,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -19,85 +20,94 @@ import (
 
 // The test page: what an administrator sees before there is a command.
 
-func TestPagePlain(t *testing.T) {
+func TestPage(t *testing.T) {
 	t.Parallel()
-	s := start(t, "-forwarded", "X-Request-Id")
-	a := s.get("/a%20b?x=y", "X-Request-Id: r1", "User-Agent: curl/8.0", "Accept: */*", "X-Quote: it's")
-	a.wantStatus(t, 200)
-	wantField("Content-Type", "text/plain; charset=utf-8")(t, a)
-	lines := strings.Split(strings.TrimSuffix(a.body, "\n"), "\n")
-	if lines[0] != "Hello world!" || lines[1] != "" {
-		t.Fatalf("%q", lines[:2])
+	dir := newDir(t, nil)
+	s := launch{dir: dir, args: []string{"-forwarded", "X-Request-Id", "-socket-mode", "0640", "-listen", "unix:" + dir + "/s", "-listen", "tcp4:127.0.0.1:0"}}.start(t)
+	t.Run("plain", func(t *testing.T) {
+		a := s.get("/a%20b?x=y", "X-Request-Id: r1", "User-Agent: curl/8.0", "Accept: */*", "X-Quote: it's")
+		a.wantStatus(t, 200)
+		wantField("Content-Type", "text/plain; charset=utf-8")(t, a)
+		lines := strings.Split(strings.TrimSuffix(a.body, "\n"), "\n")
+		if lines[0] != "Hello world!" || lines[1] != "" {
+			t.Fatalf("%q", lines[:2])
+		}
+		host, _ := os.Hostname()
+		want := []string{ // sorted
+			"GATEWAY_INTERFACE='CGI/1.1'", "HTTP_ACCEPT='*/*'", "HTTP_HOST='example.org'", "HTTP_USER_AGENT='curl/8.0'", `HTTP_X_QUOTE='it\'s'`, "HTTP_X_REQUEST_ID='r1'",
+			"PATH_INFO='/a b'", "QUERY_STRING='x=y'", "REMOTE_ADDR='<unix>'", "REMOTE_HOST='<unix>'", "REQUEST_METHOD='GET'",
+			"REQUEST_SCHEME='http'", "REQUEST_URI='/a%20b?x=y'", "SCRIPT_NAME=''", "SERVER_NAME='" + host + "'", "SERVER_PORT='0'",
+			"SERVER_PROTOCOL='HTTP/1.1'", "SERVER_SOFTWARE='onewake/" + testVersion + "'", "UNIQUE_ID='r1'",
+		}
+		if vars := lines[2:]; !slices.Equal(vars, want) {
+			t.Errorf("got\n%s\nwant\n%s", strings.Join(vars, "\n"), strings.Join(want, "\n"))
+		}
+	})
+	t.Run("other methods", func(t *testing.T) {
+		s.request("POST", post11("/", strings.Repeat("x", 100000))).wantStatus(t, 200)
+		s.request("HEAD", text11("HEAD", "/", "Connection: close")).want(t, 200, "")
+	})
+	record := s.await("start")
+	file := splitList(record["socket"])[0]
+	if !strings.HasPrefix(file, "0640 ") {
+		t.Errorf("start record: socket %q", file)
 	}
-	vars := lines[2:]
-	if !slices.IsSorted(vars) {
-		t.Errorf("not sorted: %q", vars)
+	sandbox := record["sandbox"]
+	if hasSandbox {
+		sandbox = "capability mode"
 	}
-	host, _ := os.Hostname()
-	want := []string{
-		"GATEWAY_INTERFACE='CGI/1.1'", "HTTP_ACCEPT='*/*'", "HTTP_HOST='example.org'", "HTTP_USER_AGENT='curl/8.0'", `HTTP_X_QUOTE='it\'s'`, "HTTP_X_REQUEST_ID='r1'",
-		"PATH_INFO='/a b'", "QUERY_STRING='x=y'", "REMOTE_ADDR='<unix>'", "REMOTE_HOST='<unix>'", "REQUEST_METHOD='GET'",
-		"REQUEST_SCHEME='http'", "REQUEST_URI='/a%20b?x=y'", "SCRIPT_NAME=''", "SERVER_NAME='" + host + "'", "SERVER_PORT='0'",
-		"SERVER_PROTOCOL='HTTP/1.1'", "SERVER_SOFTWARE='onewake/" + testVersion + "'", "UNIQUE_ID='r1'",
+	me := perms.UserName(os.Geteuid())
+	for i, listener := range splitList(record["listen"]) {
+		network, _, _ := strings.Cut(listener, ":")
+		t.Run("HTML by "+network, func(t *testing.T) {
+			c := dial(t, dialable(listener))
+			rows := askPage(t, c)
+			want := map[string]string{"Sandbox": sandbox, "Listener": listener, "Runs as": me}
+			if i == 0 {
+				want["Socket file"] = file
+				want["Peer"] = fmt.Sprintf("uid %d %s", os.Geteuid(), me)
+			} else {
+				_, port, _ := net.SplitHostPort(c.LocalAddr().String())
+				want["Peer"] = "127.0.0.1 port " + port
+			}
+			wantRows(t, rows, want)
+		})
 	}
-	if !slices.Equal(vars, want) {
-		t.Errorf("got\n%s\nwant\n%s", strings.Join(vars, "\n"), strings.Join(want, "\n"))
-	}
-	// With a body, and to HEAD.
-	s.request("POST", post11("/", strings.Repeat("x", 100000))).wantStatus(t, 200)
-	s.request("HEAD", text11("HEAD", "/", "Connection: close")).want(t, 200, "")
 	s.stop()
 }
 
-func TestPageHTML(t *testing.T) {
+func TestPageSandboxOff(t *testing.T) {
 	t.Parallel()
-	sandboxed := "capability mode"
-	for _, tt := range []struct{ listen, sandbox string }{{"unix", "on"}, {"tcp", "on"}, {"unix", "off"}} {
-		s := (*server)(nil)
-		flags := []string{"-sandbox", tt.sandbox, "-socket-mode", "0640"}
-		if tt.listen == "tcp" {
-			flags = append(flags, "-listen", "tcp4:127.0.0.1:0")
+	s := start(t, "-sandbox", "off")
+	wantRows(t, askPage(t, dial(t, s.addr)), map[string]string{"Sandbox": "off"})
+	s.stop()
+}
+
+// askPage asks as a browser does, with markup in all that a client can choose,
+// and gives the rows of the page.
+func askPage(t *testing.T, c *conn) map[string]string {
+	t.Helper()
+	c.send("%s", get11("/<b>?a=1&b=\"", "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", "X-Evil: <script>alert(1)</script>'\""))
+	a := c.answer("GET")
+	a.wantStatus(t, 200)
+	wantField("Content-Type", "text/html; charset=utf-8")(t, a)
+	title, rows := parsePage(t, a.body)
+	if title != "onewake works" {
+		t.Errorf("title %q", title)
+	}
+	wantRows(t, rows, map[string]string{"PATH_INFO": "/<b>", "QUERY_STRING": "a=1&b=\"", "HTTP_X_EVIL": "<script>alert(1)</script>'\""})
+	if strings.Contains(a.body, "<script") || strings.Contains(a.body, "/<b>") {
+		t.Error("what a client sent is markup in the page")
+	}
+	return rows
+}
+
+func wantRows(t *testing.T, rows, want map[string]string) {
+	t.Helper()
+	for k, v := range want {
+		if rows[k] != v {
+			t.Errorf("%s: %q, want %q", k, rows[k], v)
 		}
-		s = start(t, flags...)
-		c := dial(t, s.addr)
-		c.send("%s", get11("/<b>?a=1&b=\"", "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", "X-Evil: <script>alert(1)</script>'\""))
-		a := c.answer("GET")
-		a.wantStatus(t, 200)
-		wantField("Content-Type", "text/html; charset=utf-8")(t, a)
-		title, rows := parsePage(t, a.body)
-		if title != "onewake works" {
-			t.Errorf("title %q", title)
-		}
-		want := map[string]string{
-			"PATH_INFO": "/<b>", "QUERY_STRING": "a=1&b=\"", "HTTP_X_EVIL": "<script>alert(1)</script>'\"",
-			"Sandbox": s.await("start")["sandbox"], "Listener": splitList(s.await("start")["listen"])[0],
-			"Runs as": perms.UserName(os.Geteuid()),
-		}
-		if tt.listen == "unix" {
-			want["Socket file"] = splitList(s.await("start")["socket"])[0]
-			want["Peer"] = fmt.Sprintf("uid %d %s", os.Geteuid(), perms.UserName(os.Geteuid()))
-			if !strings.HasPrefix(want["Socket file"], "0640 ") {
-				t.Errorf("start record: socket %q", want["Socket file"])
-			}
-		} else {
-			local := c.LocalAddr().String()
-			want["Peer"] = "127.0.0.1 port " + local[strings.LastIndexByte(local, ':')+1:]
-		}
-		switch {
-		case tt.sandbox == "off":
-			want["Sandbox"] = "off"
-		case hasSandbox:
-			want["Sandbox"] = sandboxed
-		}
-		for k, v := range want {
-			if rows[k] != v {
-				t.Errorf("%s: %q, want %q", k, rows[k], v)
-			}
-		}
-		if strings.Contains(a.body, "<script") || strings.Contains(a.body, "<b>a") || strings.Contains(a.body, "/<b>") {
-			t.Error("what a client sent is markup in the page")
-		}
-		s.stop()
 	}
 }
 
@@ -151,24 +161,32 @@ func TestPagePeer(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it connects as other users")
 	other := nobody(t)
+	type peer struct {
+		uid  uint32
+		want string
+	}
 	for _, tt := range []struct {
 		flags []string
-		uid   uint32
-		want  string // of the peer
+		peers []peer
+		open  bool // to every user of the machine
 	}{
-		{nil, uidOther, fmt.Sprintf("uid %d", uidOther)},
-		{nil, other.Uid, fmt.Sprintf("uid %d", other.Uid)}, // a user, and nothing that is let in names it
-		{[]string{"-allow", "nobody"}, other.Uid, fmt.Sprintf("uid %d nobody", other.Uid)},
-		{[]string{"-socket-group", fmt.Sprint(other.Gid)}, other.Uid, fmt.Sprintf("uid %d nobody", other.Uid)},
+		{nil, []peer{
+			{uidOther, fmt.Sprintf("uid %d", uidOther)},
+			{other.Uid, fmt.Sprintf("uid %d", other.Uid)}, // a user, and nothing that is let in names it
+		}, true},
+		{[]string{"-allow", "nobody"}, []peer{{other.Uid, fmt.Sprintf("uid %d nobody", other.Uid)}}, false},
+		{[]string{"-socket-group", fmt.Sprint(other.Gid)}, []peer{{other.Uid, fmt.Sprintf("uid %d nobody", other.Uid)}}, true},
 	} {
 		s := start(t, append([]string{"-socket-mode", "0666"}, tt.flags...)...)
-		page := as(t, &syscall.Credential{Uid: tt.uid, Gid: tt.uid}, "page", s.path)
-		if _, rows := parsePage(t, page); rows["Peer"] != tt.want {
-			t.Errorf("%q: peer %q, want %q", tt.flags, rows["Peer"], tt.want)
-		}
-		s.await("request", "uid", fmt.Sprint(tt.uid))
-		if open := strings.Contains(page, "every local user can connect"); open != (len(tt.flags) == 0 || tt.flags[0] != "-allow") {
-			t.Errorf("%q: every user can connect: %v", tt.flags, open)
+		for _, p := range tt.peers {
+			page := as(t, &syscall.Credential{Uid: p.uid, Gid: p.uid}, "page", s.path)
+			if _, rows := parsePage(t, page); rows["Peer"] != p.want {
+				t.Errorf("%q: peer %q, want %q", tt.flags, rows["Peer"], p.want)
+			}
+			if open := strings.Contains(page, "every local user can connect"); open != tt.open {
+				t.Errorf("%q: every user can connect: %v", tt.flags, open)
+			}
+			s.await("request", "uid", fmt.Sprint(p.uid))
 		}
 		s.stop()
 	}
