@@ -43,6 +43,9 @@ const (
 	grace = time.Second
 	// maxStderr is how much of one process's stderr is logged, in bytes.
 	maxStderr = 8 << 10
+	// lastWords is how long what is left in stderr is read after the
+	// process's end.
+	lastWords = 50 * time.Millisecond
 	// retryAfter is what an overloaded server asks clients to wait, in seconds.
 	retryAfter = 1
 )
@@ -68,6 +71,10 @@ type Gateway struct {
 	files   atomic.Int64 // files in use, for bodies and for backlogs
 	streams atomic.Int64 // requests whose body is read while their process runs
 	refused atomic.Uint64
+
+	// The constants of the same names, unless a test sets others.
+	grace, lastWords time.Duration
+	began            func(*run) // for tests: called when the time of a command begins
 }
 
 // Record is what the access log tells about a request beyond its answer. The
@@ -108,7 +115,12 @@ var (
 )
 
 func (g *Gateway) init() {
-	g.once.Do(func() { g.queue.max, g.queue.limit = g.MaxProcs, g.MaxQueue })
+	g.once.Do(func() {
+		g.queue.max, g.queue.limit = g.MaxProcs, g.MaxQueue
+		if g.grace == 0 {
+			g.grace, g.lastWords = grace, lastWords
+		}
+	})
 }
 
 // Counts tells how many requests have a process now, how many wait for one,
@@ -296,7 +308,7 @@ func (r *run) exit(spawn.Event) {
 	r.mu.Lock()
 	r.exited = true
 	if r.stdout != nil && r.stop == none {
-		r.stdout.SetReadDeadline(time.Now().Add(grace))
+		r.stdout.SetReadDeadline(time.Now().Add(r.g.grace))
 	}
 	if r.stdin != nil {
 		r.stdin.Close()
@@ -469,6 +481,9 @@ func (r *run) waitStart() spawn.Event {
 
 // begin takes the pipe over and starts the clock of the timeout.
 func (r *run) begin() {
+	if r.g.began != nil {
+		defer r.g.began(r)
+	}
 	f := os.NewFile(uintptr(r.p.Stdout), "stdout")
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -482,7 +497,7 @@ func (r *run) begin() {
 	case r.stop != none:
 		f.SetReadDeadline(time.Unix(1, 0))
 	case r.exited:
-		f.SetReadDeadline(time.Now().Add(grace))
+		f.SetReadDeadline(time.Now().Add(r.g.grace))
 	}
 }
 

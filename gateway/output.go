@@ -202,7 +202,7 @@ func (r *run) readMore(p []byte, d time.Duration) (int, error) {
 			err = errStopped
 		}
 	case r.exited:
-		r.stdout.SetReadDeadline(time.Now().Add(grace))
+		r.stdout.SetReadDeadline(time.Now().Add(r.g.grace))
 	default:
 		r.stdout.SetReadDeadline(time.Time{})
 	}
@@ -325,7 +325,7 @@ func (r *run) answer(b *http1.Block, resp *response, end, n int, eof bool) {
 	exited := false
 	if eof {
 		// The whole body is here. A death by a signal may yet spoil it.
-		if exited = r.wait(grace); !exited && r.stopped() != none {
+		if exited = r.wait(r.g.grace); !exited && r.stopped() != none {
 			r.halt()
 			return
 		}
@@ -385,7 +385,7 @@ func (r *run) drain(b *http1.Block) (exited bool) {
 	for {
 		_, err := r.read(b.Data())
 		if err == io.EOF {
-			return r.wait(grace)
+			return r.wait(r.g.grace)
 		}
 		if err != nil {
 			r.end(r.stopped().String())
@@ -412,10 +412,10 @@ func (r *run) streamLength(b *http1.Block, left int64) (exited bool) {
 	if left > 0 {
 		r.log(slog.LevelError, "response is shorter than its Content-Length", slog.Int64("missing", left))
 		r.x.Cut()
-		return r.wait(grace)
+		return r.wait(r.g.grace)
 	}
 	if r.eof {
-		exited = r.wait(grace)
+		exited = r.wait(r.g.grace)
 	}
 	if r.last() && !r.eof {
 		return r.drain(b)
@@ -428,7 +428,7 @@ func (r *run) streamCGI(b *http1.Block) (exited bool) {
 	if !r.stream(b) {
 		return false
 	}
-	exited = r.wait(grace)
+	exited = r.wait(r.g.grace)
 	if !exited && r.stopped() != none {
 		r.halt()
 		return false
@@ -444,7 +444,7 @@ func (r *run) streamCGI(b *http1.Block) (exited bool) {
 // bad answers for a response that is none.
 func (r *run) bad(err error) string {
 	r.log(slog.LevelError, err.Error())
-	if errors.Is(err, errNoHeader) && r.wait(grace) && r.rec.Status != 0 {
+	if errors.Is(err, errNoHeader) && r.wait(r.g.grace) && r.rec.Status != 0 {
 		r.logStatus(slog.LevelError)
 	}
 	if !r.rec.Exited {

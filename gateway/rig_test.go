@@ -26,15 +26,33 @@ import (
 	"github.com/onewake/onewake/spawn"
 )
 
-const killAfter = 300 * time.Millisecond
+const (
+	// killAfter passes in tests of commands that ignore SIGTERM.
+	killAfter = 300 * time.Millisecond
+	// bound ends a test that waits for what does not come.
+	bound = 30 * time.Second
+	// never is for times that must not pass during a test.
+	never = time.Hour
+)
+
+// eventually waits for a condition that nothing tells of.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(bound); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
 
 // monitor starts the commands of all tests: it runs whatever script a
 // request's PATH_INFO names.
 var monitorLog = slog.New(slog.DiscardHandler)
 
 var monitor struct {
-	loop *spawn.Loop
-	sup  *spawn.Supervisor
+	loop  *spawn.Loop
+	sup   *spawn.Supervisor
+	spool string // where it keeps bodies
 }
 
 func TestMain(m *testing.M) {
@@ -42,14 +60,18 @@ func TestMain(m *testing.M) {
 	if flag.Lookup("test.fuzz").Value.String() == "" {
 		flag.Set("test.parallel", "16") // most tests wait
 	}
-	if err := startMonitor(); err != nil {
+	spool, err := os.MkdirTemp("", "ow")
+	if err == nil {
+		monitor.spool = spool
+		err = startMonitor()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	code := m.Run()
-	ended := make(chan struct{})
-	monitor.loop.Post(func() { monitor.sup.KillAll(); monitor.loop.After(20*time.Millisecond, func() { close(ended) }) })
-	<-ended
+	onLoop(monitor.sup.KillAll)
+	os.RemoveAll(spool)
 	os.Exit(code)
 }
 
@@ -67,7 +89,7 @@ func startMonitor() error {
 		if err == nil {
 			monitor.sup, err = spawn.NewSupervisor(monitor.loop, monitorLog, spawn.Command{
 				Path: "/bin/sh", Args: []string{"sh", "-c", `. "$PATH_INFO"`}, Dir: "/",
-				Env: []string{"PATH=/bin:/usr/bin"}, SpoolDir: os.TempDir(),
+				Env: []string{"PATH=/bin:/usr/bin"}, SpoolDir: monitor.spool,
 			}, 64, killAfter, func(int) bool { return false })
 		}
 		ready <- err
@@ -130,7 +152,8 @@ func newRig(t *testing.T, change func(*Gateway)) *rig {
 		Meta:        Meta{Software: "onewake/test"},
 		Client:      newClient(t, r.broken),
 		Log:         slog.NewTextHandler(&r.log, nil),
-		ContentType: "text/x-test", Timeout: 10 * time.Second, MaxProcs: 8, MaxQueue: 8, MaxBody: 64 << 20,
+		ContentType: "text/x-test", Timeout: never, MaxProcs: 8, MaxQueue: 8, MaxBody: 64 << 20,
+		grace: never, lastWords: never,
 	}
 	if change != nil {
 		change(r.Gateway)
@@ -243,7 +266,7 @@ func (r *rig) dial() *conn {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.SetDeadline(time.Now().Add(bound))
 	return &conn{c, r.t, bufio.NewReader(c)}
 }
 
@@ -279,19 +302,18 @@ func (r *rig) get(text string) (*http.Response, string, error) {
 }
 
 // record waits for the n-th request's record.
-func (r *rig) record(n int) Record {
+func (r *rig) record(n int) (rec Record) {
 	r.t.Helper()
-	for range 1000 {
+	eventually(r.t, "a record", func() bool {
 		r.mu.Lock()
-		if len(r.recs) > n {
-			defer r.mu.Unlock()
-			return r.recs[n]
+		defer r.mu.Unlock()
+		if len(r.recs) <= n {
+			return false
 		}
-		r.mu.Unlock()
-		time.Sleep(5 * time.Millisecond)
-	}
-	r.t.Fatal("no record")
-	return Record{}
+		rec = r.recs[n]
+		return true
+	})
+	return rec
 }
 
 // idle waits until no request is running or waiting, and nothing is kept for
@@ -300,64 +322,85 @@ func (r *rig) idle() {
 	r.t.Helper()
 	r.counts(0, 0)
 	// A slot is free before its request lets go of the body.
-	held := func() [3]int64 { return [3]int64{r.memory.Load(), r.files.Load(), r.streams.Load()} }
-	for range 2000 {
-		if held() == [3]int64{} {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	r.t.Fatalf("memory, files, bodies still read: %d", held())
+	eventually(r.t, "memory, files and bodies to be let go", func() bool {
+		return r.memory.Load() == 0 && r.files.Load() == 0 && r.streams.Load() == 0
+	})
 }
 
 // counts waits until so many requests are running and waiting.
 func (r *rig) counts(running, queued int) {
 	r.t.Helper()
-	for range 2000 {
-		if n, m, _ := r.Counts(); n == running && m == queued {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	n, m, _ := r.Counts()
-	r.t.Fatalf("%d running, %d queued; want %d and %d", n, m, running, queued)
+	eventually(r.t, fmt.Sprintf("%d requests to run and %d to wait", running, queued), func() bool {
+		n, m, _ := r.Counts()
+		return n == running && m == queued
+	})
 }
 
 // logged waits for a text in the log.
 func (r *rig) logged(text string) {
 	r.t.Helper()
-	for range 400 {
-		if strings.Contains(r.log.String(), text) {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
+	eventually(r.t, fmt.Sprintf("%q in the log", text), func() bool { return strings.Contains(r.log.String(), text) })
+}
+
+// hold is a FIFO: `read x <hold` keeps a command where it is.
+func (r *rig) hold() string {
+	r.t.Helper()
+	f, err := os.CreateTemp(r.dir, "hold")
+	if err != nil {
+		r.t.Fatal(err)
 	}
-	r.t.Errorf("not in the log: %q\n%s", text, r.log.String())
+	defer f.Close()
+	os.Remove(f.Name())
+	if err := unix.Mkfifo(f.Name(), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	return f.Name()
+}
+
+// release waits for a command to come to its hold, and lets it go on.
+func (r *rig) release(hold string) {
+	r.t.Helper()
+	eventually(r.t, "a command to be held", func() bool {
+		fd, err := unix.Open(hold, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err == unix.ENXIO { // nobody reads
+			return false
+		}
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		unix.Write(fd, []byte("\n"))
+		unix.Close(fd)
+		return true
+	})
+}
+
+// begin sends a request for a script and reads the head of its answer, which
+// is not over: the rest is in the body.
+func (r *rig) begin(c *conn, method, text string) *http.Response {
+	r.t.Helper()
+	c.send(request(method, r.script(text)))
+	resp, err := http.ReadResponse(c.in, &http.Request{Method: method})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return resp
 }
 
 // alive tells whether a process whose number is in a file still runs.
-func alive(t *testing.T, file string) bool {
+func alive(t *testing.T, file string) (alive bool) {
 	t.Helper()
-	for range 400 {
+	eventually(t, "a process number in "+filepath.Base(file), func() bool {
 		var pid int
 		b, _ := os.ReadFile(file)
-		if _, err := fmt.Sscan(string(b), &pid); err == nil && bytes.HasSuffix(b, []byte("\n")) {
-			return unix.Kill(pid, 0) == nil
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	t.Fatalf("%s: no process number", file)
-	return false
+		_, err := fmt.Sscan(string(b), &pid)
+		alive = err == nil && unix.Kill(pid, 0) == nil
+		return err == nil && bytes.HasSuffix(b, []byte("\n"))
+	})
+	return alive
 }
 
-// dies wants the process to be gone soon.
-func dies(t *testing.T, file string, within time.Duration) {
+// dies waits for the process to be gone.
+func dies(t *testing.T, file string) {
 	t.Helper()
-	for end := time.Now().Add(within); alive(t, file); {
-		if time.Now().After(end) {
-			t.Errorf("process of %s is still there", filepath.Base(file))
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	eventually(t, "the process of "+filepath.Base(file)+" to be gone", func() bool { return !alive(t, file) })
 }

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,13 +40,11 @@ func TestRaw(t *testing.T) {
 		{"a signal", "printf secret; kill -9 $$", 500, -1, true, "signal 9"},
 		{"just under a block", head("65535"), 200, 65535, true, ""},
 		{"just a block", head(block), 200, http1.BlockSize, true, ""},
-		{"a block and then exit 1", head(block) + "; sleep .5; exit 1", cut, 0, false, "exit 1"},
 		{"a block and a byte", head("65537"), 200, 65537, false, ""},
 		{"long", head("1000000"), 200, 1000000, false, ""},
 		{"long, then exit 4", head("1000000") + "; exit 4", cut, 0, false, "exit 4"},
 		{"long, then a signal", head("1000000") + "; kill -TERM $$", cut, 0, false, "signal 15"},
 		{"output looks like a header", `printf 'Status: 404\r\n\r\n'`, 200, 15, true, ""},
-		{"stdout closed early", "printf hi; exec >&-; sleep .05", 200, 2, true, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			resp, body, err := r.get(tt.script)
@@ -71,87 +69,27 @@ func TestRaw(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a block and then exit 1", func(t *testing.T) {
+		hold := r.hold()
+		resp := r.begin(r.dial(), "GET", head(block)+"; read x <"+hold+"; exit 1")
+		r.release(hold)
+		if _, err := io.ReadAll(resp.Body); err != io.ErrUnexpectedEOF || resp.StatusCode != 200 {
+			t.Errorf("%v, %v; want a cut answer", resp.Status, err)
+		}
+		r.logged("exit 1")
+	})
+	for i, want := range []int{200, 500} {
+		t.Run(fmt.Sprintf("stdout closed before exit %d", i), func(t *testing.T) {
+			c, hold := r.dial(), r.hold()
+			c.send(request("GET", r.script(fmt.Sprintf("printf hi; exec >&-; read x <%s; exit %d", hold, i))))
+			r.release(hold)
+			if resp, body, err := c.answer("GET"); err != nil || resp.StatusCode != want || want == 200 && body != "hi" {
+				t.Errorf("%v, %q, %v", resp, body, err)
+			}
+		})
+	}
 	r.logged("text=\"why\\n\"")
 	r.idle()
-}
-
-// TestQuickAndSlow mixes commands that are over at once with slow ones: what
-// the gateway has learnt from the former must not spoil the latter.
-func TestQuickAndSlow(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, nil)
-	c := r.dial()
-	quick, slow, fail := r.script("printf q"), r.script("printf s; sleep .03; printf low"), r.script("exit 1")
-	big := r.script("head -c 200000 /dev/zero; sleep .01")
-	for i := range 20 {
-		for _, s := range []struct {
-			path   string
-			status int
-			length int
-		}{{quick, 200, 1}, {quick, 200, 1}, {slow, 200, 4}, {fail, 500, -1}, {quick, 200, 1}, {big, 200, 200000}} {
-			c.send(request("GET", s.path))
-			resp, body, err := c.answer("GET")
-			if err != nil || resp.StatusCode != s.status || s.length >= 0 && len(body) != s.length {
-				t.Fatalf("%d: %v, %d bytes, %v", i, resp, len(body), err)
-			}
-		}
-	}
-}
-
-// TestQuickCGI asks commands that are taken for quick, whether they are or not.
-func TestQuickCGI(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, func(g *Gateway) { g.CGI = true })
-	c := r.dial()
-	answer := r.script(`printf 'X: y\n\nhello'`)
-	for i := range 20 {
-		for _, s := range []struct {
-			path   string
-			status int
-			body   string
-		}{
-			{answer, 200, "hello"},
-			{r.script(`printf 'Location: ` + answer + `\n\nignored'`), 200, "hello"},
-			{r.script(`exit 1`), 502, ""},
-			{r.script(`printf 'X: y\n'`), 502, ""},
-			{r.script(`printf 'X: y\n\nhe'; sleep .03; printf llo`), 200, "hello"},
-			{r.script(`printf 'X: y\n\n'; head -c 200000 /dev/zero`), 200, strings.Repeat("\x00", 200000)},
-		} {
-			r.quick.Store(true)
-			c.send(request("GET", s.path))
-			resp, body, err := c.answer("GET")
-			if s.status == 502 && err == nil && resp.StatusCode == 502 {
-				continue
-			}
-			if err != nil || resp.StatusCode != s.status || body != s.body {
-				t.Fatalf("%d, %s: %v, %d bytes, %v", i, s.path, resp, len(body), err)
-			}
-		}
-	}
-}
-
-// TestQuickBody: a command with a body gets it at once, even if it is taken for
-// quick: it would wait for its body, and its body for the news of its start.
-func TestQuickBody(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, nil)
-	c := r.dial()
-	path := r.script("cat")
-	// The least of many tries is what a busy machine does not add to.
-	least := map[bool]time.Duration{true: time.Hour, false: time.Hour}
-	for i := 0; i < 40 || least[true] > least[false]+quickTime/2; i++ {
-		if i == 800 {
-			t.Fatalf("%v at least, %v if it is not taken for quick", least[true], least[false])
-		}
-		quick := i%2 == 0
-		r.quick.Store(quick)
-		began := time.Now()
-		c.send("POST " + path + " HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello")
-		if _, body, err := c.answer("POST"); err != nil || body != "hello" {
-			t.Fatalf("%q, %v", body, err)
-		}
-		least[quick] = min(least[quick], time.Since(began))
-	}
 }
 
 // TestCGI: each row is one of the design's table of statuses for CGI.
@@ -198,11 +136,8 @@ func TestCGI(t *testing.T) {
 		{"header too long", `printf 'X: '; head -c 65532 /dev/zero | tr '\0' x; printf '\n\n'`, 502, "", "", "longer than 64 KiB"},
 		{"endless header", `while :; do echo 'X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy'; done`, 502, "", "", "longer than 64 KiB"},
 		{"length", `printf 'Content-Length: 5\n\nhello'`, 200, "hello", "Content-Length: 5", ""},
-		{"length, then slow", `printf 'Content-Length: 5\n\nhel'; sleep .1; printf lo`, 200, "hello", "Content-Length: 5", ""},
-		{"length, then too much, slowly", `printf 'Content-Length: 5\n\nhel'; sleep .1; printf lowowowow`, 200, "hello", "Content-Length: 5", ""},
 		{"length too small", `printf 'Content-Length: 3\n\nhello'`, 502, "", "", "contradicts"},
-		{"length too small, and slow", `printf 'Content-Length: 3\n\nhello'; sleep .2`, 502, "", "", "contradicts"},
-		{"length too large, and slow", `printf 'Content-Length: 9\n\nhello'; sleep .5`, cut, "", "", "shorter"},
+		{"length too small, and slow", `printf 'Content-Length: 3\n\nhello'; exec sleep 60`, 502, "", "", "contradicts"},
 		{"length twice", `printf 'Content-Length: 5\nContent-Length: 5\n\nhello'`, 502, "", "", ""},
 		{"length with plus", `printf 'Content-Length: +5\n\nhello'`, 502, "", "", ""},
 		{"length list", `printf 'Content-Length: 5, 5\n\nhello'`, 502, "", "", ""},
@@ -215,17 +150,11 @@ func TestCGI(t *testing.T) {
 		{"empty Location", `printf 'Location:\n\n'`, 502, "", "", ""},
 		{"two Locations", `printf 'Location: http://a/\nLocation: http://b/\n\n'`, 502, "", "", ""},
 		{"exit 3 after a header", `printf 'X: y\n\nhello'; exit 3`, 200, "hello", "", "exit 3"},
-		{"a signal after streaming", `printf 'X: y\n\nhello'; sleep .5; kill -9 $$`, cut, "", "", "signal 9"},
-		{"streams", `printf 'X: y\n\n'; sleep .05; printf he; sleep .05; printf llo`, 200, "hello", "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			resp, body, err := r.get(tt.script)
-			if tt.status == cut {
-				if resp == nil && err == nil || resp != nil && err != io.ErrUnexpectedEOF {
-					t.Fatalf("%v, %v; want a cut answer", resp, err)
-				}
-			} else if err != nil || resp.StatusCode != tt.status || tt.status != 502 && body != tt.body {
+			if err != nil || resp.StatusCode != tt.status || tt.status != 502 && body != tt.body {
 				t.Fatalf("%v, %.100q, %v", resp, body, err)
 			}
 			if name, value, ok := strings.Cut(tt.header, ":"); ok && resp.Header.Get(name) != strings.TrimSpace(value) {
@@ -261,6 +190,39 @@ func TestCGI(t *testing.T) {
 	})
 }
 
+// TestStreamed: what a command does after a part of its answer has gone out.
+func TestStreamed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(g *Gateway) { g.CGI = true })
+	for _, tt := range []struct {
+		name, first, then string
+		body              string
+		whole             bool
+		log               string
+	}{
+		{"without a length", `X: y\n\nhe`, "printf llo", "hello", true, ""},
+		{"then a signal", `X: y\n\nhello`, "kill -9 $$", "hello", false, "signal 9"},
+		{"then exit 3", `X: y\n\nhello`, "exit 3", "hello", true, "exit 3"},
+		{"with a length", `Content-Length: 5\n\nhel`, "printf lo", "hello", true, ""},
+		{"with a length, and too much", `Content-Length: 5\n\nhel`, "printf lowowowow", "hello", true, ""},
+		{"with a length, and too little", `Content-Length: 9\n\nhello`, ":", "hello", false, "shorter"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c, hold := r.dial(), r.hold()
+			resp := r.begin(c, "GET", fmt.Sprintf("printf '%s'; read x <%s; %s", tt.first, hold, tt.then))
+			r.release(hold)
+			body, err := io.ReadAll(resp.Body)
+			if string(body) != tt.body || (err == nil) != tt.whole || err != nil && err != io.ErrUnexpectedEOF {
+				t.Errorf("%q, %v", body, err)
+			}
+			if tt.log != "" {
+				r.logged(tt.log)
+			}
+		})
+	}
+}
+
 // TestDrained: what a command writes after 204, 304 or to HEAD is read to its
 // end, so that it is not hurt by a closed pipe, and the connection goes on.
 func TestDrained(t *testing.T) {
@@ -268,12 +230,13 @@ func TestDrained(t *testing.T) {
 	r := newRig(t, func(g *Gateway) { g.CGI = true })
 	c := r.dial()
 	for _, tt := range []struct{ method, head string }{{"GET", "Status: 204"}, {"GET", "Status: 304"}, {"HEAD", "X: y"}, {"GET", "Content-Length: 0"}} {
-		done := r.dir + "/done"
+		done, hold := r.dir+"/done", r.hold()
 		os.Remove(done)
-		c.send(request(tt.method, r.script(fmt.Sprintf(`trap '' PIPE; printf '%s\n\n'; sleep .05; head -c 300000 /dev/zero && echo ok >%s`, tt.head, done))))
+		c.send(request(tt.method, r.script(fmt.Sprintf(`trap '' PIPE; printf '%s\n\n'; read x <%s; head -c 300000 /dev/zero && echo ok >%s`, tt.head, hold, done))))
 		if resp, body, err := c.answer(tt.method); err != nil || body != "" || resp.Close {
 			t.Errorf("%s: %v, %q, %v", tt.head, resp, body, err)
 		}
+		r.release(hold)
 		r.idle()
 		if b, err := os.ReadFile(done); err != nil || string(b) != "ok\n" {
 			t.Errorf("%s: not drained: %q, %v", tt.head, b, err)
@@ -416,8 +379,8 @@ func TestVariablesNeverBreach(t *testing.T) {
 func TestOverload(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(g *Gateway) { g.MaxProcs = 1; g.MaxQueue = 1 })
-	goOn := r.dir + "/go"
-	wait := r.script(`while ! [ -e ` + goOn + ` ]; do sleep .01; done; printf ok`)
+	hold := r.hold()
+	wait := r.script("read x <" + hold + "; printf ok")
 	first, second := r.dial(), r.dial()
 	first.send(request("GET", wait))
 	r.counts(1, 0)
@@ -437,13 +400,14 @@ func TestOverload(t *testing.T) {
 	if _, _, refused := r.Counts(); refused != 2 {
 		t.Errorf("%d refused", refused)
 	}
-	os.WriteFile(goOn, nil, 0o600)
 	for _, c := range []*conn{first, second} {
+		r.release(hold)
 		if resp, body, err := c.answer("GET"); err != nil || body != "ok" {
 			t.Errorf("%v, %v", resp, err)
 		}
 	}
 	fourth.send(request("GET", wait)) // and it is well again
+	r.release(hold)
 	if resp, _, err := fourth.answer("GET"); err != nil || resp.StatusCode != 200 {
 		t.Errorf("%v, %v", resp, err)
 	}
@@ -455,9 +419,9 @@ func TestOverload(t *testing.T) {
 func TestQueue(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(g *Gateway) { g.MaxProcs = 1; g.MaxQueue = 100 })
-	goOn, order := r.dir+"/go", r.dir+"/order"
-	hold := r.dial()
-	hold.send(request("GET", r.script(`while ! [ -e `+goOn+` ]; do sleep .01; done`)))
+	hold, order := r.hold(), r.dir+"/order"
+	first := r.dial()
+	first.send(request("GET", r.script("read x <"+hold)))
 	r.counts(1, 0)
 	note := r.script(`echo "$QUERY_STRING" >>` + order)
 	var conns []*conn
@@ -476,7 +440,7 @@ func TestQueue(t *testing.T) {
 		}
 	}
 	r.counts(1, 16) // a client that has gone frees its place
-	os.WriteFile(goOn, nil, 0o600)
+	r.release(hold)
 	for i, c := range conns {
 		if i%5 != 2 {
 			if _, _, err := c.answer("GET"); err != nil {
@@ -493,75 +457,83 @@ func TestQueue(t *testing.T) {
 func TestTimeout(t *testing.T) {
 	t.Parallel()
 	for _, cgi := range []bool{false, true} {
-		r := newRig(t, func(g *Gateway) { g.Timeout = 100 * time.Millisecond; g.CGI = cgi })
+		running := make(chan *run, 1)
+		r := newRig(t, func(g *Gateway) { g.CGI = cgi; g.began = func(r *run) { running <- r } })
 		pid := r.dir + "/pid"
 		for i, tt := range []struct {
 			name, script string
-			cgi, raw     int // status
+			status       int
 		}{
-			{"silent", `sleep 30`, 504, 504},
-			{"ignores TERM", `trap '' TERM; while :; do sleep .1; done`, 504, 504},
-			{"closed stdout", `exec >&-; exec sleep 30`, 502, 504},
-			{"held output", `echo held; exec sleep 30`, 504, 504},
-			{"streamed output", `printf 'X: y\n\n'; head -c 200000 /dev/zero; exec sleep 30`, cut, cut},
-			{"stopped itself", `kill -STOP $$`, 504, 504},
-			{"writes for ever", `printf 'X: y\n\n'; exec cat /dev/zero`, cut, cut},
+			{"silent", `exec sleep 60`, 504},
+			{"ignores TERM", `trap '' TERM; exec sleep 60`, 504},
+			{"held output", `echo held; exec sleep 60`, 504},
+			{"streamed output", `printf 'X: y\n\n'; head -c 200000 /dev/zero; exec sleep 60`, cut},
+			{"stopped itself", `kill -STOP $$`, 504},
+			{"writes for ever", `printf 'X: y\n\n'; exec cat /dev/zero`, cut},
 		} {
 			t.Run(fmt.Sprintf("%s cgi=%t", tt.name, cgi), func(t *testing.T) {
 				os.Remove(pid)
-				began := time.Now()
-				resp, _, err := r.get("echo $$ >" + pid + "; " + tt.script)
-				want := tt.raw
-				if cgi {
-					want = tt.cgi
+				c := r.dial()
+				c.send(request("GET", r.script("echo $$ >"+pid+"; "+tt.script)))
+				alive(t, pid)
+				if tt.status == cut {
+					c.in.Peek(1) // the answer has begun
 				}
+				(<-running).expire()
+				resp, _, err := c.answer("GET")
 				switch {
-				case want == cut && err == nil, want != cut && (err != nil || resp.StatusCode != want):
+				case tt.status == cut && err == nil, tt.status != cut && (err != nil || resp.StatusCode != tt.status):
 					t.Errorf("%v, %v", resp, err)
 				}
-				if d := time.Since(began); d > 3*time.Second {
-					t.Errorf("took %v", d)
-				}
-				dies(t, pid, killAfter+3*time.Second)
-				if rec := r.record(i); want == 504 && rec.Ended != "timeout" {
+				dies(t, pid)
+				if rec := r.record(i); rec.Ended != "timeout" {
 					t.Errorf("ended by %q", rec.Ended)
 				}
 			})
 		}
 		r.idle()
 	}
+	// And it passes by itself.
+	r := newRig(t, func(g *Gateway) { g.Timeout = 10 * time.Millisecond })
+	if resp, _, err := r.get("exec sleep 60"); err != nil || resp.StatusCode != 504 {
+		t.Errorf("%v, %v", resp, err)
+	}
+}
+
+// expire has the timeout pass now.
+func (r *run) expire() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deadline = time.Now()
+	r.timer.Reset(0)
 }
 
 // TestClientGone ends the process group, wherever the request is.
 func TestClientGone(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(g *Gateway) { g.CGI = true; g.Timeout = time.Minute })
-	for i, tt := range []struct{ name, script, more string }{
-		{"before output", `exec sleep 60`, ""},
-		{"after the header", `printf 'X: y\n\n'; exec sleep 60`, ""},
-		{"while streaming", `printf 'X: y\n\n'; exec cat /dev/zero`, ""},
-		{"after the body was read ahead", `exec sleep 60`, strings.Repeat("b", 1000)},
-		{"while sending a long body", `cat >/dev/null`, strings.Repeat("b", 2<<20)},
+	r := newRig(t, func(g *Gateway) { g.CGI = true })
+	for i, tt := range []struct {
+		name, script string
+		begun        bool
+		body         string
+	}{
+		{"before output", `exec sleep 60`, false, ""},
+		{"after the header", `printf 'X: y\n\n'; exec sleep 60`, true, ""},
+		{"while streaming", `printf 'X: y\n\n'; exec cat /dev/zero`, true, ""},
+		{"after the body was read ahead", `exec sleep 60`, false, strings.Repeat("b", 1000)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			pid := fmt.Sprintf("%s/pid%d", r.dir, i)
-			path := r.script("echo $$ >" + pid + "; " + tt.script)
 			c := r.dial()
-			if tt.more == "" {
-				c.send(request("GET", path))
-			} else {
-				length := len(tt.more)
-				if length > readAhead {
-					length++ // one byte is never sent
-				}
-				c.send(request("POST", path, fmt.Sprintf("Content-Length: %d", length)) + tt.more)
-			}
+			c.send(request("POST", r.script("echo $$ >"+pid+"; "+tt.script), fmt.Sprintf("Content-Length: %d", len(tt.body))) + tt.body)
 			if !alive(t, pid) {
 				t.Error("not started")
 			}
-			time.Sleep(2 * slowAfter)
+			if tt.begun {
+				c.in.Peek(1)
+			}
 			c.Close()
-			dies(t, pid, 3*time.Second)
+			dies(t, pid)
 			if rec := r.record(i); rec.Ended != "client gone" {
 				t.Errorf("ended by %q", rec.Ended)
 			}
@@ -575,24 +547,30 @@ func TestClientGone(t *testing.T) {
 func TestHalfClosed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
-	for _, script := range []string{"sleep .2; printf late", "printf soon"} {
-		c := r.dial()
-		c.send(request("GET", r.script(script)))
-		c.Conn.(*net.UnixConn).CloseWrite()
-		if resp, body, err := c.answer("GET"); err != nil || resp.StatusCode != 200 || !strings.HasSuffix(script, body) {
-			t.Errorf("%v, %q, %v", resp, body, err)
-		}
+	half, hold, pid := r.dial(), r.hold(), r.dir+"/pid"
+	half.send(request("GET", r.script("read x <"+hold+"; printf late")))
+	half.Conn.(*net.UnixConn).CloseWrite()
+	r.counts(1, 0)
+	// Long enough for one that came later to be found gone.
+	gone := r.dial()
+	gone.send(request("GET", r.script("echo $$ >"+pid+"; exec sleep 60")))
+	alive(t, pid)
+	gone.Close()
+	dies(t, pid)
+	r.release(hold)
+	if resp, body, err := half.answer("GET"); err != nil || resp.StatusCode != 200 || body != "late" {
+		t.Errorf("%v, %q, %v", resp, body, err)
 	}
 	addr := r.serve("tcp", "127.0.0.1:0") // and one that goes on TCP is noticed
 	c, err := net.Dial("tcp", addr.String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	pid := r.dir + "/pid"
+	pid += "2"
 	io.WriteString(c, request("GET", r.script("echo $$ >"+pid+"; exec sleep 60")))
 	alive(t, pid)
 	c.Close()
-	dies(t, pid, 3*time.Second)
+	dies(t, pid)
 	r.idle()
 }
 
@@ -601,13 +579,8 @@ func TestHalfClosed(t *testing.T) {
 func TestStreaming(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(g *Gateway) { g.CGI = true })
-	goOn := r.dir + "/go"
-	c := r.dial()
-	c.send(request("GET", r.script(`printf 'X: y\n\n'; printf one; while ! [ -e `+goOn+` ]; do sleep .01; done; printf two`)))
-	resp, err := http.ReadResponse(c.in, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	hold := r.hold()
+	resp := r.begin(r.dial(), "GET", `printf 'X: y\n\n'; printf one; read x <`+hold+`; printf two`)
 	b := make([]byte, 3)
 	if _, err := io.ReadFull(resp.Body, b); err != nil || string(b) != "one" {
 		t.Fatalf("%q, %v", b, err)
@@ -615,13 +588,15 @@ func TestStreaming(t *testing.T) {
 	if running, _, _ := r.Counts(); running != 1 {
 		t.Error("the command should still run")
 	}
-	os.WriteFile(goOn, nil, 0o600)
+	r.release(hold)
 	if rest, err := io.ReadAll(resp.Body); err != nil || string(rest) != "two" {
 		t.Errorf("%q, %v", rest, err)
 	}
 	// HTTP/1.0 gets the same, ended by the connection.
-	c = r.dial()
-	c.send("GET " + r.script(`printf 'X: y\n\n'; printf a; sleep .05; printf b`) + " HTTP/1.0\r\n\r\n")
+	c := r.dial()
+	c.send("GET " + r.script(`printf 'X: y\n\n'; printf a; read x <`+hold+`; printf b`) + " HTTP/1.0\r\n\r\n")
+	c.in.Peek(1)
+	r.release(hold)
 	all, _ := io.ReadAll(c.in)
 	if !bytes.HasSuffix(all, []byte("\r\n\r\nab")) || bytes.Contains(all, []byte("chunked")) {
 		t.Errorf("%q", all)
@@ -629,33 +604,52 @@ func TestStreaming(t *testing.T) {
 }
 
 // TestGrandchild: one that holds stdout open holds the answer back for a
-// second at most.
+// moment at most.
 func TestGrandchild(t *testing.T) {
-	if _, err := os.Stat("/usr/bin/setsid"); err != nil {
-		t.Skip("needs setsid(1)")
+	if _, err := exec.LookPath("setsid"); err != nil {
+		t.Skip("needs setsid(1), of util-linux")
 	}
 	t.Parallel()
 	for _, cgi := range []bool{false, true} {
-		r := newRig(t, func(g *Gateway) { g.CGI = cgi })
-		pid := r.dir + "/pid"
-		// In the group it is ended at once; out of it, it escapes for a while.
+		r := newRig(t, func(g *Gateway) { g.CGI, g.grace, g.lastWords = cgi, time.Millisecond, time.Millisecond })
+		pid, other := r.dir+"/pid", r.hold()
+		// In the group it is ended at once; out of it, only when those who ran
+		// beside it have ended.
+		beside := r.dial()
+		beside.send(request("GET", r.script("read x <"+other)))
+		r.counts(1, 0)
 		for _, how := range []string{"sh", "setsid sh"} {
 			os.Remove(pid)
-			began := time.Now()
-			resp, body, err := r.get(fmt.Sprintf(`printf 'X: y\n\nhello'; %s -c 'trap "" TERM; echo $$ >%s; while :; do sleep .1; done' & while ! [ -s %s ]; do sleep .01; done`, how, pid, pid))
-			d := time.Since(began)
-			if err != nil || resp.StatusCode != 200 || !strings.HasSuffix(body, "hello") {
+			hold := r.hold()
+			c := r.dial()
+			c.send(request("GET", r.script(fmt.Sprintf(`printf 'X: y\n\nhello'; %s -c 'trap "" TERM; echo $$ >%s; exec sleep 60' & read x <%s`, how, pid, hold))))
+			alive(t, pid)
+			r.release(hold)
+			if resp, body, err := c.answer("GET"); err != nil || resp.StatusCode != 200 || !strings.HasSuffix(body, "hello") {
 				t.Errorf("%s: %v, %q, %v", how, resp, body, err)
 			}
-			if d > grace+time.Second {
-				t.Errorf("%s: the answer took %v", how, d)
-			}
-			if how == "sh" { // the other waits for the requests of all tests
-				dies(t, pid, killAfter+5*time.Second)
+			if how == "sh" {
+				dies(t, pid)
+			} else if !alive(t, pid) {
+				t.Error("the answer came after the process's end")
 			}
 		}
+		r.release(other)
 		r.idle()
 	}
+}
+
+// TestLateExit: a command that closes stdout and goes on holds its answer back
+// for a moment at most.
+func TestLateExit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(g *Gateway) { g.CGI, g.grace = true, time.Millisecond })
+	for script, want := range map[string]int{"exec >&-; exec sleep 60": 502, `printf 'X: y\n\nhello'; exec >&-; exec sleep 60`: 200} {
+		if resp, body, err := r.get(script); err != nil || resp.StatusCode != want || want == 200 && body != "hello" {
+			t.Errorf("%s: %v, %q, %v", script, resp, body, err)
+		}
+	}
+	r.idle()
 }
 
 // TestStderr: quoted, with the request's number, the first 8 KiB; a command
@@ -664,21 +658,15 @@ func TestStderr(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	for _, script := range []string{
-		`head -c 1000000 /dev/zero | tr '\0' e >&2; printf ok`,            // too much for the pipe
-		`sleep .05; head -c 1000000 /dev/zero | tr '\0' e >&2; printf ok`, // and slow
-		`head -c 9000 /dev/zero | tr '\0' e >&2; printf ok`,               // quick
+		`head -c 1000000 /dev/zero | tr '\0' e >&2; printf ok`, // too much for the pipe
+		`head -c 9000 /dev/zero | tr '\0' e >&2; printf ok`,    // quick
 	} {
 		began := len(r.log.String())
 		resp, body, err := r.get(script)
 		if err != nil || resp.StatusCode != 200 || body != "ok" {
 			t.Fatalf("%v, %q, %v", resp, body, err)
 		}
-		for range 400 {
-			if strings.Contains(r.log.String()[began:], "stderr was longer") {
-				break
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
+		eventually(t, "the end of stderr", func() bool { return strings.Contains(r.log.String()[began:], "stderr was longer") })
 		log := r.log.String()[began:]
 		if n := strings.Count(log, "eeee") * 4; n < maxStderr-32 || strings.Count(log, "e") > maxStderr+500 {
 			t.Errorf("%s: %d bytes logged", script, n)

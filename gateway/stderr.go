@@ -47,7 +47,7 @@ func newStderr(r *run) *stderr {
 // told to end but has not is not waited for.
 func (s *stderr) finish() {
 	if s.r.gone() {
-		s.f.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		s.f.SetReadDeadline(time.Now().Add(s.r.g.lastWords))
 	} else {
 		s.f.SetReadDeadline(time.Unix(1, 0))
 	}

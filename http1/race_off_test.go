@@ -1,4 +1,4 @@
-//go:build !race
+//go:build !race && stress
 
 package http1
 

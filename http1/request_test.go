@@ -399,21 +399,6 @@ func TestHopByHop(t *testing.T) {
 	}
 }
 
-// TestParseAllocates nothing for a request as a proxy sends it.
-func TestParseAllocates(t *testing.T) {
-	b := []byte(head("GET /a/b?c=d HTTP/1.1", "Host: example.org", "X-Real-IP: 192.0.2.1", "User-Agent: curl/8.0", "Accept: */*",
-		"Cookie: a=b", "Connection: close", "Content-Length: 5"))
-	r := &Request{Fields: make([]Field, 0, 16)}
-	if n := testing.AllocsPerRun(1000, func() {
-		r.reset()
-		if size, err := r.parse(b); size != len(b) || err != nil {
-			t.Fatal(size, err)
-		}
-	}); n != 0 {
-		t.Errorf("%v allocations a request", n)
-	}
-}
-
 // bodyEnd decodes a body behind a head and tells what it is and what follows.
 func bodyEnd(r *Request, rest []byte) (body, after []byte, whole bool) {
 	if !r.Chunked {

@@ -107,7 +107,7 @@ func (s *server) dial() *client {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(30 * time.Second))
 	return &client{c, s.t, bufio.NewReader(c)}
 }
 

@@ -3,13 +3,18 @@
 package spawn
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,7 +27,7 @@ import (
 func TestEnvironment(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		os.Setenv("SECRET", "of the daemon")
-		r := newRigFor(t, Command{Path: "/usr/bin/env", Args: []string{"env"}, Dir: "/", Env: []string{"PATH=/bin", "A=b=c"}}, 4, time.Second).run()
+		r := newRigFor(t, Command{Path: "/usr/bin/env", Args: []string{"env"}, Dir: "/", Env: []string{"PATH=/bin", "A=b=c"}}, 4, never).run()
 		out, st := r.output(false, "QUERY_STRING=a=b&c", "HTTP_X_Y=\n\xff", "PATH_INFO=")
 		lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
 		slices.Sort(lines)
@@ -39,7 +44,7 @@ func TestDescriptors(t *testing.T) {
 		for fd := 3; fd < 1024; fd++ { // package main does this at its start
 			unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
 		}
-		r := newRigFor(t, Command{Path: os.Args[0], Args: []string{"x"}, Dir: "/", Env: []string{"OW_ROLE=descriptors"}}, 4, time.Second).run()
+		r := newRigFor(t, Command{Path: os.Args[0], Args: []string{"x"}, Dir: "/", Env: []string{"OW_ROLE=descriptors"}}, 4, never).run()
 		if out, _ := r.output(true); out != "0 pipe blocking\n1 pipe blocking\n2 pipe blocking\n" {
 			t.Errorf("with a body: %q", out)
 		}
@@ -65,7 +70,7 @@ func TestDescriptors(t *testing.T) {
 func TestDirectoryAndArguments(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		dir := tempDir(t)
-		r := newRigFor(t, Command{Path: "/bin/sh", Args: []string{"other name", "-c", `pwd; printf '%s|' "$0" "$@"`, "a b", "", "*"}, Dir: dir}, 4, time.Second).run()
+		r := newRigFor(t, Command{Path: "/bin/sh", Args: []string{"other name", "-c", `pwd; printf '%s|' "$0" "$@"`, "a b", "", "*"}, Dir: dir}, 4, never).run()
 		real, _ := filepath.EvalSymlinks(dir)
 		if out, _ := r.output(false); out != real+"\na b||*|" {
 			t.Errorf("%q", out)
@@ -75,7 +80,7 @@ func TestDirectoryAndArguments(t *testing.T) {
 
 func TestStatuses(t *testing.T) {
 	alone(t, func(t *testing.T) {
-		r := newRig(t, `eval "$QUERY_STRING"`, 4, time.Second).run()
+		r := newRig(t, `eval "$QUERY_STRING"`, 4, never).run()
 		for script, want := range map[string]string{"exit 0": "exit 0", "exit 255": "exit 255", "kill -9 $$": "signal 9", "kill -TERM $$": "signal 15"} {
 			if _, st := r.output(false, "QUERY_STRING="+script); Describe(st) != want {
 				t.Errorf("%s: %s", script, Describe(st))
@@ -86,38 +91,37 @@ func TestStatuses(t *testing.T) {
 
 // TestEnd: SIGTERM to the group, SIGKILL after a while to whoever ignores it.
 func TestEnd(t *testing.T) {
-	const killAfter = 300 * time.Millisecond
+	const soon = 10 * time.Millisecond
 	for _, tt := range []struct {
-		name, script string
+		name, script string // the script begins when traps are to be set
+		then         string
+		killAfter    time.Duration
 		status       string
-		least, most  time.Duration
 	}{
-		{"willing", "exec sleep 60", "signal 15", 0, killAfter},
-		{"with a child", "sleep 60; :", "signal 15", 0, killAfter},
-		{"handles TERM", "trap 'exit 7' TERM; while :; do sleep .01; done", "exit 7", 0, killAfter},
-		{"ignores TERM", "trap '' TERM; while :; do sleep .01; done", "signal 9", killAfter, 2 * time.Second},
-		{"stopped", "kill -STOP $$; exec sleep 60", "signal 15", 0, killAfter},
-		{"stopped, and ignores TERM", "trap '' TERM; kill -STOP $$; while :; do sleep .01; done", "signal 9", killAfter, 2 * time.Second},
+		{"willing", "", "exec sleep 60", never, "signal 15"},
+		{"with a child", "", "sleep 60; :", never, "signal 15"},
+		{"handles TERM", "trap 'exit 7' TERM", "sleep 60 & wait", never, "exit 7"},
+		{"ignores TERM", "trap '' TERM", "exec sleep 60", soon, "signal 9"},
+		{"stopped", "", "kill -STOP $$; exec sleep 60", never, "signal 15"},
+		{"stopped, and ignores TERM", "trap '' TERM", "kill -STOP $$; exec sleep 60", soon, "signal 9"},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
 			alone(t, func(t *testing.T) {
-				dir := tempDir(t)
-				r := newRig(t, fmt.Sprintf("sleep 61 & echo $! >%s/child; echo $$ >%s/pid; %s", dir, dir, tt.script), 4, killAfter).run()
+				r := newRig(t, "sleep 61 & "+tt.script+"\necho $$; echo $!; "+tt.then, 4, tt.killAfter).run()
 				p := r.start(false)
 				started(t, p)
-				pid, child := pidIn(t, dir+"/pid"), pidIn(t, dir+"/child")
-				time.Sleep(50 * time.Millisecond) // until traps are set
-				began := time.Now()
+				out := r.stdout(p)
+				pid, child := out.pid(), out.pid()
+				if strings.HasPrefix(tt.then, "kill -STOP") {
+					eventually(t, "the command to stop", func() bool { return stopped(t, pid) })
+				}
 				r.client.End(p)
 				r.client.End(p) // once more is no harm
 				if got := Describe(exited(t, p)); got != tt.status {
 					t.Errorf("%s, want %s", got, tt.status)
 				}
-				if d := time.Since(began); d < tt.least || d > tt.most+time.Second {
-					t.Errorf("took %v", d)
-				}
-				gone(t, pid, time.Second)
-				gone(t, child, killAfter+time.Second)
+				gone(t, pid)
+				gone(t, child)
 				p.closed()
 				r.client.End(p) // and so is one after the end
 				next := r.start(false)
@@ -130,62 +134,89 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestLeftovers: what a leader leaves behind in its group ends with it, even
-// if it ignores SIGTERM.
+// stopped tells whether a signal has stopped a process.
+func stopped(t *testing.T, pid int) bool {
+	t.Helper()
+	state, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.HasPrefix(state, []byte("T"))
+}
+
+// TestLeftovers: what a leader leaves behind in its group ends with it: by
+// SIGTERM, and if that is of no use by SIGKILL.
 func TestLeftovers(t *testing.T) {
-	alone(t, func(t *testing.T) {
-		dir := tempDir(t)
-		r := newRig(t, `sleep 60 & echo $! >`+dir+`/mild
-			sh -c 'trap "" TERM; echo $$ >`+dir+`/wild; while :; do sleep .05; done' &
-			while ! [ -s `+dir+`/wild ]; do sleep .01; done`, 4, 2*time.Second).run()
-		p := r.start(false)
-		started(t, p)
-		exited(t, p)
-		gone(t, pidIn(t, dir+"/mild"), time.Second) // by SIGTERM, and so before SIGKILL comes
-		gone(t, pidIn(t, dir+"/wild"), 4*time.Second)
-		p.closed()
-		if log := r.logged(); strings.Contains(log, "left its group") {
-			t.Errorf("of those that have not: %s", log)
-		}
-	})
+	for name, killAfter := range map[string]time.Duration{"mild": never, "wild": 10 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T) {
+				r := newRig(t, `sleep 60 & echo $!; OW_ROLE=stubborn `+os.Args[0]+` & read x`, 4, killAfter).run()
+				sweep := func(after time.Duration) { r.do(func() { r.sup.sweepAfter, r.sup.slowSweep = after, after }) }
+				sweep(never) // which would find them too
+				defer sweep(time.Millisecond)
+				p := r.start(true)
+				started(t, p)
+				out := r.stdout(p)
+				mild, wild := out.pid(), out.pid()
+				unix.Write(p.Stdin, []byte("\n")) // the leader ends
+				exited(t, p)
+				gone(t, mild)
+				if name == "mild" {
+					if s := out.line(); s != "terminated" {
+						t.Errorf("the wild one said %q", s)
+					}
+					sweep(time.Millisecond)
+					r.do(r.sup.KillAll)
+				}
+				gone(t, wild)
+				p.closed()
+				if log := r.logged(); strings.Contains(log, "left its group") {
+					t.Errorf("of those that have not: %s", log)
+				}
+			})
+		})
+	}
 }
 
 // TestEscapees: a process that leaves its group by setsid(2) is ended after
 // its request.
 func TestEscapees(t *testing.T) {
-	alone(t, func(t *testing.T) {
-		dir := tempDir(t)
-		r := newRig(t, `export OW_ROLE=setsid
-			`+os.Args[0]+` sh -c 'trap "" TERM; echo $$ >`+dir+`/wild; exec sleep 62' &
-			`+os.Args[0]+` sh -c 'echo $$ >`+dir+`/mild; exec sleep 61' &
-			while ! [ -s `+dir+`/wild -a -s `+dir+`/mild ]; do sleep .01; done`, 4, 300*time.Millisecond).run()
-		p := r.start(false)
-		started(t, p)
-		exited(t, p)
-		p.closed()
-		gone(t, pidIn(t, dir+"/mild"), 3*time.Second)
-		gone(t, pidIn(t, dir+"/wild"), 3*time.Second)
-		r.until("nothing to be left", r.sup.Idle)
-		if n := strings.Count(r.logged(), "left its group"); n != 2 {
-			t.Errorf("%d of 2 are told of", n)
-		}
-	})
+	for name, killAfter := range map[string]time.Duration{"mild": never, "wild": 10 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			alone(t, func(t *testing.T) {
+				r := newRig(t, `export OW_ROLE=setsid
+					`+os.Args[0]+` sh -c "$QUERY_STRING; echo \$\$; exec sleep 61" &
+					read x`, 4, killAfter).run()
+				r.do(func() { r.sup.sweepAfter = time.Millisecond })
+				p := r.start(true, "QUERY_STRING="+map[string]string{"mild": ":", "wild": "trap '' TERM"}[name])
+				started(t, p)
+				pid := r.stdout(p).pid()
+				unix.Write(p.Stdin, []byte("\n"))
+				exited(t, p)
+				p.closed()
+				gone(t, pid)
+				r.until("nothing to be left", r.sup.Idle)
+				if n := strings.Count(r.logged(), "left its group"); n != 1 {
+					t.Errorf("it is told %d times", n)
+				}
+			})
+		})
+	}
 }
 
 // TestLeaderLeavesGroup: one that is in another group is ended as well.
 func TestLeaderLeavesGroup(t *testing.T) {
 	alone(t, func(t *testing.T) {
-		dir := tempDir(t)
-		r := newRigFor(t, Command{Path: os.Args[0], Args: []string{"x"}, Dir: "/", Env: []string{"OW_ROLE=leaver", "DIR=" + dir}}, 4, 300*time.Millisecond).run()
+		r := newRigFor(t, Command{Path: os.Args[0], Args: []string{"x"}, Dir: "/", Env: []string{"OW_ROLE=leaver"}}, 4, never).run()
 		p := r.start(false)
 		started(t, p)
-		pid := pidIn(t, dir+"/pid")
+		pid := r.stdout(p).pid()
 		if pgid, err := unix.Getpgid(pid); err != nil || pgid == pid {
-			t.Fatalf("still in its group: %d, %v", pgid, err)
+			t.Errorf("in group %d, %v", pgid, err)
 		}
 		r.client.End(p)
 		exited(t, p)
-		gone(t, pid, time.Second)
+		gone(t, pid)
 		p.closed()
 	})
 }
@@ -203,6 +234,16 @@ func init() {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	// stubborn tells of each SIGTERM, and goes on.
+	roles["stubborn"] = func() int {
+		terms := make(chan os.Signal, 1)
+		signal.Notify(terms, unix.SIGTERM)
+		fmt.Println(os.Getpid())
+		for sig := range terms {
+			fmt.Println(sig)
+		}
+		return 0
+	}
 	// leaver moves itself into the group of a child of its own.
 	roles["leaver"] = func() int {
 		child := exec.Command("/bin/sleep", "60")
@@ -210,7 +251,7 @@ func init() {
 		if child.Start() != nil || unix.Setpgid(0, child.Process.Pid) != nil {
 			return 1
 		}
-		os.WriteFile(os.Getenv("DIR")+"/pid", fmt.Appendln(nil, os.Getpid()), 0o600)
+		fmt.Println(os.Getpid())
 		time.Sleep(time.Minute)
 		return 0
 	}
@@ -236,10 +277,8 @@ func init() {
 	// monitor starts a command and waits to be killed.
 	roles["monitor"] = func() int {
 		runtime.LockOSThread()
-		dir := os.Getenv("DIR")
 		null, _ := os.OpenFile("/dev/null", os.O_RDWR, 0)
-		_, _, err := Start("/bin/sh", []string{"sh", "-c", "trap '' TERM HUP; echo $$ >" + dir + "/pid; while :; do sleep .05; done"}, "/",
-			[]string{"PATH=/bin"}, null.Fd(), null.Fd(), 2)
+		_, _, err := Start("/bin/sh", []string{"sh", "-c", "trap '' TERM HUP; echo $$; exec sleep 60"}, "/", []string{"PATH=/bin:/usr/bin"}, null.Fd(), 1, 2)
 		if err != nil {
 			return 1
 		}
@@ -251,40 +290,37 @@ func init() {
 // TestMonitorKilled: commands die with the monitor.
 func TestMonitorKilled(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "OW_ROLE=monitor", "DIR="+dir)
+	cmd.Env = append(os.Environ(), "OW_ROLE=monitor")
+	cmd.Stdout = w
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	pid := pidIn(t, dir+"/pid")
+	w.Close()
+	in := newReader(t, r)
+	pid := in.pid()
 	cmd.Process.Kill()
 	cmd.Wait()
-	for end := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		// Whoever adopts it need not reap it at once.
-		state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if unix.Kill(pid, 0) == unix.ESRCH || strings.Contains(string(state), ") Z ") {
-			break
-		}
-		if time.Now().After(end) {
-			unix.Kill(pid, unix.SIGKILL)
-			t.Fatalf("the command is still there: %s", state)
-		}
+	// The pipe ends with the last process that holds it.
+	if rest, err := io.ReadAll(in.in); err != nil {
+		unix.Kill(pid, unix.SIGKILL)
+		t.Errorf("the command is still there: %q, %v", rest, err)
 	}
 }
 
-// TestNothingStays: after a thousand starts there are neither zombies nor
+// TestNothingStays: after a hundred starts there are neither zombies nor
 // more descriptors than before.
 func TestNothingStays(t *testing.T) {
 	alone(t, func(t *testing.T) {
-		r := newRigFor(t, Command{Path: trueProgram(t), Args: []string{"true"}, Dir: "/"}, 8, time.Second).run()
+		r := newRigFor(t, Command{Path: trueProgram(t), Args: []string{"true"}, Dir: "/"}, 8, never).run()
 		r.output(true)
 		before := descriptors(t)
-		n := 1000
-		if testing.Short() {
-			n = 100
-		}
-		for i := 0; i < n; i += 8 {
+		for range 12 {
 			var all []*Process
 			for j := range 8 {
 				p := r.start(j%2 == 0)
@@ -324,9 +360,9 @@ func TestStartFails(t *testing.T) {
 			{dir + "/interpreter", "/", syscall.ENOENT}, {dir, "/", syscall.EACCES}, {trueProgram(t), dir + "/missing", syscall.ENOENT},
 			{trueProgram(t), trueProgram(t), syscall.ENOTDIR},
 		} {
-			r := newRigFor(t, Command{Path: tt.path, Args: []string{"x"}, Dir: tt.dir}, 2, time.Second).run()
+			r := newRigFor(t, Command{Path: tt.path, Args: []string{"x"}, Dir: tt.dir}, 2, never).run()
 			before := 0
-			for i := range 20 {
+			for i := range 4 {
 				p := r.start(i%2 == 0)
 				if err := failed(t, p); err != tt.want {
 					t.Errorf("%s in %s: %v, want %v", tt.path, tt.dir, err, tt.want)
@@ -353,7 +389,7 @@ func set[T int64 | uint64](p *T, n int) { *p = T(n) }
 // or fails with EMFILE and leaves nothing.
 func TestNoDescriptors(t *testing.T) {
 	alone(t, func(t *testing.T) {
-		r := newRigFor(t, Command{Path: trueProgram(t), Args: []string{"true"}, Dir: "/"}, 4, time.Second).run()
+		r := newRigFor(t, Command{Path: trueProgram(t), Args: []string{"true"}, Dir: "/"}, 4, never).run()
 		r.output(true)
 		var old unix.Rlimit
 		unix.Getrlimit(unix.RLIMIT_NOFILE, &old)
@@ -410,9 +446,21 @@ func TestNoProcesses(t *testing.T) {
 				}
 			}
 		}
-		r := newRigFor(t, Command{Path: trueProgram(t), Args: []string{"true"}, Dir: "/"}, 4, time.Second).run()
+		r := newRigFor(t, Command{Path: trueProgram(t), Args: []string{"true"}, Dir: "/"}, 4, never).run()
 		r.output(true)
 		before := descriptors(t)
+		// The limit is one of threads as well: Go has some to spare then.
+		var spare sync.WaitGroup
+		spare.Add(16)
+		for range 16 {
+			go func() {
+				runtime.LockOSThread()
+				defer runtime.UnlockOSThread()
+				spare.Done()
+				spare.Wait()
+			}()
+		}
+		spare.Wait()
 		var old unix.Rlimit
 		unix.Getrlimit(unix.RLIMIT_NPROC, &old)
 		unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: 1, Max: old.Max})
@@ -433,7 +481,7 @@ func TestNoProcesses(t *testing.T) {
 // TestSpool: a file without a name, to be read and written.
 func TestSpool(t *testing.T) {
 	alone(t, func(t *testing.T) {
-		r := newRig(t, ":", 2, time.Second).run()
+		r := newRig(t, ":", 2, never).run()
 		f, err := r.client.Spool()
 		if err != nil {
 			t.Fatal(err)

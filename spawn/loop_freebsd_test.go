@@ -2,6 +2,7 @@ package spawn
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"syscall"
 	"testing"
@@ -41,17 +42,24 @@ func TestUnseenProcess(t *testing.T) {
 		if err := syscall.Setuid(65534); err != nil {
 			t.Fatal(err)
 		}
-		r := newRig(t, ":", 1, time.Second)
+		r := newRig(t, ":", 1, never)
 		exited := make(chan bool, 1)
 		pid := 0
+		in, goOn, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		says, out, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		r.do(func() {
-			pid, _, err = Start(program, []string{"x"}, "/", []string{"OW_ROLE=other", "DIR=" + dir})
+			pid, _, err = Start(program, []string{"x"}, "/", []string{"OW_ROLE=other"}, in.Fd(), out.Fd(), 2)
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		pidIn(t, dir+"/pid")
-		began := time.Now()
+		newReader(t, says).pid() // it is root now
 		r.do(func() {
 			err = r.loop.WatchProcess(pid, -1, func() { exited <- true })
 		})
@@ -59,20 +67,17 @@ func TestUnseenProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 { // of which the first may come before what is due at once
-			r.do(func() {})
-		}
-		if d := time.Since(began); d > time.Second {
-			t.Errorf("the loop stood still for %v", d)
+			r.do(func() {}) // a loop that waits for the process waits for ever
 		}
 		select {
 		case <-exited:
 			t.Error("taken for dead")
 		default:
 		}
-		os.WriteFile(dir+"/go", nil, 0o644)
+		goOn.Close()
 		select {
 		case <-exited:
-		case <-time.After(5 * time.Second):
+		case <-time.After(bound):
 			t.Error("its end was not seen")
 		}
 		var st unix.WaitStatus
@@ -88,14 +93,8 @@ func init() {
 		if syscall.Setuid(0) != nil {
 			return 1
 		}
-		dir := os.Getenv("DIR")
-		os.WriteFile(dir+"/pid", fmt.Appendln(nil, os.Getpid()), 0o644)
-		for range 3000 / 5 {
-			if _, err := os.Stat(dir + "/go"); err == nil {
-				return 7
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-		return 8
+		fmt.Println(os.Getpid())
+		io.Copy(io.Discard, os.Stdin)
+		return 7
 	}
 }

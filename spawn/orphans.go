@@ -108,7 +108,7 @@ func (o *orphans) started(s *Supervisor) {
 	o.latest++
 	if hasReaper && o.sweep == nil {
 		o.slow = true
-		o.sweep = s.loop.After(slowSweep, func() { o.look(s) })
+		o.sweep = s.loop.After(s.slowSweep, func() { o.look(s) })
 	}
 }
 
@@ -117,9 +117,9 @@ func (o *orphans) ended(s *Supervisor) {
 	if !hasReaper || o.sweep != nil && !o.slow {
 		return
 	}
-	after := sweepAfter
+	after := s.sweepAfter
 	if o.all {
-		after = sweepAfter / 40
+		after = s.sweepAfter / 40
 	}
 	o.sweep.Stop()
 	o.slow = false
@@ -180,7 +180,7 @@ func (o *orphans) look(s *Supervisor) {
 		o.ended(s)
 	case s.running > 0: // its end has us look sooner
 		o.slow = true
-		o.sweep = s.loop.After(slowSweep, func() { o.look(s) })
+		o.sweep = s.loop.After(s.slowSweep, func() { o.look(s) })
 	}
 }
 

@@ -337,7 +337,7 @@ func (p *Peer) flush() {
 			// Full, or too many descriptors under way: either way a core
 			// that does not pick them up.
 			if p.deaf == nil {
-				p.deaf = p.sup.loop.After(deafTime, func() { p.broken(ErrDeaf) })
+				p.deaf = p.sup.loop.After(p.sup.deafTime, func() { p.broken(ErrDeaf) })
 			}
 			if err == unix.EAGAIN {
 				p.sup.loop.WatchWrite(p.fd, true)
@@ -355,7 +355,7 @@ func (p *Peer) flush() {
 		u.fds = u.fds[:0]
 		if p.deaf != nil {
 			p.deaf.Stop()
-			p.deaf = p.sup.loop.After(deafTime, func() { p.broken(ErrDeaf) })
+			p.deaf = p.sup.loop.After(p.sup.deafTime, func() { p.broken(ErrDeaf) })
 		}
 		if n < len(u.b) {
 			u.b = u.b[:copy(u.b, u.b[n:])]

@@ -3,6 +3,7 @@
 package spawn
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"flag"
@@ -15,7 +16,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,7 +51,7 @@ func alone(t *testing.T, f func(t *testing.T), prefix ...string) {
 		return
 	}
 	t.Parallel()
-	args := append(prefix, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=40s", "-test.short="+strconv.FormatBool(testing.Short()))
+	args := append(prefix, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=2m")
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), "OW_ALONE="+t.Name())
 	out, err := cmd.CombinedOutput()
@@ -167,7 +167,7 @@ func (r *rig) do(f func()) {
 	r.loop.Post(func() { f(); close(done) })
 	select {
 	case <-done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(bound):
 		panic("the loop is stuck")
 	}
 }
@@ -175,14 +175,10 @@ func (r *rig) do(f func()) {
 // until waits for something that the loop knows.
 func (r *rig) until(what string, f func() bool) {
 	r.t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		ok := false
+	eventually(r.t, what, func() (ok bool) {
 		r.do(func() { ok = f() })
-		if ok {
-			return
-		}
-	}
-	r.t.Fatalf("waited in vain for %s", what)
+		return ok
+	})
 }
 
 // run starts the core's reading.
@@ -213,7 +209,7 @@ func happens(t *testing.T, p *Process) Event {
 	select {
 	case e := <-p.Events:
 		return e
-	case <-time.After(15 * time.Second):
+	case <-time.After(bound):
 		t.Fatal("nothing happens")
 		return Event{}
 	}
@@ -307,52 +303,65 @@ func trueProgram(t *testing.T) string {
 	return path
 }
 
-// pidIn waits for a file to hold a process number.
-func pidIn(t *testing.T, file string) int {
+// bound ends a test that waits for what does not come.
+const bound = 30 * time.Second
+
+// never is for times that must not pass during a test.
+const never = time.Hour
+
+// eventually waits for a condition that nothing tells of.
+func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for range 1000 {
-		b, _ := os.ReadFile(file)
-		if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && bytes.HasSuffix(b, []byte("\n")) {
-			return pid
+	for end := time.Now().Add(bound); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
-	t.Fatalf("%s: no process number", file)
-	return 0
 }
 
-// gone wants a process to be away, its zombie included.
-func gone(t *testing.T, pid int, within time.Duration) {
-	t.Helper()
-	for end := time.Now().Add(within); unix.Kill(pid, 0) != unix.ESRCH; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-			t.Errorf("process is still there after %v: %s", within, state)
-			unix.Kill(pid, unix.SIGKILL)
-			return
-		}
+// reader reads lines, by which a command says how far it is.
+type reader struct {
+	t  *testing.T
+	in *bufio.Reader
+}
+
+// stdout takes over the core's end of a command's stdout.
+func (r *rig) stdout(p *Process) reader {
+	f := os.NewFile(uintptr(p.Stdout), "stdout")
+	p.Stdout = -1
+	r.t.Cleanup(func() { f.Close() })
+	return newReader(r.t, f)
+}
+
+func newReader(t *testing.T, f *os.File) reader {
+	f.SetReadDeadline(time.Now().Add(bound))
+	return reader{t, bufio.NewReader(f)}
+}
+
+func (r reader) line() string {
+	r.t.Helper()
+	s, err := r.in.ReadString('\n')
+	if err != nil {
+		r.t.Fatalf("%q, %v", s, err)
 	}
+	return strings.TrimSuffix(s, "\n")
+}
+
+// pid reads a line with a process number.
+func (r reader) pid() int {
+	r.t.Helper()
+	s := r.line()
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		r.t.Fatalf("%q is no process number", s)
+	}
+	return n
+}
+
+// gone waits for a process to be away, its zombie included.
+func gone(t *testing.T, pid int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("process %d to be gone", pid), func() bool { return unix.Kill(pid, 0) == unix.ESRCH })
 }
 
 func isBreach(err error) bool { return errors.Is(err, ErrBreach) }
-
-// stalls tells for how long at most the machine has stood still since it was
-// called last: what a timer was late by that nothing here keeps from running.
-func stalls(t *testing.T) func() time.Duration {
-	var most atomic.Int64
-	done := make(chan struct{})
-	t.Cleanup(func() { close(done) })
-	go func() {
-		const tick = 10 * time.Millisecond
-		for {
-			began := time.Now()
-			select {
-			case <-done:
-				return
-			case <-time.After(tick):
-			}
-			most.Store(max(most.Load(), int64(time.Since(began)-tick)))
-		}
-	}()
-	return func() time.Duration { return time.Duration(most.Swap(0)) }
-}

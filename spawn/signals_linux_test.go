@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,7 +26,7 @@ func TestSignals(t *testing.T) {
 			set := unix.Sigset_t{}
 			set.Val[0] = 1<<(unix.SIGTERM-1) | 1<<(unix.SIGUSR2-1)
 			unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil)
-			r := newRigFor(t, Command{Path: "/bin/grep", Args: []string{"grep", "^Sig[BI]", "/proc/self/status"}, Dir: "/"}, 4, time.Second).run()
+			r := newRigFor(t, Command{Path: "/bin/grep", Args: []string{"grep", "^Sig[BI]", "/proc/self/status"}, Dir: "/"}, 4, never).run()
 			r.do(func() { unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil) })
 			r.do(func() {
 				if err := DefaultSignals(); err != nil {

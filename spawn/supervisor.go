@@ -31,6 +31,9 @@ type Supervisor struct {
 	max       int
 	killAfter time.Duration
 
+	// The constants of the same names, unless a test sets others.
+	deafTime, sweepAfter, slowSweep time.Duration
+
 	null    int
 	running int // leaders that have not been reaped
 	pending []pending
@@ -63,6 +66,7 @@ func NewSupervisor(l *Loop, log *slog.Logger, cmd Command, max int, killAfter ti
 	}
 	s := &Supervisor{
 		cmd: cmd, loop: l, log: log, max: max, killAfter: killAfter,
+		deafTime: deafTime, sweepAfter: sweepAfter, slowSweep: slowSweep,
 		null: null, groups: make(map[int]*group), foreign: foreign,
 		inherit: make(map[int]bool),
 	}
