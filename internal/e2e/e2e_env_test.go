@@ -3,11 +3,8 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -83,29 +80,6 @@ func teller(t *testing.T) []string {
 	return []string{"-env", envRole + "=tell", "--", path}
 }
 
-// dirty is how a careless script starts a daemon: with secrets in the
-// environment, descriptors left open, signals ignored.
-func dirty(t *testing.T) launch {
-	t.Helper()
-	secret := filepath.Join(newDir(t, nil), "secret")
-	if err := os.WriteFile(secret, []byte("secret"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return launch{
-		env: []string{
-			"PATH=/nonexistent:/bin:/usr/bin", "HOME=/root", "SECRET=secret", "HTTP_PROXY=http://evil.example",
-			"http_proxy=http://evil.example", "LD_PRELOAD=", "IFS=x", "GODEBUG=gctrace=0", "GOTRACEBACK=all", "GOMAXPROCS=2", "SHARED=old",
-		},
-		files: []*os.File{f, f, f, f, f},
-		shell: "trap '' HUP USR2 PIPE CHLD TTOU",
-	}
-}
-
 func TestCommandSurroundings(t *testing.T) {
 	t.Parallel()
 	for _, cred := range users(t) {
@@ -154,22 +128,6 @@ func TestCommandSurroundings(t *testing.T) {
 	}
 }
 
-// users are whom the tests start servers as: root and an ordinary user if root
-// runs them.
-func users(t *testing.T) []*syscall.Credential {
-	if os.Geteuid() == 0 {
-		return []*syscall.Credential{nil, nobody(t)}
-	}
-	return []*syscall.Credential{nil}
-}
-
-func userLabel(cred *syscall.Credential) string {
-	if cred == nil {
-		return "uid " + strconv.Itoa(os.Geteuid())
-	}
-	return "uid " + strconv.Itoa(int(cred.Uid))
-}
-
 // On TCP the bound host and port are the server's name, and peers have
 // addresses.
 func TestCommandSurroundingsTCP(t *testing.T) {
@@ -204,105 +162,6 @@ func TestCommandSurroundingsTCP(t *testing.T) {
 			s.stop()
 		})
 	}
-}
-
-// The core has no environment, and no descriptor that it was not meant to have.
-func TestCoreSurroundings(t *testing.T) {
-	t.Parallel()
-	needRoot(t, "monitor and core are closed to their own user")
-	for _, cred := range users(t) {
-		t.Run(userLabel(cred), func(t *testing.T) {
-			l := dirty(t)
-			l.cred = cred
-			l.dir = newDir(t, cred)
-			l.args = []string{"-listen", "unix:" + l.dir + "/s", "-listen", "unix:" + l.dir + "/s2", "-listen", "tcp4:127.0.0.1:0", "--", "/bin/echo", "hello"}
-			s := l.start(t)
-			s.addr = "unix:" + s.path
-			s.get("/").want(t, 200, "hello\n")
-			if env := environment(t, s.core); env != "" {
-				t.Errorf("environment of the core: %q", env)
-			}
-			eventually(t, "no connection left", func() bool { return s.status()["conns"] == "0" })
-			for _, pid := range []int{s.core, s.pid} {
-				t.Logf("descriptors of %d:\n%s", pid, strings.Join(descriptors(t, pid), "\n"))
-			}
-			checkCoreDescriptors(t, s, 3, 2)
-			for _, d := range descriptors(t, s.core) {
-				if strings.Contains(d, "secret") {
-					t.Errorf("the core has inherited %s", d)
-				}
-			}
-			// A reload makes another core of the same kind.
-			s.signal(syscall.SIGHUP)
-			s.await("core replaced")
-			s.core = s.currentCore()
-			if env := environment(t, s.core); env != "" {
-				t.Errorf("environment of the second core: %q", env)
-			}
-			checkCoreDescriptors(t, s, 3, 2)
-			s.stop()
-		})
-	}
-}
-
-// A command of the same user cannot look into monitor or core.
-func TestUntraceable(t *testing.T) {
-	t.Parallel()
-	cred := (*syscall.Credential)(nil)
-	if os.Geteuid() == 0 {
-		cred = nobody(t)
-	}
-	path, err := self()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := launch{cred: cred, dir: newDir(t, cred)}
-	pids := filepath.Join(newDir(t, nil), "pids")
-	l.args = []string{"-env", envRole + "=spy", "--", path, pids}
-	s := l.start(t)
-	// One that does not forbid it shows that the test can tell.
-	open := shellProcess(t, cred)
-	if err := os.WriteFile(pids, fmt.Appendf(nil, "%d %d %d", open, s.pid, s.core), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	a := s.get("/")
-	t.Logf("the command says:\n%s", a.body)
-	lines := strings.Split(strings.TrimSpace(a.body), "\n")
-	if a.status != 200 || len(lines) < 3 {
-		t.Fatalf("%d, %q", a.status, a.body)
-	}
-	for _, line := range lines {
-		f := strings.SplitN(line, " ", 3) // pid, what, result
-		if ok := f[2] == "done"; ok != (f[0] == strconv.Itoa(open)) {
-			t.Error(line)
-		}
-	}
-	s.stop()
-}
-
-// roleSpy tries to look into the processes that a file names.
-func roleSpy(args []string) int {
-	b, err := os.ReadFile(args[0])
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	for _, f := range bytes.Fields(b) {
-		pid, _ := strconv.Atoi(string(f))
-		for _, try := range spyings {
-			result := "done"
-			if err := try.do(pid); err != nil {
-				result = err.Error()
-			}
-			fmt.Println(pid, try.name, result)
-		}
-	}
-	return 0
-}
-
-type spying struct {
-	name string
-	do   func(pid int) error
 }
 
 // Memory and descriptors are flat: after many requests both processes hold what
@@ -391,9 +250,9 @@ func hammer(t *testing.T, s *server, n int) {
 	}
 }
 
-// shellProcess is a process of the same user that nothing protects.
-func shellProcess(t *testing.T, cred *syscall.Credential) int {
-	t.Helper()
-	cmd := background(t, cred, "/bin/sleep", "100")
-	return cmd.Process.Pid
+// onewake is meant to run as an ordinary user, and needs nothing more.
+func TestAsOrdinaryUser(t *testing.T) {
+	t.Parallel()
+	needRoot(t, "an ordinary user runs all of the tests as one")
+	launch{cred: nobody(t)}.life(t)
 }

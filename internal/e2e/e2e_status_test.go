@@ -15,18 +15,6 @@ import (
 
 // Every row of the design's table of statuses, by a real request.
 
-func sh(text string) []string { return []string{"--", "/bin/sh", "-c", text} }
-
-func shell(t *testing.T, text string, flags ...string) *server {
-	t.Helper()
-	return start(t, append(flags, sh(text)...)...)
-}
-
-func cgi(t *testing.T, text string, flags ...string) *server {
-	t.Helper()
-	return shell(t, text, append(flags, "-cgi")...)
-}
-
 func TestStatusRaw(t *testing.T) {
 	t.Parallel()
 	const block = 64 << 10

@@ -155,3 +155,9 @@ func (a *answer) wantStatus(t *testing.T, status int) {
 		t.Errorf("got %d, %.200q, %v; want %d", a.status, a.body, a.err, status)
 	}
 }
+
+// chunked11 is a POST whose length only its end tells.
+func chunked11(target, body string, fields ...string) string {
+	return text11("POST", target, append(fields, "Transfer-Encoding: chunked", "Connection: close")...) +
+		fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body)
+}
