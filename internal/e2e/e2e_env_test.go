@@ -4,14 +4,12 @@ package e2e
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -120,6 +118,13 @@ func TestCommandSurroundings(t *testing.T) {
 			if !slices.Equal(v.Args, []string{"two words", `$HOME "x"`, ""}) {
 				t.Errorf("arguments %q", v.Args)
 			}
+			uid := os.Geteuid()
+			if cred != nil {
+				uid = int(cred.Uid)
+			}
+			if v.UID != uid {
+				t.Errorf("user %d, want %d", v.UID, uid)
+			}
 			if v.Dir != "/usr" || v.PGID != v.PID {
 				t.Errorf("directory %s, process %d in group %d", v.Dir, v.PID, v.PGID)
 			}
@@ -132,122 +137,40 @@ func TestCommandSurroundings(t *testing.T) {
 // addresses.
 func TestCommandSurroundingsTCP(t *testing.T) {
 	t.Parallel()
-	for _, tt := range []struct{ listen, name, remote string }{
+	tests := []struct{ listen, name, remote string }{
 		{"tcp4:127.0.0.1:0", "127.0.0.1", "127.0.0.1"},
 		{"tcp6:[::1]:0", "[::1]", "::1"},
 		{"tcp4:localhost:0", "localhost", "127.0.0.1"},
-	} {
+	}
+	var flags []string
+	for _, tt := range tests {
+		flags = append(flags, "-listen", tt.listen)
+	}
+	s := start(t, append(flags, teller(t)...)...)
+	listen := splitList(s.await("start")["listen"])
+	for i, tt := range tests {
 		t.Run(tt.listen, func(t *testing.T) {
-			s := start(t, append([]string{"-listen", tt.listen}, teller(t)...)...)
-			c := dial(t, s.addr)
+			c := dial(t, dialable(listen[i]))
 			c.send("%s", get11("/"))
 			var v told
 			if err := json.Unmarshal([]byte(c.answer("GET").body), &v); err != nil {
 				t.Fatal(err)
 			}
-			port := s.addr[strings.LastIndexByte(s.addr, ':')+1:]
-			local := c.LocalAddr().String()
+			_, server, _ := net.SplitHostPort(c.RemoteAddr().String())
+			_, port, _ := net.SplitHostPort(c.LocalAddr().String())
 			for _, want := range []string{
-				"SERVER_NAME=" + tt.name, "SERVER_PORT=" + port, "REMOTE_ADDR=" + tt.remote,
-				"REMOTE_HOST=" + tt.remote, "REMOTE_PORT=" + local[strings.LastIndexByte(local, ':')+1:],
+				"SERVER_NAME=" + tt.name, "SERVER_PORT=" + server, "REMOTE_ADDR=" + tt.remote, "REMOTE_HOST=" + tt.remote, "REMOTE_PORT=" + port,
 			} {
 				if !slices.Contains(v.Env, want) {
 					t.Errorf("no %s in %q", want, v.Env)
 				}
 			}
-			rec := s.await("request")
-			if rec["peer"] != tt.remote || rec["uid"] != "" {
+			if rec := s.await("request", "port", port); rec["peer"] != tt.remote || rec["uid"] != "" {
 				t.Errorf("access record %v", rec)
 			}
-			s.stop()
 		})
 	}
-}
-
-// Memory and descriptors are flat: after many requests both processes hold what
-// they held after the first thousand.
-func TestFlat(t *testing.T) {
-	needRoot(t, "it counts the descriptors of processes that are closed to their own user")
-	for _, tt := range []struct {
-		name    string
-		command []string
-		many    int
-	}{
-		{"test page", nil, 20000},
-		{"command", []string{"--", trueProgram}, 20000},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if raceEnabled {
-				tt.many = 4000 // the race detector's time and memory are not the subject
-			}
-			s := start(t, append([]string{"-access-log=false"}, tt.command...)...)
-			began := time.Now()
-			hammer(t, s, 1000)
-			type held struct {
-				memory      int
-				descriptors []string
-			}
-			look := func() map[int]held {
-				// Connections have been closed, but the core may be about to
-				// see it.
-				eventually(t, "no connection left", func() bool { return s.status()["conns"] == "0" })
-				m := make(map[int]held)
-				for _, pid := range []int{s.pid, s.core} {
-					m[pid] = held{resident(t, pid), descriptors(t, pid)}
-				}
-				return m
-			}
-			first := look()
-			hammer(t, s, tt.many-1000)
-			last := look()
-			for pid, name := range map[int]string{s.pid: "monitor", s.core: "core"} {
-				a, b := first[pid], last[pid]
-				t.Logf("%s: %d KiB and %d descriptors after 1000 requests, %d KiB and %d after %d", name,
-					a.memory, len(a.descriptors), b.memory, len(b.descriptors), tt.many)
-				if b.memory > a.memory+1024 && !raceEnabled {
-					t.Errorf("%s: memory grows", name)
-				}
-				if len(a.descriptors) != len(b.descriptors) {
-					t.Errorf("%s: descriptors\n%s\nthen\n%s", name, strings.Join(a.descriptors, "\n"), strings.Join(b.descriptors, "\n"))
-				}
-			}
-			if st := s.status(); st["served"] != strconv.Itoa(tt.many) {
-				t.Errorf("status record %v", st)
-			}
-			t.Logf("%v for %d requests", time.Since(began).Round(time.Millisecond), tt.many)
-			s.stop()
-		})
-	}
-}
-
-// hammer sends n requests over eight connections that are kept.
-func hammer(t *testing.T, s *server, n int) {
-	t.Helper()
-	const conns = 8
-	var wg sync.WaitGroup
-	for i := range conns {
-		share := n / conns
-		if i == 0 {
-			share += n % conns
-		}
-		wg.Go(func() {
-			c := dial(t, s.addr)
-			defer c.Close()
-			raw := text11("GET", "/x?y=z", "User-Agent: test", "Accept: */*")
-			for range share {
-				c.SetDeadline(time.Now().Add(patience))
-				c.trySend(raw)
-				if a, err := c.tryAnswer("GET"); err != nil || a.status != 200 || a.err != nil {
-					t.Errorf("%v, %v", a, err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if t.Failed() {
-		t.FailNow()
-	}
+	s.stop()
 }
 
 // onewake is meant to run as an ordinary user, and needs nothing more.
