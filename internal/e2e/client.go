@@ -91,6 +91,19 @@ func (c *conn) tryAnswer(method string) (*answer, error) {
 	return a, nil
 }
 
+// until reads up to some text.
+func (c *conn) until(text string) {
+	c.t.Helper()
+	var got []byte
+	for !strings.HasSuffix(string(got), text) {
+		b, err := c.r.ReadByte()
+		if err != nil {
+			c.t.Fatalf("no %q after %q: %v", text, got, err)
+		}
+		got = append(got, b)
+	}
+}
+
 // closed makes sure that the server has ended the connection.
 func (c *conn) closed() {
 	c.t.Helper()

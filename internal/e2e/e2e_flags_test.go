@@ -298,9 +298,7 @@ func TestFlagMaxConns(t *testing.T) {
 	for range 10 { // the core has had time for it, if it were to serve it
 		both()
 	}
-	if st := s.status(); st["conns"] != "2" {
-		t.Errorf("status record %v", st)
-	}
+	eventually(t, "two connections", func() bool { return s.status()["conns"] == "2" })
 	if r := s.find("request", "path", "/third"); len(r) > 0 {
 		t.Errorf("a third connection is served: %v", r)
 	}
