@@ -35,6 +35,7 @@ func newStderr(r *run) *stderr {
 			n, err := s.f.Read(buf[:])
 			s.add(buf[:n])
 			if err != nil {
+				s.rest() // there may not have been time for it
 				s.end()
 				return
 			}
@@ -58,17 +59,22 @@ func (s *stderr) finish() {
 // logRest logs what a process that was quick left in the pipe.
 func logRest(r *run) {
 	l := stderrLog{r: r}
+	l.rest()
+	l.end()
+	nbio.Close(r.p.Stderr)
+}
+
+// rest logs what is in the pipe.
+func (l *stderrLog) rest() {
 	var buf [512]byte
 	// What has left the group may still write, and is not waited for.
 	for range 256 {
-		n, _ := nbio.Read(r.p.Stderr, buf[:])
+		n, _ := nbio.Read(l.r.p.Stderr, buf[:])
 		if n <= 0 {
 			break
 		}
 		l.add(buf[:n])
 	}
-	l.end()
-	nbio.Close(r.p.Stderr)
 }
 
 func (l *stderrLog) add(b []byte) {

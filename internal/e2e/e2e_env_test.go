@@ -3,18 +3,13 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
+	"net"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -83,29 +78,6 @@ func teller(t *testing.T) []string {
 	return []string{"-env", envRole + "=tell", "--", path}
 }
 
-// dirty is how a careless script starts a daemon: with secrets in the
-// environment, descriptors left open, signals ignored.
-func dirty(t *testing.T) launch {
-	t.Helper()
-	secret := filepath.Join(newDir(t, nil), "secret")
-	if err := os.WriteFile(secret, []byte("secret"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return launch{
-		env: []string{
-			"PATH=/nonexistent:/bin:/usr/bin", "HOME=/root", "SECRET=secret", "HTTP_PROXY=http://evil.example",
-			"http_proxy=http://evil.example", "LD_PRELOAD=", "IFS=x", "GODEBUG=gctrace=0", "GOTRACEBACK=all", "GOMAXPROCS=2", "SHARED=old",
-		},
-		files: []*os.File{f, f, f, f, f},
-		shell: "trap '' HUP USR2 PIPE CHLD TTOU",
-	}
-}
-
 func TestCommandSurroundings(t *testing.T) {
 	t.Parallel()
 	for _, cred := range users(t) {
@@ -146,6 +118,13 @@ func TestCommandSurroundings(t *testing.T) {
 			if !slices.Equal(v.Args, []string{"two words", `$HOME "x"`, ""}) {
 				t.Errorf("arguments %q", v.Args)
 			}
+			uid := os.Geteuid()
+			if cred != nil {
+				uid = int(cred.Uid)
+			}
+			if v.UID != uid {
+				t.Errorf("user %d, want %d", v.UID, uid)
+			}
 			if v.Dir != "/usr" || v.PGID != v.PID {
 				t.Errorf("directory %s, process %d in group %d", v.Dir, v.PID, v.PGID)
 			}
@@ -154,246 +133,49 @@ func TestCommandSurroundings(t *testing.T) {
 	}
 }
 
-// users are whom the tests start servers as: root and an ordinary user if root
-// runs them.
-func users(t *testing.T) []*syscall.Credential {
-	if os.Geteuid() == 0 {
-		return []*syscall.Credential{nil, nobody(t)}
-	}
-	return []*syscall.Credential{nil}
-}
-
-func userLabel(cred *syscall.Credential) string {
-	if cred == nil {
-		return "uid " + strconv.Itoa(os.Geteuid())
-	}
-	return "uid " + strconv.Itoa(int(cred.Uid))
-}
-
 // On TCP the bound host and port are the server's name, and peers have
 // addresses.
 func TestCommandSurroundingsTCP(t *testing.T) {
 	t.Parallel()
-	for _, tt := range []struct{ listen, name, remote string }{
+	tests := []struct{ listen, name, remote string }{
 		{"tcp4:127.0.0.1:0", "127.0.0.1", "127.0.0.1"},
 		{"tcp6:[::1]:0", "[::1]", "::1"},
 		{"tcp4:localhost:0", "localhost", "127.0.0.1"},
-	} {
+	}
+	var flags []string
+	for _, tt := range tests {
+		flags = append(flags, "-listen", tt.listen)
+	}
+	s := start(t, append(flags, teller(t)...)...)
+	listen := splitList(s.await("start")["listen"])
+	for i, tt := range tests {
 		t.Run(tt.listen, func(t *testing.T) {
-			s := start(t, append([]string{"-listen", tt.listen}, teller(t)...)...)
-			c := dial(t, s.addr)
+			c := dial(t, dialable(listen[i]))
 			c.send("%s", get11("/"))
 			var v told
 			if err := json.Unmarshal([]byte(c.answer("GET").body), &v); err != nil {
 				t.Fatal(err)
 			}
-			port := s.addr[strings.LastIndexByte(s.addr, ':')+1:]
-			local := c.LocalAddr().String()
+			_, server, _ := net.SplitHostPort(c.RemoteAddr().String())
+			_, port, _ := net.SplitHostPort(c.LocalAddr().String())
 			for _, want := range []string{
-				"SERVER_NAME=" + tt.name, "SERVER_PORT=" + port, "REMOTE_ADDR=" + tt.remote,
-				"REMOTE_HOST=" + tt.remote, "REMOTE_PORT=" + local[strings.LastIndexByte(local, ':')+1:],
+				"SERVER_NAME=" + tt.name, "SERVER_PORT=" + server, "REMOTE_ADDR=" + tt.remote, "REMOTE_HOST=" + tt.remote, "REMOTE_PORT=" + port,
 			} {
 				if !slices.Contains(v.Env, want) {
 					t.Errorf("no %s in %q", want, v.Env)
 				}
 			}
-			rec := s.await("request")
-			if rec["peer"] != tt.remote || rec["uid"] != "" {
+			if rec := s.await("request", "port", port); rec["peer"] != tt.remote || rec["uid"] != "" {
 				t.Errorf("access record %v", rec)
 			}
-			s.stop()
 		})
-	}
-}
-
-// The core has no environment, and no descriptor that it was not meant to have.
-func TestCoreSurroundings(t *testing.T) {
-	t.Parallel()
-	needRoot(t, "monitor and core are closed to their own user")
-	for _, cred := range users(t) {
-		t.Run(userLabel(cred), func(t *testing.T) {
-			l := dirty(t)
-			l.cred = cred
-			l.dir = newDir(t, cred)
-			l.args = []string{"-listen", "unix:" + l.dir + "/s", "-listen", "unix:" + l.dir + "/s2", "-listen", "tcp4:127.0.0.1:0", "--", "/bin/echo", "hello"}
-			s := l.start(t)
-			s.addr = "unix:" + s.path
-			s.get("/").want(t, 200, "hello\n")
-			if env := environment(t, s.core); env != "" {
-				t.Errorf("environment of the core: %q", env)
-			}
-			eventually(t, "no connection left", func() bool { return s.status()["conns"] == "0" })
-			for _, pid := range []int{s.core, s.pid} {
-				t.Logf("descriptors of %d:\n%s", pid, strings.Join(descriptors(t, pid), "\n"))
-			}
-			checkCoreDescriptors(t, s, 3, 2)
-			for _, d := range descriptors(t, s.core) {
-				if strings.Contains(d, "secret") {
-					t.Errorf("the core has inherited %s", d)
-				}
-			}
-			// A reload makes another core of the same kind.
-			s.signal(syscall.SIGHUP)
-			s.await("core replaced")
-			s.core = s.currentCore()
-			if env := environment(t, s.core); env != "" {
-				t.Errorf("environment of the second core: %q", env)
-			}
-			checkCoreDescriptors(t, s, 3, 2)
-			s.stop()
-		})
-	}
-}
-
-// A command of the same user cannot look into monitor or core.
-func TestUntraceable(t *testing.T) {
-	t.Parallel()
-	cred := (*syscall.Credential)(nil)
-	if os.Geteuid() == 0 {
-		cred = nobody(t)
-	}
-	path, err := self()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := launch{cred: cred, dir: newDir(t, cred)}
-	pids := filepath.Join(newDir(t, nil), "pids")
-	l.args = []string{"-env", envRole + "=spy", "--", path, pids}
-	s := l.start(t)
-	// One that does not forbid it shows that the test can tell.
-	open := shellProcess(t, cred)
-	if err := os.WriteFile(pids, fmt.Appendf(nil, "%d %d %d", open, s.pid, s.core), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	a := s.get("/")
-	t.Logf("the command says:\n%s", a.body)
-	lines := strings.Split(strings.TrimSpace(a.body), "\n")
-	if a.status != 200 || len(lines) < 3 {
-		t.Fatalf("%d, %q", a.status, a.body)
-	}
-	for _, line := range lines {
-		f := strings.SplitN(line, " ", 3) // pid, what, result
-		if ok := f[2] == "done"; ok != (f[0] == strconv.Itoa(open)) {
-			t.Error(line)
-		}
 	}
 	s.stop()
 }
 
-// roleSpy tries to look into the processes that a file names.
-func roleSpy(args []string) int {
-	b, err := os.ReadFile(args[0])
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	for _, f := range bytes.Fields(b) {
-		pid, _ := strconv.Atoi(string(f))
-		for _, try := range spyings {
-			result := "done"
-			if err := try.do(pid); err != nil {
-				result = err.Error()
-			}
-			fmt.Println(pid, try.name, result)
-		}
-	}
-	return 0
-}
-
-type spying struct {
-	name string
-	do   func(pid int) error
-}
-
-// Memory and descriptors are flat: after many requests both processes hold what
-// they held after the first thousand.
-func TestFlat(t *testing.T) {
-	needRoot(t, "it counts the descriptors of processes that are closed to their own user")
-	for _, tt := range []struct {
-		name    string
-		command []string
-		many    int
-	}{
-		{"test page", nil, 20000},
-		{"command", []string{"--", trueProgram}, 20000},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if raceEnabled {
-				tt.many = 4000 // the race detector's time and memory are not the subject
-			}
-			s := start(t, append([]string{"-access-log=false"}, tt.command...)...)
-			began := time.Now()
-			hammer(t, s, 1000)
-			type held struct {
-				memory      int
-				descriptors []string
-			}
-			look := func() map[int]held {
-				// Connections have been closed, but the core may be about to
-				// see it.
-				eventually(t, "no connection left", func() bool { return s.status()["conns"] == "0" })
-				m := make(map[int]held)
-				for _, pid := range []int{s.pid, s.core} {
-					m[pid] = held{resident(t, pid), descriptors(t, pid)}
-				}
-				return m
-			}
-			first := look()
-			hammer(t, s, tt.many-1000)
-			last := look()
-			for pid, name := range map[int]string{s.pid: "monitor", s.core: "core"} {
-				a, b := first[pid], last[pid]
-				t.Logf("%s: %d KiB and %d descriptors after 1000 requests, %d KiB and %d after %d", name,
-					a.memory, len(a.descriptors), b.memory, len(b.descriptors), tt.many)
-				if b.memory > a.memory+1024 && !raceEnabled {
-					t.Errorf("%s: memory grows", name)
-				}
-				if len(a.descriptors) != len(b.descriptors) {
-					t.Errorf("%s: descriptors\n%s\nthen\n%s", name, strings.Join(a.descriptors, "\n"), strings.Join(b.descriptors, "\n"))
-				}
-			}
-			if st := s.status(); st["served"] != strconv.Itoa(tt.many) {
-				t.Errorf("status record %v", st)
-			}
-			t.Logf("%v for %d requests", time.Since(began).Round(time.Millisecond), tt.many)
-			s.stop()
-		})
-	}
-}
-
-// hammer sends n requests over eight connections that are kept.
-func hammer(t *testing.T, s *server, n int) {
-	t.Helper()
-	const conns = 8
-	var wg sync.WaitGroup
-	for i := range conns {
-		share := n / conns
-		if i == 0 {
-			share += n % conns
-		}
-		wg.Go(func() {
-			c := dial(t, s.addr)
-			defer c.Close()
-			raw := text11("GET", "/x?y=z", "User-Agent: test", "Accept: */*")
-			for range share {
-				c.SetDeadline(time.Now().Add(patience))
-				c.trySend(raw)
-				if a, err := c.tryAnswer("GET"); err != nil || a.status != 200 || a.err != nil {
-					t.Errorf("%v, %v", a, err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if t.Failed() {
-		t.FailNow()
-	}
-}
-
-// shellProcess is a process of the same user that nothing protects.
-func shellProcess(t *testing.T, cred *syscall.Credential) int {
-	t.Helper()
-	cmd := background(t, cred, "/bin/sleep", "100")
-	return cmd.Process.Pid
+// onewake is meant to run as an ordinary user, and needs nothing more.
+func TestAsOrdinaryUser(t *testing.T) {
+	t.Parallel()
+	needRoot(t, "an ordinary user runs all of the tests as one")
+	launch{cred: nobody(t)}.life(t)
 }

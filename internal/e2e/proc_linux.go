@@ -5,7 +5,6 @@ package e2e
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -111,38 +110,6 @@ func ignoredSignals() (ignored []int, mask string) {
 		}
 	}
 	return ignored, mask
-}
-
-// checkCoreDescriptors compares what a core has open with what it is meant to
-// have.
-func checkCoreDescriptors(t *testing.T, s *server, listeners, locks int) {
-	t.Helper()
-	have := make(map[string]int)
-	for _, d := range descriptors(t, s.core) {
-		number, to, _ := strings.Cut(d, " ")
-		what, _, _ := strings.Cut(to, ":[")
-		switch {
-		case number == "0" || number == "1":
-			what = number + " " + to
-		case number == "2":
-			what = "2"
-		case strings.HasSuffix(to, ".lock"):
-			what = "lock"
-		case what == "anon_inode":
-			what = to
-		}
-		have[what]++
-	}
-	want := map[string]int{
-		"0 /dev/null": 1, "1 /dev/null": 1, "2": 1,
-		"socket": listeners + 1, // and the control socket
-		"lock":   locks,
-		// The Go runtime's poller.
-		"anon_inode:[eventpoll]": 1, "anon_inode:[eventfd]": 1,
-	}
-	if !maps.Equal(have, want) {
-		t.Errorf("the core has open %v, want %v", have, want)
-	}
 }
 
 // spyings are the ways into another process of the same user.

@@ -91,6 +91,19 @@ func (c *conn) tryAnswer(method string) (*answer, error) {
 	return a, nil
 }
 
+// until reads up to some text.
+func (c *conn) until(text string) {
+	c.t.Helper()
+	var got []byte
+	for !strings.HasSuffix(string(got), text) {
+		b, err := c.r.ReadByte()
+		if err != nil {
+			c.t.Fatalf("no %q after %q: %v", text, got, err)
+		}
+		got = append(got, b)
+	}
+}
+
 // closed makes sure that the server has ended the connection.
 func (c *conn) closed() {
 	c.t.Helper()
@@ -154,4 +167,10 @@ func (a *answer) wantStatus(t *testing.T, status int) {
 	if a.status != status || a.err != nil {
 		t.Errorf("got %d, %.200q, %v; want %d", a.status, a.body, a.err, status)
 	}
+}
+
+// chunked11 is a POST whose length only its end tells.
+func chunked11(target, body string, fields ...string) string {
+	return text11("POST", target, append(fields, "Transfer-Encoding: chunked", "Connection: close")...) +
+		fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body)
 }

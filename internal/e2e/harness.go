@@ -1,5 +1,9 @@
 //go:build freebsd || linux
 
+// Package e2e tests the built binary over real sockets. This file and client.go
+// are the harness: build a onewake, start it, wait for its start record, talk to
+// it, read its log, end it. What tests of other packages use of it is in
+// export.go.
 package e2e
 
 import (
@@ -24,26 +28,32 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// End to end: the built binary, over real sockets. What all of these tests use
-// is in this file and in e2e_http_test.go; what only one system can show is in
-// linux_test.go and freebsd_test.go.
+	"golang.org/x/sys/unix"
+)
 
 // Environment of the tests.
 const (
 	envBinary = "ONEWAKE_TEST_BINARY" // a onewake that is built already
 	envRole   = "ONEWAKE_TEST_ROLE"   // what this test binary poses as
 	envNoSkip = "ONEWAKE_TEST_NOSKIP" // 1: a missing tool is a failure
-	envWrap   = "ONEWAKE_TEST_WRAP"   // a command line to start servers with
-	envTools  = "ONEWAKE_TEST_TOOLS"  // directory that this test binary is copied to
 )
 
-// patience is how long anything may take that should come at once.
-const patience = 20 * time.Second
+// patience bounds every wait. It is there to end a hang: nothing that it bounds
+// takes as long on a machine that works, however slow.
+const patience = time.Minute
 
 // sources is the directory of the program.
-const sources = "../.."
+var sources = func() string {
+	dir, _ := os.Getwd()
+	for dir != "/" {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	return dir
+}()
 
 // testVersion is what the binary under test says it is.
 const testVersion = "0.0-test"
@@ -58,44 +68,54 @@ var (
 var roles = map[string]func(args []string) int{
 	"connect": roleConnect,
 	"spy":     roleSpy,
-	"tell":    roleTell,
-	"escape":  roleEscape,
-	"page":    rolePage,
 }
 
-func TestMain(m *testing.M) {
+// testMain runs the tests of a package, or a role. The binary under test is
+// built at once, or else when a test first starts it.
+func testMain(m *testing.M, atOnce bool) int {
 	if role := os.Getenv(envRole); role != "" {
-		os.Exit(roles[role](os.Args[1:]))
+		return roles[role](os.Args[1:])
 	}
 	flag.Parse()
 	// Nearly all of the time is spent waiting for other processes.
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
 		flag.Set("test.parallel", "6")
 	}
-	os.Exit(testMain(m))
-}
-
-func testMain(m *testing.M) int {
-	underTest, tools = os.Getenv(envBinary), os.Getenv(envTools)
-	if tools == "" {
-		var err error
-		if tools, err = os.MkdirTemp("", "ow"); err == nil {
-			err = os.Chmod(tools, 0o755)
-		}
-		if err != nil {
-			fmt.Println(err)
-			return 1
-		}
-		defer os.RemoveAll(tools)
+	var err error
+	if tools, err = os.MkdirTemp("", "ow"); err == nil {
+		err = os.Chmod(tools, 0o755)
 	}
-	if underTest == "" {
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer os.RemoveAll(tools)
+	if underTest = os.Getenv(envBinary); underTest == "" {
 		underTest = filepath.Join(tools, "onewake")
-		if err := build(underTest, "main.version="+testVersion); err != nil {
+	}
+	if atOnce {
+		if err := built(); err != nil {
 			fmt.Println(err)
 			return 1
 		}
 	}
 	return m.Run()
+}
+
+// built makes sure that the binary under test is there.
+var built = sync.OnceValue(func() error {
+	if os.Getenv(envBinary) != "" {
+		return nil
+	}
+	return build(underTest, "main.version="+testVersion)
+})
+
+func needBinary(t *testing.T) {
+	t.Helper()
+	lookAtSources()
+	if err := built(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // build builds onewake with some string variables set.
@@ -137,9 +157,6 @@ var lookAtSources = sync.OnceFunc(func() {
 // self is a copy of this test binary that every user can execute.
 var self = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(tools, "self")
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
 	exe, err := os.Executable()
 	if err != nil {
 		return "", err
@@ -240,6 +257,75 @@ func script(t *testing.T, dir, name, text string) string {
 	return path
 }
 
+// sh is the command line of a shell script.
+func sh(text string) []string { return []string{"--", "/bin/sh", "-c", text} }
+
+func shell(t *testing.T, text string, flags ...string) *server {
+	t.Helper()
+	return start(t, append(flags, sh(text)...)...)
+}
+
+func cgi(t *testing.T, text string, flags ...string) *server {
+	t.Helper()
+	return shell(t, text, append(flags, "-cgi")...)
+}
+
+// users are whom the tests start servers as: root and an ordinary user if root
+// runs them.
+func users(t *testing.T) []*syscall.Credential {
+	if os.Geteuid() == 0 {
+		return []*syscall.Credential{nil, nobody(t)}
+	}
+	return []*syscall.Credential{nil}
+}
+
+func userLabel(cred *syscall.Credential) string {
+	if cred == nil {
+		return "uid " + strconv.Itoa(os.Geteuid())
+	}
+	return "uid " + strconv.Itoa(int(cred.Uid))
+}
+
+// newGate makes a FIFO at which commands wait, by `: <path`, until open is
+// called. Then all pass, also those that come later.
+func newGate(t *testing.T, path string) (open func()) {
+	t.Helper()
+	if err := unix.Mkfifo(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+	}
+}
+
+// dirty is how a careless script starts a daemon: with secrets in the
+// environment, descriptors left open, signals ignored.
+func dirty(t *testing.T) launch {
+	t.Helper()
+	secret := filepath.Join(newDir(t, nil), "secret")
+	if err := os.WriteFile(secret, []byte("secret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return launch{
+		env: []string{
+			"PATH=/nonexistent:/bin:/usr/bin", "HOME=/root", "SECRET=secret", "HTTP_PROXY=http://evil.example",
+			"http_proxy=http://evil.example", "LD_PRELOAD=", "IFS=x", "GODEBUG=gctrace=0", "GOTRACEBACK=all", "GOMAXPROCS=2", "SHARED=old",
+		},
+		files: []*os.File{f, f, f, f, f},
+		shell: "trap '' HUP USR2 PIPE CHLD TTOU",
+	}
+}
+
 // A launch is a way to start onewake. Its zero value, with some arguments, is
 // what most tests need.
 type launch struct {
@@ -300,6 +386,7 @@ func (l launch) start(t *testing.T) *server {
 	t.Helper()
 	s := l.begin(t)
 	rec := s.await("start")
+	s.pid, _ = strconv.Atoi(rec["pid"]) // not that of a program before it
 	s.core, _ = strconv.Atoi(rec["core"])
 	if s.addr == "" {
 		s.addr = dialable(splitList(rec["listen"])[0])
@@ -310,7 +397,7 @@ func (l launch) start(t *testing.T) *server {
 // begin starts onewake without waiting for anything.
 func (l launch) begin(t *testing.T) *server {
 	t.Helper()
-	lookAtSources()
+	needBinary(t)
 	s := &server{t: t, dir: l.dir, cred: l.cred, changed: make(chan struct{}), exited: make(chan struct{})}
 	if s.dir == "" {
 		s.dir = newDir(t, l.cred)
@@ -330,9 +417,6 @@ func (l launch) begin(t *testing.T) *server {
 		argv = append([]string{"/bin/sh", "-c", l.shell + `; exec "$@"`, "sh"}, argv...)
 	}
 	argv = append(l.before, argv...)
-	if wrap := os.Getenv(envWrap); wrap != "" {
-		argv = append(strings.Fields(wrap), argv...)
-	}
 	s.cmd = exec.Command(argv[0], argv[1:]...)
 	s.cmd.Env = l.env
 	if raceEnabled && l.env == nil {
@@ -341,7 +425,7 @@ func (l launch) begin(t *testing.T) *server {
 	}
 	s.cmd.ExtraFiles = l.files
 	s.cmd.Dir = "/"
-	s.cmd.WaitDelay = 2 * time.Second
+	s.cmd.WaitDelay = patience
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.cred}
 	if l.sys != nil {
 		l.sys(s.cmd.SysProcAttr)
@@ -409,6 +493,9 @@ func (s *server) cleanup() {
 	case <-s.exited:
 	default:
 		s.cmd.Process.Kill()
+		if s.pid != s.cmd.Process.Pid {
+			syscall.Kill(s.pid, syscall.SIGKILL)
+		}
 		<-s.exited
 	}
 	s.until("the end of the log", func() bool { return s.eof })
@@ -547,17 +634,13 @@ func (s *server) stop() {
 }
 
 // currentCore is the core that serves now, as the status line tells.
-func (s *server) currentCore() int {
+func (s *server) currentCore() (pid int) {
 	s.t.Helper()
-	for range 100 {
-		n, _ := strconv.Atoi(s.status()["core"])
-		if n > 0 {
-			return n
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	s.t.Fatal("no core serves")
-	return 0
+	eventually(s.t, "a core that serves", func() bool {
+		pid, _ = strconv.Atoi(s.status()["core"])
+		return pid > 0
+	})
+	return pid
 }
 
 // status asks for the status line.
@@ -669,7 +752,7 @@ func run(t *testing.T, args ...string) result {
 
 func (l launch) run(t *testing.T) result {
 	t.Helper()
-	lookAtSources()
+	needBinary(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	argv := append(slices.Clone(l.before), underTest)
@@ -685,7 +768,7 @@ func (l launch) run(t *testing.T) result {
 	cmd.ExtraFiles = l.files
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.cred}
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = patience
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()

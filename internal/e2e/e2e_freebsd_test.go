@@ -1,0 +1,244 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What only FreeBSD has, besides capability mode: its tools, mounts and jails,
+// and the service under the real rc.subr. Each says what it saw.
+
+// Neither monitor nor command is confined, and the core is not either if it is
+// not to be.
+func TestUnconfined(t *testing.T) {
+	t.Parallel()
+	s := shell(t, `procstat -s $$`)
+	if got := s.await("start")["sandbox"]; got != "capability mode" {
+		t.Errorf("start record: sandbox %q", got)
+	}
+	if !Confined(t, s.core) || Confined(t, s.pid) {
+		t.Error("the core must be in capability mode, and the monitor must not")
+	}
+	a := s.get("/")
+	a.wantStatus(t, 200)
+	t.Logf("the command sees:\n%s", a.body)
+	if strings.Contains(a.body, " C ") {
+		t.Error("the command is in capability mode")
+	}
+	s.stop()
+
+	s = start(t, "-sandbox", "off")
+	if Confined(t, s.core) {
+		t.Error("the core is in capability mode under -sandbox off")
+	}
+	s.stop()
+}
+
+// No signal is ignored by a command or blocked, whatever onewake was started
+// with.
+func TestCommandSignals(t *testing.T) {
+	t.Parallel()
+	l := dirty(t)
+	l.args = sh(`exec procstat -i $$`)
+	// procstat looks at itself, after exec: what it ignores it was made to.
+	s := l.start(t)
+	a := s.get("/")
+	a.wantStatus(t, 200)
+	t.Logf("the command sees:\n%s", a.body)
+	for line := range strings.Lines(a.body) {
+		// PID COMM SIG FLAGS
+		f := strings.Fields(line)
+		if len(f) == 4 && f[0] != "PID" && strings.Contains(f[3], "I") {
+			switch f[2] {
+			case "CHLD", "URG", "IO", "WINCH", "INFO", "CONT", "LIBRT", "TRAP": // by default
+			default:
+				t.Errorf("ignored: %s", line)
+			}
+		}
+	}
+	s.stop()
+}
+
+// INFO, as Ctrl-T sends it.
+func TestSignalInfo(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.get("/").wantStatus(t, 200)
+	s.signal(syscall.SIGINFO)
+	if r := s.await("status"); r["served"] != "1" {
+		t.Errorf("status record %v", r)
+	}
+	s.stop()
+}
+
+// -check finds a server of ours on all addresses; FreeBSD 15 does not connect
+// to the wildcard.
+func TestCheckWildcard(t *testing.T) {
+	t.Parallel()
+	for _, listen := range []string{"tcp4:0.0.0.0:0", "tcp6:[::]:0"} {
+		s := start(t, "-listen", listen)
+		addr := s.await("start")["listen"]
+		r := run(t, "-check", "-listen", addr)
+		t.Logf("%s: %d, %s%s", addr, r.status, r.stdout, r.stderr)
+		if r.status != 0 || !strings.Contains(r.stdout, "an onewake is running") {
+			t.Errorf("%s: exit status %d", addr, r.status)
+		}
+		s.stop()
+	}
+}
+
+// A web server elsewhere reaches the socket through a nullfs mount, also a
+// read-only one, and cannot remove it.
+func TestNullfs(t *testing.T) {
+	t.Parallel()
+	needRoot(t, "it mounts")
+	cred := nobody(t)
+	dir, mount := newDir(t, cred), newDir(t, nil)
+	if out, err := exec.Command("/sbin/mount", "-t", "nullfs", "-o", "ro", dir, mount).CombinedOutput(); err != nil {
+		t.Skipf("no nullfs here (in a jail?): %v, %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("/sbin/umount", "-f", mount).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v, %s", err, out)
+		}
+	})
+	s := launch{cred: cred, dir: dir, args: []string{"-socket-mode", "0666", "--", "/bin/echo", "hello"}}.start(t)
+	s.get("/").want(t, 200, "hello\n")
+	through := mount + "/s"
+	web := &syscall.Credential{Uid: uidOther, Gid: uidOther}
+	got := as(t, web, "connect", through)
+	t.Logf("through a read-only mount: %s", got)
+	if got != "in 200\n" {
+		t.Error("the socket cannot be reached")
+	}
+	if err := os.Remove(through); !errors.Is(err, unix.EROFS) {
+		t.Errorf("removing it there: %v", err)
+	}
+	s.stop()
+}
+
+// In a jail without network the service works over its unix socket, and its
+// command has no network.
+func TestJailWithoutNetwork(t *testing.T) {
+	t.Parallel()
+	needRoot(t, "it makes a jail")
+	name := fmt.Sprintf("owtest%d", os.Getpid())
+	if out, err := exec.Command("/usr/sbin/jail", "-c", "name="+name, "path=/", "ip4=disable", "ip6=disable", "persist").CombinedOutput(); err != nil {
+		t.Skipf("no jail can be made here: %v, %s", err, out)
+	}
+	t.Cleanup(func() { exec.Command("/usr/sbin/jail", "-r", name).Run() })
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	probe := `if nc -z -w 1 127.0.0.1 ` + port + ` >/dev/null 2>&1; then echo network; else echo none; fi`
+	outside := shell(t, probe)
+	outside.get("/").want(t, 200, "network\n")
+	outside.stop()
+	s := launch{before: []string{"/usr/sbin/jexec", name}, args: sh(probe)}.start(t)
+	a := s.get("/")
+	t.Logf("in the jail: %s; jails: %s", a.body, output(t, "/usr/sbin/jls", "-j", name))
+	a.want(t, 200, "none\n")
+	if !Confined(t, s.core) {
+		t.Error("the core is not in capability mode")
+	}
+	s.stop()
+}
+
+// The service script, under the real rc.subr, as an instance of its own.
+func TestService(t *testing.T) {
+	t.Parallel()
+	needRoot(t, "it starts a service")
+	text, err := os.ReadFile(filepath.Join(sources, "rc.d/onewake"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "onewake_e2e"
+	dir := newDir(t, nil)
+	path := filepath.Join(dir, name)
+	if err := writeProgram(path, []byte(strings.ReplaceAll(string(text), "%%PREFIX%%", "/usr/local")), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	service := func(want bool, command string, vars ...string) string {
+		t.Helper()
+		cmd := exec.Command(path, command)
+		cmd.Dir = "/"
+		// Variables of the environment are the shell's, until rc.conf says
+		// otherwise.
+		cmd.Env = append([]string{
+			"PATH=/sbin:/bin:/usr/sbin:/usr/bin", "HOME=/",
+			name + "_enable=YES", name + "_user=nobody", name + "_group=nobody",
+			name + "_program=" + underTest, name + "_logfile=" + dir + "/log",
+			name + "_command=/bin/echo 'two words' $x",
+		}, vars...)
+		var out strings.Builder
+		cmd.Stdout, cmd.Stderr = &out, &out
+		cmd.WaitDelay = time.Second
+		err := cmd.Run()
+		var ee *exec.ExitError
+		if err != nil && !errors.As(err, &ee) && !errors.Is(err, exec.ErrWaitDelay) {
+			t.Fatal(err)
+		}
+		t.Logf("%s %s: %v\n%s", name, command, err, out.String())
+		if ok := cmd.ProcessState.Success(); ok != want {
+			t.Errorf("%s: success is %v, want %v", command, ok, want)
+		}
+		return out.String()
+	}
+	t.Cleanup(func() { exec.Command(path, "forcestop").Run() })
+	socket := "/var/run/" + name + "/" + name + ".sock"
+	addr := "unix:" + socket
+	s := &server{t: t, addr: addr}
+
+	service(false, "status")
+	service(true, "configtest")
+	service(false, "start", name+"_flags=-timeout 0")
+	service(true, "start")
+	awaitServing(t, addr)
+	s.get("/").want(t, 200, "two words $x\n")
+	var st unix.Stat_t
+	if err := unix.Lstat(socket, &st); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s: mode %#o, owner %d, group %d", socket, st.Mode&0o7777, st.Uid, st.Gid)
+	if cred := nobody(t); st.Mode&0o777 != 0o660 || st.Uid != cred.Uid || st.Gid != cred.Gid {
+		t.Error("mode and owner of the socket")
+	}
+	service(true, "status")
+	b, err := os.ReadFile("/var/run/" + name + ".pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	before := output(t, "/bin/pgrep", "-P", strconv.Itoa(pid))
+	service(true, "reload")
+	eventually(t, "another core", func() bool {
+		out, err := exec.Command("/bin/pgrep", "-P", strconv.Itoa(pid)).Output()
+		return err == nil && string(out) != before && strings.Count(string(out), "\n") == 1
+	})
+	s.get("/").want(t, 200, "two words $x\n")
+	service(true, "restart")
+	awaitServing(t, addr)
+	s.get("/").want(t, 200, "two words $x\n")
+	service(true, "stop")
+	if _, err := os.Lstat(socket); err == nil {
+		t.Error("the socket file is left")
+	}
+	if log, _ := os.ReadFile(dir + "/log"); !strings.Contains(string(log), `msg="start"`) || !strings.Contains(string(log), `msg="stopped"`) {
+		t.Errorf("the log:\n%s", log)
+	}
+	service(false, "status")
+}

@@ -1,0 +1,225 @@
+//go:build freebsd || linux
+
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// What the tests of other packages use: those at the top of the repository,
+// which show what only one system can show.
+
+// Main is the TestMain of a package that uses this one.
+func Main(m *testing.M) int { return testMain(m, false) }
+
+// Build builds onewake with more arguments of go build and gives its path.
+func Build(t *testing.T, args ...string) string {
+	t.Helper()
+	path := filepath.Join(newDir(t, nil), "onewake")
+	args = append([]string{"build", "-o", path, "-ldflags", "-X main.version=" + testVersion}, args...)
+	if err := goBuild("CGO_ENABLED=0", args...); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Need skips a test for want of a program and says how to get it.
+func Need(t *testing.T, program, install string) string {
+	t.Helper()
+	return need(t, program, install)
+}
+
+// NeedRoot skips what an ordinary user cannot do.
+func NeedRoot(t *testing.T, why string) {
+	t.Helper()
+	needRoot(t, why)
+}
+
+// SkipRace skips a test that looks at the system calls of a core: the race
+// detector makes calls of its own.
+func SkipRace(t *testing.T) {
+	t.Helper()
+	if raceEnabled {
+		t.Skip("the race detector makes calls of its own; the tests without it run this")
+	}
+}
+
+// Cores is how many cores one [Life] has.
+const Cores = 4
+
+// Life lets onewake, or another build of it, serve a request of each kind: raw
+// output, a body that goes through a file, CGI, one that runs into its timeout.
+// In between comes a reload, at the end a stop. Words in before are put in front
+// of its command line.
+func Life(t *testing.T, bin string, before ...string) {
+	t.Helper()
+	launch{bin: bin, before: before}.life(t)
+}
+
+func (l launch) life(t *testing.T) {
+	t.Helper()
+	with := func(args ...string) *server {
+		t.Helper()
+		l.args = args
+		return l.start(t)
+	}
+	// No program is run: those of FreeBSD's base system enter capability mode
+	// themselves.
+	s := with(sh(`case $PATH_INFO in
+/body) read -r line; echo "$CONTENT_LENGTH $line";;
+*) echo hello;;
+esac`)...)
+	s.get("/").want(t, 200, "hello\n")
+	body := "first line\n" + strings.Repeat("x", 200<<10)
+	s.request("POST", chunked11("/body", body)).want(t, 200, fmt.Sprintln(len(body), "first line"))
+	s.signal(syscall.SIGHUP)
+	s.await("core replaced")
+	s.get("/").want(t, 200, "hello\n")
+	s.stop()
+
+	s = with(append([]string{"-cgi"}, sh(`printf 'Status: 404\nContent-Type: text/x\n\nbody'`)...)...)
+	a := s.get("/")
+	a.want(t, 404, "body")
+	if ct := a.header.Get("Content-Type"); ct != "text/x" {
+		t.Errorf("Content-Type %q", ct)
+	}
+	s.stop()
+
+	s = with(append([]string{"-timeout", "100ms"}, sh("exec sleep 1000")...)...)
+	s.get("/").wantStatus(t, 504)
+	s.stop()
+}
+
+// Process is what the system tells of a process. A descriptor is told as
+// "NUMBER NAME" on Linux, and as "NUMBER TYPE NAME RIGHTS" on FreeBSD, with
+// procstat's abbreviations.
+type Process struct {
+	PID         int
+	Environment string
+	Descriptors []string
+}
+
+func look(t *testing.T, pid int) Process {
+	t.Helper()
+	p := Process{pid, environment(t, pid), descriptors(t, pid)}
+	t.Logf("process %d has the environment %q and open\n%s", pid, p.Environment, strings.Join(p.Descriptors, "\n"))
+	return p
+}
+
+// EachCore starts onewake as root and as an ordinary user, in a way that leaves
+// descriptors open and secrets in the environment. It has two Unix listeners and
+// one of TCP. The first core, one after a reload and one after a crash are shown
+// when they have no connection.
+func EachCore(t *testing.T, show func(t *testing.T, monitor int, core Process)) {
+	t.Helper()
+	needRoot(t, "monitor and core are closed to their own user")
+	for _, cred := range users(t) {
+		t.Run(userLabel(cred), func(t *testing.T) {
+			l := dirty(t)
+			l.cred = cred
+			l.dir = newDir(t, cred)
+			l.args = append([]string{"-listen", "unix:" + l.dir + "/s", "-listen", "unix:" + l.dir + "/s2", "-listen", "tcp4:127.0.0.1:0"}, sh("echo hello")...)
+			s := l.start(t)
+			s.get("/").want(t, 200, "hello\n")
+			eventually(t, "no connection left", func() bool { return s.status()["conns"] == "0" })
+			show(t, s.pid, look(t, s.core))
+
+			s.signal(syscall.SIGHUP)
+			s.await("core replaced")
+			replaced := s.currentCore()
+			show(t, s.pid, look(t, replaced))
+
+			s.troubles = true
+			if err := syscall.Kill(replaced, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			s.await("core died")
+			s.get("/").want(t, 200, "hello\n")
+			eventually(t, "no connection left", func() bool { return s.status()["conns"] == "0" })
+			show(t, s.pid, look(t, s.currentCore()))
+			s.stop()
+		})
+	}
+}
+
+// CoreAtWork shows a core while a command runs that has been given a body.
+func CoreAtWork(t *testing.T, show func(core Process)) {
+	t.Helper()
+	needRoot(t, "the core is closed to its own user")
+	dir := newDir(t, nil)
+	open := newGate(t, dir+"/gate")
+	s := shell(t, `echo $$ >leader; : <gate; echo done`, "-dir", dir)
+	c := dial(t, s.addr)
+	c.send("%s", chunked11("/", strings.Repeat("x", 100000)))
+	readPID(t, dir+"/leader")
+	show(look(t, s.core))
+	open()
+	c.answer("POST").want(t, 200, "done\n")
+	s.stop()
+}
+
+// Untraceable makes sure that a command cannot look into monitor or core, which
+// run as the same user.
+func Untraceable(t *testing.T) {
+	t.Helper()
+	cred := (*syscall.Credential)(nil)
+	if os.Geteuid() == 0 {
+		cred = nobody(t)
+	}
+	path, err := self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pids := filepath.Join(newDir(t, nil), "pids")
+	s := launch{cred: cred, args: []string{"-env", envRole + "=spy", "--", path, pids}}.start(t)
+	// One that does not forbid it shows that the test can tell.
+	open := background(t, cred, "/bin/sleep", "1000").Process.Pid
+	if err := os.WriteFile(pids, fmt.Appendf(nil, "%d %d %d", open, s.pid, s.core), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	a := s.get("/")
+	t.Logf("the command says:\n%s", a.body)
+	lines := strings.Split(strings.TrimSpace(a.body), "\n")
+	if a.status != 200 || len(lines) != 3*len(spyings) {
+		t.Fatalf("%d, %q", a.status, a.body)
+	}
+	for _, line := range lines {
+		f := strings.SplitN(line, " ", 3) // pid, what, result
+		if ok := f[2] == "done"; ok != (f[0] == strconv.Itoa(open)) {
+			t.Error(line)
+		}
+	}
+	s.stop()
+}
+
+type spying struct {
+	name string
+	do   func(pid int) error
+}
+
+// roleSpy tries to look into the processes that a file names.
+func roleSpy(args []string) int {
+	b, err := os.ReadFile(args[0])
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for _, f := range bytes.Fields(b) {
+		pid, _ := strconv.Atoi(string(f))
+		for _, try := range spyings {
+			result := "done"
+			if err := try.do(pid); err != nil {
+				result = err.Error()
+			}
+			fmt.Println(pid, try.name, result)
+		}
+	}
+	return 0
+}

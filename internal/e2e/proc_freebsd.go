@@ -1,0 +1,140 @@
+package e2e
+
+import (
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// What FreeBSD's base system tells of processes: procstat(1), ps(1).
+
+const trueProgram = "/usr/bin/true"
+
+// hasSandbox tells whether -sandbox on confines the core here.
+const hasSandbox = true
+
+// output runs a program of the base system.
+func output(t *testing.T, argv ...string) string {
+	t.Helper()
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%q: %v\n%s", argv, err, out)
+	}
+	return string(out)
+}
+
+func psField(pid int, field string) string {
+	out, err := exec.Command("/bin/ps", "-o", field+"=", "-p", strconv.Itoa(pid)).Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// isGone tells whether a process has ended. One that nobody has waited for yet
+// has.
+func isGone(pid int) bool {
+	state := psField(pid, "state")
+	return state == "" || state[0] == 'Z'
+}
+
+func isStopped(pid int) bool { return strings.HasPrefix(psField(pid, "state"), "T") }
+
+// resident is the memory that a process holds, in KiB.
+func resident(t *testing.T, pid int) int {
+	t.Helper()
+	n, err := strconv.Atoi(psField(pid, "rss"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// combined are the abbreviations that stand for several rights, or for the same
+// as others.
+var combined = []string{"prd", "pwr", "mmr", "mmw", "mmx", "mrw", "mrx", "mwx", "mma", "re", "sd", "scl", "ssr"}
+
+// descriptors tells what a process has open, as NUMBER TYPE NAME RIGHTS.
+func descriptors(t *testing.T, pid int) (list []string) {
+	t.Helper()
+	out := output(t, "/usr/bin/procstat", "-fC", strconv.Itoa(pid))
+	for line := range strings.Lines(out) {
+		// PID COMM FD T FLAGS CAPABILITIES PRO NAME
+		f := strings.Fields(line)
+		if len(f) < 7 {
+			continue
+		}
+		if _, err := strconv.Atoi(f[2]); err != nil {
+			continue // the header, text, cwd, root
+		}
+		rights := slices.DeleteFunc(strings.Split(f[5], ","), func(r string) bool { return r == "-" || slices.Contains(combined, r) })
+		slices.Sort(rights)
+		list = append(list, strings.Join([]string{f[2], f[3], f[len(f)-1], strings.Join(rights, ",")}, " "))
+	}
+	if list == nil {
+		t.Fatalf("procstat says %q", out)
+	}
+	return list
+}
+
+// environment is what a process was executed with.
+func environment(t *testing.T, pid int) string {
+	t.Helper()
+	// Of an empty one it says that it cannot allocate memory, before that.
+	out, err := exec.Command("/usr/bin/procstat", "-e", strconv.Itoa(pid)).CombinedOutput()
+	t.Logf("procstat -e %d: %v\n%s", pid, err, out)
+	for line := range strings.Lines(string(out)) {
+		// PID COMM ENVIRONMENT
+		if f := strings.Fields(line); len(f) >= 2 && f[0] == strconv.Itoa(pid) {
+			return strings.TrimSuffix(strings.Join(f[2:], " "), "-")
+		}
+	}
+	t.Fatalf("procstat says %q", out)
+	return ""
+}
+
+// ignoredSignals cannot be told from inside a Go program here; see
+// TestCommandSignals.
+func ignoredSignals() (ignored []int, mask string) { return nil, "" }
+
+// Confined tells whether procstat shows a process in capability mode.
+func Confined(t *testing.T, pid int) bool {
+	t.Helper()
+	out := output(t, "/usr/bin/procstat", "-s", strconv.Itoa(pid))
+	t.Logf("procstat -s %d:\n%s", pid, out)
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if len(lines) != 2 {
+		t.Fatalf("procstat says %q", out)
+	}
+	i := slices.Index(strings.Fields(lines[0]), "FLAGS")
+	f := strings.Fields(lines[1])
+	if i < 0 || i >= len(f) {
+		t.Fatalf("procstat says %q", out)
+	}
+	return f[i] == "C"
+}
+
+// spyings are the ways into another process of the same user.
+var spyings = []spying{
+	{"ptrace", func(pid int) error {
+		if err := unix.PtraceAttach(pid); err != nil {
+			return err
+		}
+		unix.Wait4(pid, nil, 0, nil)
+		return unix.PtraceDetach(pid)
+	}},
+	{"kern.proc.env", sysctlSpying("kern.proc.env")},
+	{"kern.proc.filedesc", sysctlSpying("kern.proc.filedesc")},
+	{"kern.proc.vmmap", sysctlSpying("kern.proc.vmmap")},
+}
+
+func sysctlSpying(name string) func(pid int) error {
+	return func(pid int) error {
+		_, err := unix.SysctlRaw(name, pid)
+		return err
+	}
+}
