@@ -19,7 +19,7 @@ func (m *machine) site(more string) string {
 	m.t.Helper()
 	nginx := need(m.t, "nginx-light", "/usr/sbin/nginx")
 	for _, b := range load(m.t, "nginx.md").blocks {
-		if strings.HasSuffix(b.file, "/onewake_proxy.conf") {
+		if strings.HasPrefix(b.file, "/usr/local/etc/nginx/onewake_") {
 			m.write(b.file, b.text, 0o644)
 		}
 	}
@@ -32,6 +32,7 @@ events { }
 http {
 	access_log off;
 	client_body_temp_path tmp; proxy_temp_path tmp; fastcgi_temp_path tmp; uwsgi_temp_path tmp; scgi_temp_path tmp;
+	include onewake_map.conf;
 	server {
 		listen `+addr+`;
 		include onewake/*.conf;
