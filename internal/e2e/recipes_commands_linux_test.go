@@ -58,6 +58,7 @@ func TestInteropGit(t *testing.T) {
 			t.Errorf("POST of %s: %d", path, a.status)
 		}
 	}
+	ask(t, addr, "POST", "/git/another.git/git-receive-pack", "0000").wantStatus(t, 401)
 	s.await("request", "path", "/git/example.git/git-receive-pack", "status", "200", "client", "127.0.0.1")
 	s.stop()
 }

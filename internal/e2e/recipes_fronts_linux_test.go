@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -100,6 +101,10 @@ func TestInteropFronts(t *testing.T) {
 						if !strings.Contains(env, "\n"+want+"\n") {
 							t.Errorf("no %s in %d %s", want, a.status, env)
 						}
+					}
+					// The nearest client is the last.
+					if !regexp.MustCompile(`\nHTTP_X_FORWARDED_FOR=(.*[ ,])?127\.0\.0\.1\n`).MatchString(env) {
+						t.Errorf("no address of the client in X-Forwarded-For: %s", env)
 					}
 					for _, bad := range []string{"\nHTTPS=", "\nHTTP_ACCEPT_ENCODING=", "\nSERVER_NAME=evil", "\nHTTP_PROXY=", "192.0.2.4"} {
 						if strings.Contains(env, bad) {
