@@ -237,7 +237,7 @@ func TestInteropWebhook(t *testing.T) {
 	commit()
 	m.run(git, "clone", "-q", repo, site)
 	commit()
-	m.run("/bin/sh", m.here("/usr/local/libexec/deploy"))
+	m.run(m.here("/usr/local/libexec/deploy"))
 	if names := spooled(); len(names) > 0 {
 		t.Errorf("still spooled: %s", names)
 	}
@@ -308,7 +308,6 @@ env | sort
 	// The script that picks a script.
 	m.write("/usr/local/www/cgi-bin/other.cgi", strings.Replace(script, "env", "echo other; env", 1), 0o555)
 	path := m.here("/usr/local/libexec/cgi-bin")
-	os.Chmod(path, 0o555)
 	s = m.service("onewake", "onewake_cgi=YES", "onewake_command="+path, "onewake_flags='-script-name /cgi-bin'")
 	for target, want := range map[string]string{
 		"/cgi-bin/hello.cgi":      "PATH_INFO=\n",

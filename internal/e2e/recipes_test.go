@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -109,7 +110,16 @@ func (r recipe) files() (text string) {
 	return text
 }
 
-// TestRecipePages: each page can be read and is in the index.
+// then tells whether a command after the nth block has this in it.
+func (r recipe) then(n int, command string) bool {
+	return slices.ContainsFunc(r.blocks[n:], func(b recipeBlock) bool { return b.lang == "sh" && strings.Contains(b.text, command) })
+}
+
+var serviceSetting = regexp.MustCompile(`\b(onewake(?:_[a-z0-9]+)?)_enable=`)
+
+// TestRecipePages: each page can be read and is in the index. A reader is told
+// also what the tests that follow the page can do without: to have nginx read its
+// configuration, to start the service, to make a program executable.
 func TestRecipePages(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob(recipes + "/*.md")
@@ -119,7 +129,20 @@ func TestRecipePages(t *testing.T) {
 	index := shipped(t, "docs/recipes/README.md")
 	for _, path := range paths {
 		name := filepath.Base(path)
-		readRecipe(t, name)
+		r := readRecipe(t, name)
+		for i, b := range r.blocks {
+			if strings.HasPrefix(b.file, "/usr/local/etc/nginx/") && !r.then(i, "service nginx re") {
+				t.Errorf("%s: nginx is not told of %s", name, b.file)
+			}
+			if (strings.HasSuffix(b.file, ".cgi") || strings.HasPrefix(b.file, "/usr/local/libexec/")) && !r.then(i, "chmod 0555 "+b.file+"\n") {
+				t.Errorf("%s: %s cannot be executed", name, b.file)
+			}
+			for _, m := range serviceSetting.FindAllStringSubmatch(b.text, -1) {
+				if b.lang == "sh" && !r.then(i, "service "+m[1]+" start\n") && !r.then(i, "service "+m[1]+" restart\n") {
+					t.Errorf("%s: %s is not started", name, m[1])
+				}
+			}
+		}
 		if name != "README.md" && strings.Count(index, "]("+name+") |") != 1 {
 			t.Errorf("README.md does not have %s in one line of its table", name)
 		}
