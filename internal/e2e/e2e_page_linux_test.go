@@ -164,7 +164,7 @@ mount --bind "$2/passwd" /etc/passwd
 mount --bind "$2/group" /etc/group
 shift 2
 exec setpriv --reuid 2000 --regid 2000 --groups ` + fmt.Sprint(www) + ` "$@"`, "sh", place, names},
-		args: []string{"-socket-group", "www", "-forwarded", "X-Real-IP,X-Forwarded-Proto"}}.start(t)
+		args: []string{"-socket-group", "www", "-forwarded", "X-Real-IP,X-Forwarded-Proto,X-Request-Id"}}.start(t)
 	b.call("Network.setExtraHTTPHeaders", `{"headers":{}}`)
 	b.open("http://" + proxy(t, "unix:"+place+"/onewake.sock", "user www-data;"))
 	b.resize(720)
