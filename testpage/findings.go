@@ -186,7 +186,7 @@ var nginxVariable = map[string]string{
 	"X-Real-IP":         "$remote_addr",
 	"X-Forwarded-For":   "$proxy_add_x_forwarded_for",
 	"X-Forwarded-Proto": "$scheme",
-	"X-Forwarded-Host":  "$host",
+	"X-Forwarded-Host":  "$host:$server_port",
 	"X-Request-Id":      "$request_id",
 }
 

@@ -135,6 +135,8 @@ func TestVerdict(t *testing.T) {
 			[]string{"not believed: X-Forwarded-Proto. What the web server itself sets, in each request, can be: start onewake with -forwarded X-Real-IP,X-Forwarded-Proto"}, ""},
 		{"does not come", both, nil, unixPeer, "unix", get + addr,
 			[]string{"X-Forwarded-Proto is believed, by -forwarded, but did not come. Unless the web server sets it in each request, a client can send one of its own. nginx: proxy_set_header X-Forwarded-Proto $scheme;"}, nil, ""},
+		{"no host", both | gateway.XForwardedHost, nil, unixPeer, "unix", get + addr + scheme,
+			[]string{"X-Forwarded-Host is believed, by -forwarded, but did not come. Unless the web server sets it in each request, a client can send one of its own. nginx: proxy_set_header X-Forwarded-Host $host:$server_port;"}, nil, ""},
 		{"no address", gateway.XRealIP, nil, unixPeer, "unix", get + "X-Real-IP: unix:\r\n", nil,
 			[]string{"the web server's own client came through a Unix socket, and has no address: REMOTE_ADDR is <unix>."}, ""},
 		{"said twice", gateway.XRealIP, nil, unixPeer, "unix", get + "x-real-ip: 192.0.2.2\r\n" + addr, nil, nil,

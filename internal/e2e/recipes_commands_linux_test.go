@@ -1,4 +1,6 @@
-package recipes_test
+//go:build interop
+
+package e2e
 
 import (
 	"crypto/hmac"
@@ -13,61 +15,20 @@ import (
 	"testing"
 )
 
-// site starts nginx with the locations of the pages that have been followed,
-// and gives where it listens, which 127.0.0.1 is from then on.
-func (m *machine) site(more string) string {
-	m.t.Helper()
-	nginx := need(m.t, "nginx-light", "/usr/sbin/nginx")
-	for _, b := range load(m.t, "nginx.md").blocks {
-		if strings.HasSuffix(b.file, "/onewake_proxy.conf") {
-			m.write(b.file, b.text, 0o644)
-		}
-	}
-	m.mkdir("/usr/local/etc/nginx/onewake", 0o755)
-	addr := m.front("nginx", func(addr string) *exec.Cmd {
-		conf := m.write("/usr/local/etc/nginx/nginx.conf", m.workers("user %s;\n")+`
-daemon off; worker_processes 1;
-pid `+m.root+`/pid;
-events { }
-http {
-	access_log off;
-	client_body_temp_path tmp; proxy_temp_path tmp; fastcgi_temp_path tmp; uwsgi_temp_path tmp; scgi_temp_path tmp;
-	server {
-		listen `+addr+`;
-		include onewake/*.conf;
-`+m.here(more)+`
-	}
-}
-`, 0o644)
-		return m.command(nil, nginx, "-p", m.root, "-c", conf, "-e", m.root+"/nginx.error.log")
-	})
-	m.replace = append(m.replace, "127.0.0.1/", addr+"/")
-	return addr
-}
-
-// behind follows a page that has nginx in front as nginx.md puts it there, and
-// starts that.
-func (m *machine) behind(p page) string {
-	m.t.Helper()
-	m.follow(load(m.t, "nginx.md").only("A server of its own"))
-	m.follow(p)
-	addr := startNginx(m)
-	m.replace = append(m.replace, "127.0.0.1/", addr+"/")
-	return addr
-}
-
-func TestGit(t *testing.T) {
+func TestInteropGit(t *testing.T) {
 	t.Parallel()
-	git := needGit(t)
-	need(t, "git", "/usr/lib/git-core/git-http-backend")
-	need(t, "openssl", "/usr/bin/openssl")
+	git := need(t, "git", "apt-get install git")
+	need(t, "git-http-backend", "apt-get install git")
+	need(t, "openssl", "apt-get install openssl")
 	m := newMachine(t)
-	p := load(t, "git.md")
+	p := readRecipe(t, "git.md")
 	m.follow(p)
 	os.Chmod(m.here("/usr/local/etc/nginx/git.htpasswd"), 0o644) // its group could not be set
 	s := m.service("onewake_git")
-	addr := m.site("")
+	addr := m.startSite("")
 	m.console(p)
+
+	at := strings.TrimPrefix(addr, "tcp:")
 
 	// More than is kept in memory goes there and comes back.
 	large := strings.Repeat("0123456789abcdef", 1<<17)
@@ -76,17 +37,17 @@ func TestGit(t *testing.T) {
 	m.run(git, "-C", one, "add", ".")
 	m.run(git, "-C", one, "-c", "core.compression=0", "commit", "-q", "-m", "large")
 	push := []string{git, "-C", one, "-c", "core.compression=0", "-c", "pack.compression=0", "-c", "http.postBuffer=100000", "push", "-q"}
-	if out, err := m.command(m.onewake, append(push, "http://"+addr+"/git/example.git", "HEAD:main")...).CombinedOutput(); err == nil {
+	if out, err := m.command(m.onewake, append(push, "http://"+at+"/git/example.git", "HEAD:main")...).CombinedOutput(); err == nil {
 		t.Errorf("a push without a password: %s", out)
 	}
-	if out, err := m.command(m.onewake, append(push, "http://alice:wrong@"+addr+"/git/example.git", "HEAD:main")...).CombinedOutput(); err == nil {
+	if out, err := m.command(m.onewake, append(push, "http://alice:wrong@"+at+"/git/example.git", "HEAD:main")...).CombinedOutput(); err == nil {
 		t.Errorf("a push with a wrong password: %s", out)
 	}
-	m.run(append(push, "http://alice:correct%20horse@"+addr+"/git/example.git", "HEAD:main")...)
+	m.run(append(push, "http://alice:correct%20horse@"+at+"/git/example.git", "HEAD:main")...)
 	if got, want := m.run(git, "-C", m.here("/var/git/example.git"), "rev-parse", "main"), m.run(git, "-C", one, "rev-parse", "HEAD"); got != want {
 		t.Errorf("main is %s, want %s", got, want)
 	}
-	m.run(git, "clone", "-q", "http://"+addr+"/git/example.git", m.here("/var/tmp/two"))
+	m.run(git, "clone", "-q", "http://"+at+"/git/example.git", m.here("/var/tmp/two"))
 	if b, err := os.ReadFile(m.here("/var/tmp/two/large")); err != nil || string(b) != large {
 		t.Errorf("cloned %d bytes, %v", len(b), err)
 	}
@@ -97,20 +58,19 @@ func TestGit(t *testing.T) {
 			t.Errorf("POST of %s: %d", path, a.status)
 		}
 	}
-	s.await(t, `path="/git/example.git/git-receive-pack"`)
-	if r := s.records(`path="/git/example.git/git-receive-pack"`, "status=200", `client="127.0.0.1"`); len(r) == 0 {
-		t.Error("no access record of the push")
-	}
+	ask(t, addr, "POST", "/git/another.git/git-receive-pack", "0000").wantStatus(t, 401)
+	s.await("request", "path", "/git/example.git/git-receive-pack", "status", "200", "client", "127.0.0.1")
+	s.stop()
 }
 
-func TestCgit(t *testing.T) {
+func TestInteropCgit(t *testing.T) {
 	t.Parallel()
-	git := needGit(t)
-	need(t, "cgit", "/usr/lib/cgit/cgit.cgi")
-	needCurl(t)
+	git := need(t, "git", "apt-get install git")
+	needFile(t, "/usr/lib/cgit/cgit.cgi", "apt-get install cgit")
+	need(t, "curl", "apt-get install curl")
 	m := newMachine(t)
 	m.replace = []string{"alias /usr/local/www/cgit/", "alias /usr/share/cgit/"}
-	p := load(t, "cgit.md")
+	p := readRecipe(t, "cgit.md")
 	m.follow(p)
 	m.mkdir("/var/git", 0o755)
 	repo := m.here("/var/git/example.git")
@@ -123,8 +83,8 @@ func TestCgit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m.service("onewake_cgit")
-	addr := m.site("")
+	s := m.service("onewake_cgit")
+	addr := m.startSite("")
 	m.console(p)
 	if a := ask(t, addr, "GET", "/cgit/", ""); a.status != 200 || !strings.Contains(a.body, "href='/cgit/example.git/'") || !strings.Contains(a.body, "cgit-static/cgit.css") {
 		t.Errorf("%d\n%s", a.status, a.body)
@@ -132,17 +92,16 @@ func TestCgit(t *testing.T) {
 	if a := ask(t, addr, "GET", "/cgit/example.git/log/", ""); a.status != 200 || !strings.Contains(a.body, "a subject to be seen") {
 		t.Errorf("%d\n%s", a.status, a.body)
 	}
-	if a := ask(t, addr, "GET", "/cgit-static/cgit.cgi", ""); a.status != 403 {
-		t.Errorf("the program itself: %d", a.status)
-	}
+	ask(t, addr, "GET", "/cgit-static/cgit.cgi", "").wantStatus(t, 403)
+	s.stop()
 }
 
-func TestWSGI(t *testing.T) {
+func TestInteropWSGI(t *testing.T) {
 	t.Parallel()
-	needPython(t)
-	needCurl(t)
+	need(t, "python3", "apt-get install python3")
+	need(t, "curl", "apt-get install curl")
 	m := newMachine(t)
-	p := load(t, "wsgi.md")
+	p := readRecipe(t, "wsgi.md")
 	addr := m.behind(p)
 	// Not the user's, as it is in earnest.
 	dir := m.here("/usr/local/www/hello/")
@@ -153,54 +112,59 @@ func TestWSGI(t *testing.T) {
 	ask(t, addr, "GET", "/hello", "").want(t, 200, "Hello 127.0.0.1\n")
 	body := strings.Repeat("x", 2<<20)
 	ask(t, addr, "POST", "/hello", body, "Content-Type: text/x").want(t, 201, "2097152 bytes of text/x\n")
-	ask(t, addr, "POST", "/hello", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body), "Content-Type: text/x", "Transfer-Encoding: chunked").
+	ask(t, addr, "POST", "/hello", chunk(body), "Content-Type: text/x", "Transfer-Encoding: chunked").
 		want(t, 201, "2097152 bytes of text/x\n")
 	ask(t, addr, "GET", "/a%20b", "").want(t, 404, "no /a b\n")
-	if r := s.records(`msg="stderr"`); len(r) > 0 {
-		t.Errorf("%s", r)
+	if r := s.find("stderr"); len(r) > 0 {
+		t.Errorf("%v", r)
 	}
 	if a := ask(t, addr, "GET", "/broken", ""); a.status != 500 || strings.Contains(a.body, "details") {
-		t.Errorf("%+v", a)
+		t.Errorf("%d %q", a.status, a.body)
 	}
-	s.await(t, `msg="stderr"`, "RuntimeError: details for the log")
+	s.until("RuntimeError in the log", func() bool {
+		return slices.ContainsFunc(s.findLocked("stderr", nil), func(r record) bool { return strings.Contains(r["text"], "RuntimeError: details for the log") })
+	})
 	// hello.py was compiled once, and not by a request.
 	if names, _ := filepath.Glob(dir + "__pycache__/*"); len(names) != 1 {
 		t.Errorf("compiled: %s", names)
 	}
+	s.stop()
 }
 
-func TestStatus(t *testing.T) {
+func TestInteropStatusPage(t *testing.T) {
 	t.Parallel()
-	needCurl(t)
+	need(t, "curl", "apt-get install curl")
 	m := newMachine(t)
 	m.replace = []string{"limit=90", "limit=101"} // however full this machine is
-	p := load(t, "status.md")
+	p := readRecipe(t, "status.md")
 	m.follow(p)
 	s := m.service("onewake_status")
-	addr := m.site("")
+	addr := m.startSite("")
 	m.console(p)
-	ask(t, addr, "POST", "/status", "body").want(t, 200, "")
-	ask(t, addr, "GET", "/statusquo", "").want(t, 404, "")
-	path := m.here("/usr/local/libexec/status")
-	text, _ := os.ReadFile(path)
-	m.write(path, strings.Replace(string(text), "limit=101", "limit=0", 1), 0o555)
+	ask(t, addr, "POST", "/status", "body").wantStatus(t, 200)
+	ask(t, addr, "GET", "/statusquo", "").wantStatus(t, 404)
+	const path = "/usr/local/libexec/status"
+	m.write(path, change(t, m.read(path), "limit=101", "limit=0"), 0o555)
 	if a := ask(t, addr, "GET", "/status", ""); a.status != 500 || strings.Contains(a.body, "full") {
-		t.Errorf("%+v", a)
+		t.Errorf("%d %q", a.status, a.body)
 	}
-	s.await(t, `msg="stderr"`, "nearly full: /")
+	if r := s.await("stderr"); !strings.Contains(r["text"], "nearly full: /") {
+		t.Errorf("%v", r)
+	}
+	s.stop()
 }
 
-func TestWebhook(t *testing.T) {
+func TestInteropWebhook(t *testing.T) {
 	t.Parallel()
-	needPython(t)
-	needCurl(t)
-	git := needGit(t)
-	need(t, "openssl", "/usr/bin/openssl")
+	need(t, "python3", "apt-get install python3")
+	need(t, "curl", "apt-get install curl")
+	git := need(t, "git", "apt-get install git")
+	need(t, "openssl", "apt-get install openssl")
 	m := newMachine(t)
-	p := load(t, "webhook.md")
+	p := readRecipe(t, "webhook.md")
 	m.follow(p)
 	s := m.service("onewake_webhook")
-	addr := m.site("")
+	addr := m.startSite("")
 	m.console(p)
 
 	spooled := func() []string {
@@ -232,11 +196,9 @@ func TestWebhook(t *testing.T) {
 		{"X-Hub-Signature: sha256=" + sign(key, body)},
 		{"X_Hub_Signature_256: sha256=" + sign(key, body)},
 	} {
-		if a := ask(t, addr, "POST", "/webhook", body, wrong...); a.status != 403 {
-			t.Errorf("%q: %d %q", wrong, a.status, a.body)
-		}
+		ask(t, addr, "POST", "/webhook", body, wrong...).want(t, 403, "wrong signature\n")
 	}
-	ask(t, addr, "GET", "/webhook", "").want(t, 405, "")
+	ask(t, addr, "GET", "/webhook", "").wantStatus(t, 405)
 	if names := spooled(); len(names) > 0 {
 		t.Errorf("spooled %s", names)
 	}
@@ -244,7 +206,7 @@ func TestWebhook(t *testing.T) {
 	for range 2 {
 		ask(t, addr, "POST", "/webhook", body, right).want(t, 202, "accepted\n")
 	}
-	ask(t, addr, "POST", "/webhook", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body), right, "Transfer-Encoding: chunked").want(t, 202, "accepted\n")
+	ask(t, addr, "POST", "/webhook", chunk(body), right, "Transfer-Encoding: chunked").want(t, 202, "accepted\n")
 	names := spooled()
 	if len(names) != 1 {
 		t.Fatalf("spooled %s", names)
@@ -257,10 +219,11 @@ func TestWebhook(t *testing.T) {
 	if a := ask(t, addr, "POST", "/webhook", body, "X-Hub-Signature-256: sha256="+sign("", body)); a.status != 502 {
 		t.Errorf("without a secret: %d %q", a.status, a.body)
 	}
-	s.await(t, `msg="stderr"`)
-	if r := s.records(`msg="stderr"`); len(r) != 1 || !strings.Contains(r[0], "is empty") {
-		t.Errorf("stderr: %s", r)
+	s.await("stderr")
+	if r := s.find("stderr"); len(r) != 1 || !strings.Contains(r[0]["text"], "is empty") {
+		t.Errorf("stderr: %v", r)
 	}
+	s.stop()
 
 	// And what cron does with it.
 	site := m.here("/usr/local/www/site")
@@ -274,7 +237,7 @@ func TestWebhook(t *testing.T) {
 	commit()
 	m.run(git, "clone", "-q", repo, site)
 	commit()
-	m.run("/bin/sh", m.here("/usr/local/libexec/deploy"))
+	m.run(m.here("/usr/local/libexec/deploy"))
 	if names := spooled(); len(names) > 0 {
 		t.Errorf("still spooled: %s", names)
 	}
@@ -284,12 +247,12 @@ func TestWebhook(t *testing.T) {
 }
 
 // The same script behind fcgiwrap and behind onewake sees the same.
-func TestFromFcgiwrap(t *testing.T) {
+func TestInteropFromFcgiwrap(t *testing.T) {
 	t.Parallel()
-	fcgiwrap := need(t, "fcgiwrap", "/usr/sbin/fcgiwrap")
-	need(t, "nginx-common", "/etc/nginx/fastcgi_params")
+	fcgiwrap := need(t, "fcgiwrap", "apt-get install fcgiwrap")
+	needFile(t, "/etc/nginx/fastcgi_params", "apt-get install nginx-common")
 	m := newMachine(t)
-	p := load(t, "from-fcgiwrap.md")
+	p := readRecipe(t, "from-fcgiwrap.md")
 	m.follow(p)
 	script := `#!/bin/sh
 printf 'Content-Type: text/plain\n\n'
@@ -302,18 +265,17 @@ env | sort
 	dir := "/var/run/fcgiwrap"
 	m.mkdir(dir, 0o777)
 	socket := m.root + dir + "/fcgiwrap.sock"
-	fc := m.start("fcgiwrap", m.command(m.onewake, fcgiwrap, "-s", "unix:"+socket))
-	await(t, "socket of fcgiwrap", func() bool { return os.Chmod(socket, 0o777) == nil })
-	defer fc.stop()
+	background(t, m.onewake, "/usr/bin/env", "HOME=/", fcgiwrap, "-s", "unix:"+socket)
+	eventually(t, "fcgiwrap's socket", func() bool { return os.Chmod(socket, 0o777) == nil })
 	// The page's own block of nginx for fcgiwrap, at another path.
-	i := slices.IndexFunc(p.blocks, func(b block) bool { return strings.Contains(b.text, "fastcgi_pass") })
+	i := slices.IndexFunc(p.blocks, func(b recipeBlock) bool { return strings.Contains(b.text, "fastcgi_pass") })
 	old := strings.NewReplacer("location /cgi-bin/ {", "location ~ ^/old/hello.cgi(?<hello_path>.*)$ {", "include fastcgi_params", "include /etc/nginx/fastcgi_params").
 		Replace(p.blocks[i].text)
-	addr := m.site(old)
+	addr := m.startSite(old)
 	vars := func(target string) map[string]string {
 		a := ask(t, addr, "POST", target, "some body", "X-Field: value", "Content-Type: text/x")
 		if a.status != 200 {
-			t.Fatalf("%s: %+v", target, a)
+			t.Fatalf("%s: %d %q", target, a.status, a.body)
 		}
 		v := make(map[string]string)
 		for line := range strings.Lines(a.body) {
@@ -346,9 +308,7 @@ env | sort
 	// The script that picks a script.
 	m.write("/usr/local/www/cgi-bin/other.cgi", strings.Replace(script, "env", "echo other; env", 1), 0o555)
 	path := m.here("/usr/local/libexec/cgi-bin")
-	os.Chmod(path, 0o555)
-	m.service("onewake", "onewake_cgi=YES", "onewake_command="+path, "onewake_flags='-script-name /cgi-bin'")
-	socket = m.root + "/var/run/onewake/onewake.sock"
+	s = m.service("onewake", "onewake_cgi=YES", "onewake_command="+path, "onewake_flags='-script-name /cgi-bin'")
 	for target, want := range map[string]string{
 		"/cgi-bin/hello.cgi":      "PATH_INFO=\n",
 		"/cgi-bin/hello.cgi/a/b":  "PATH_INFO=/a/b\n",
@@ -359,26 +319,27 @@ env | sort
 		"/cgi-bin/":               "no such script",
 		"/cgi-bin/other.cgi/%2e.": "PATH_INFO=/..\n",
 	} {
-		if a := ask(t, socket, "GET", target, ""); !strings.Contains(a.body, want) || (a.status == 404) != (want == "no such script") {
+		if a := ask(t, s.addr, "GET", target, ""); !strings.Contains(a.body, want) || (a.status == 404) != (want == "no such script") {
 			t.Errorf("%s: %d %s", target, a.status, a.body)
 		}
 	}
+	s.stop()
 }
 
-func TestFromShell2http(t *testing.T) {
+func TestInteropFromShell2http(t *testing.T) {
 	t.Parallel()
-	needCurl(t)
+	need(t, "curl", "apt-get install curl")
 	m := newMachine(t)
-	p := load(t, "from-shell2http.md")
+	p := readRecipe(t, "from-shell2http.md")
 	addr := m.behind(p)
 	s := m.service("onewake")
 	m.console(p)
 	ask(t, addr, "POST", "/echo", "a body\n").want(t, 200, "a body\n")
 	if a := ask(t, addr, "GET", "/ps", ""); a.status != 200 || !strings.Contains(a.body, "ps aux") {
-		t.Errorf("%+v", a)
+		t.Errorf("%d %q", a.status, a.body)
 	}
-	ask(t, addr, "POST", "/date", "").want(t, 405, "")
-	ask(t, addr, "GET", "/elsewhere", "").want(t, 404, "")
+	ask(t, addr, "POST", "/date", "").wantStatus(t, 405)
+	ask(t, addr, "GET", "/elsewhere", "").wantStatus(t, 404)
 	for query, status := range map[string]int{
 		"from=1&to=2": 200, "to=2&from=1": 200, "": 400, "from=1": 400, "from=1&to=": 400, "from=1&to=2&to=3": 400, "from=1,2&to=3": 400,
 		"from=1&to=;id": 400, "from=%31&to=2": 400, "from=1&to=" + url.QueryEscape("2\n3"): 400, "xfrom=1&to=2": 400,
@@ -390,8 +351,9 @@ func TestFromShell2http(t *testing.T) {
 	}
 	s.stop()
 	// One command with pipes, as the page has it.
-	m.service("onewake_pipe", `onewake_pipe_command="/bin/sh -c 'ps aux | head'"`)
-	if a := ask(t, m.root+"/var/run/onewake_pipe/onewake_pipe.sock", "GET", "/", ""); a.status != 200 || strings.Count(a.body, "\n") != 10 {
-		t.Errorf("%+v", a)
+	s = m.service("onewake_pipe", `onewake_pipe_command="/bin/sh -c 'ps aux | head'"`)
+	if a := ask(t, s.addr, "GET", "/", ""); a.status != 200 || strings.Count(a.body, "\n") != 10 {
+		t.Errorf("%d %q", a.status, a.body)
 	}
+	s.stop()
 }

@@ -1,4 +1,6 @@
-package recipes_test
+//go:build interop
+
+package e2e
 
 import (
 	"os"
@@ -9,18 +11,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // execStart is the command of a unit, the last one that is set, without the
 // paths and names that are not of this machine.
 func (m *machine) execStart(unit string) []string {
 	m.t.Helper()
-	text, err := os.ReadFile(m.here(unit))
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	found := regexp.MustCompile(`(?m)^ExecStart=(.+)$`).FindAllStringSubmatch(strings.ReplaceAll(string(text), "\\\n", " "), -1)
+	found := regexp.MustCompile(`(?m)^ExecStart=(.+)$`).FindAllStringSubmatch(strings.ReplaceAll(m.read(unit), "\\\n", " "), -1)
 	if len(found) != 1 {
 		m.t.Fatalf("%s: ExecStart %q", unit, found)
 	}
@@ -31,12 +28,12 @@ func (m *machine) execStart(unit string) []string {
 	return args
 }
 
-func TestSystemd(t *testing.T) {
+func TestInteropSystemd(t *testing.T) {
 	t.Parallel()
-	analyze := need(t, "systemd", "/usr/bin/systemd-analyze")
+	analyze := need(t, "systemd-analyze", "apt-get install systemd")
 	m := newMachine(t)
 	m.replace = []string{"/usr/sbin/nologin", "/usr/sbin/nologin"}
-	p := load(t, "systemd.md")
+	p := readRecipe(t, "systemd.md")
 	m.follow(p)
 	m.mkdir("/run/onewake", 0o755)
 	dir := m.root + "/etc/systemd/system"
@@ -45,12 +42,17 @@ func TestSystemd(t *testing.T) {
 	t.Run("verify", func(t *testing.T) {
 		for _, units := range [][]string{{"onewake.service"}, {"onewake.service", "onewake.socket"}} {
 			only := t.TempDir()
+			link := func(unit string) {
+				if err := os.Symlink(filepath.Join(dir, unit), filepath.Join(only, unit)); err != nil {
+					t.Fatal(err)
+				}
+			}
 			for _, unit := range units {
-				copyFile(t, filepath.Join(only, unit), filepath.Join(dir, unit))
+				link(unit)
 			}
 			if len(units) > 1 {
 				os.Mkdir(filepath.Join(only, "onewake.service.d"), 0o755)
-				copyFile(t, filepath.Join(only, "onewake.service.d/socket.conf"), filepath.Join(dir, "onewake.service.d/socket.conf"))
+				link("onewake.service.d/socket.conf")
 			}
 			cmd := m.command(nil, append([]string{analyze, "verify", "--man=no", "--recursive-errors=no"}, units...)...)
 			cmd.Dir = only
@@ -71,20 +73,17 @@ func TestSystemd(t *testing.T) {
 	// The command of the unit works with the system calls that the unit leaves
 	// it; without one that is newer than some systemd.
 	t.Run("service", func(t *testing.T) {
-		python := needPython(t)
-		need(t, "libseccomp2", "/usr/lib/"+machineName(t)+"-linux-gnu/libseccomp.so.2")
+		python := need(t, "python3", "apt-get install python3")
+		needFile(t, "/usr/lib/"+machineName(t)+"-linux-gnu/libseccomp.so.2", "apt-get install libseccomp2")
 		out, err := exec.Command(analyze, "syscall-filter", "--no-pager").Output()
 		if err != nil {
 			t.Fatal(err)
 		}
-		unit, err := os.ReadFile(dir + "/onewake.service")
-		if err != nil {
-			t.Fatal(err)
-		}
-		set := string(regexp.MustCompile(`(?m)^SystemCallFilter=(.*)$`).FindSubmatch(unit)[1])
+		unit := m.read("/etc/systemd/system/onewake.service")
+		set := regexp.MustCompile(`(?m)^SystemCallFilter=(.*)$`).FindStringSubmatch(unit)[1]
 		errno := ""
-		if m := regexp.MustCompile(`(?m)^SystemCallErrorNumber=(.*)$`).FindSubmatch(unit); m != nil {
-			errno = string(m[1])
+		if m := regexp.MustCompile(`(?m)^SystemCallErrorNumber=(.*)$`).FindStringSubmatch(unit); m != nil {
+			errno = m[1]
 		}
 		filter := m.write("/var/tmp/filter", seccompLauncher, 0o644)
 		permitted := slices.DeleteFunc(syscallSet(string(out), set), func(call string) bool { return call == "fchmodat2" })
@@ -93,73 +92,63 @@ func TestSystemd(t *testing.T) {
 		}
 		calls := m.write("/var/tmp/calls", strings.Join(permitted, "\n"), 0o644)
 		args := m.execStart("/etc/systemd/system/onewake.service")
-		as := m.onewake
-		if as != nil { // SupplementaryGroups=www-data
-			as = &syscall.Credential{Uid: as.Uid, Gid: as.Gid, Groups: []uint32{m.www.Gid}}
+		l := launch{raw: true, bin: args[0], args: args[1:], env: m.env(), cred: m.onewake, dir: m.root + "/run/onewake",
+			before: []string{python, filter, calls, errno}}
+		if m.onewake != nil { // SupplementaryGroups=www-data
+			l.cred = &syscall.Credential{Uid: m.onewake.Uid, Gid: m.onewake.Gid, Groups: []uint32{m.www.Gid}}
 		}
-		s := m.start("unit", m.command(as, append([]string{python, filter, calls, errno}, args...)...))
-		record := s.await(t, `msg="start"`)
-		if !strings.Contains(record, `socket="0660 `) {
+		s := l.start(t)
+		s.path = strings.TrimPrefix(s.addr, "unix:")
+		if record := s.await("start"); !strings.HasPrefix(record["socket"], "0660 ") {
 			t.Error(record)
 		}
-		socket := m.here("/run/onewake/onewake.sock")
-		if a := ask(t, socket, "GET", "/", "", "X-Real-IP: 192.0.2.1"); a.status != 200 || !strings.Contains(a.body, ":") {
-			t.Errorf("%+v", a)
+		if a := ask(t, s.addr, "GET", "/", "", "X-Real-IP: 192.0.2.1"); a.status != 200 || !strings.Contains(a.body, ":") {
+			t.Errorf("%d %q", a.status, a.body)
 		}
-		s.await(t, `msg="request"`, `client="192.0.2.1"`)
-		if a := ask(t, socket, "POST", "/", strings.Repeat("x", 3<<20)); a.status != 200 {
-			t.Errorf("%+v", a)
+		s.await("request", "client", "192.0.2.1")
+		ask(t, s.addr, "POST", "/", strings.Repeat("x", 3<<20)).wantStatus(t, 200)
+		s.await("request", "method", "POST")
+		s.signal(syscall.SIGHUP)
+		s.await("core replaced")
+		if r := s.status(); r["served"] != "2" {
+			t.Error(r)
 		}
-		s.await(t, `msg="request"`, `method="POST"`)
-		monitor := s.cmd.Process.Pid
-		syscall.Kill(monitor, syscall.SIGHUP)
-		s.await(t, `msg="core replaced"`)
-		syscall.Kill(monitor, syscall.SIGUSR1)
-		s.await(t, `msg="status"`, "served=2")
 		s.stop()
-		if s.cmd.ProcessState.ExitCode() != 0 {
-			t.Error(s.cmd.ProcessState)
-		}
-		if _, err := os.Lstat(socket); !os.IsNotExist(err) {
-			t.Errorf("the socket after the end: %v", err)
-		}
-		if r := s.records("level=ERROR"); len(r) > 0 {
-			t.Errorf("%s", r)
+		for _, r := range s.records {
+			if r["level"] == "ERROR" {
+				t.Error(r)
+			}
 		}
 	})
 
 	t.Run("socket", func(t *testing.T) {
-		activate := need(t, "systemd", "/usr/bin/systemd-socket-activate")
-		text, err := os.ReadFile(dir + "/onewake.socket")
-		if err != nil {
-			t.Fatal(err)
-		}
-		socket := string(regexp.MustCompile(`(?m)^ListenStream=(.*)$`).FindSubmatch(text)[1])
+		activate := need(t, "systemd-socket-activate", "apt-get install systemd")
+		socket := regexp.MustCompile(`(?m)^ListenStream=(.*)$`).FindStringSubmatch(m.read("/etc/systemd/system/onewake.socket"))[1]
 		args := m.execStart("/etc/systemd/system/onewake.service.d/socket.conf")
 		command := slices.Index(args, "--")
-		args = append(args[:command], "--", "/usr/bin/env") // to see what reaches a command
-		s := m.start("activated", m.command(m.onewake, append([]string{activate, "-l", socket, "-E", "SECRET=secret"}, args...)...))
-		await(t, "socket", func() bool { _, err := os.Stat(socket); return err == nil })
-		time.Sleep(100 * time.Millisecond)
-		if r := s.records("msg"); len(r) > 0 {
-			t.Errorf("before the first connection: %s", r)
-		}
-		a := ask(t, socket, "GET", "/path", "", "X-Real-IP: 192.0.2.1")
+		args = append(args[1:command], "--", "/usr/bin/env") // to see what reaches a command
+		l := launch{raw: true, bin: m.program(), args: args, env: m.env(), cred: m.onewake, dir: m.root + "/run",
+			before: []string{activate, "-l", socket, "-E", "SECRET=secret"}}
+		s := l.begin(t)
+		s.addr, s.troubles = "unix:"+socket, true // systemd-socket-activate has lines of its own
+		eventually(t, "the socket", func() bool { _, err := os.Stat(socket); return err == nil })
+		a := ask(t, s.addr, "GET", "/path", "", "X-Real-IP: 192.0.2.1")
 		if a.status != 200 || !strings.Contains(a.body, "REMOTE_ADDR=192.0.2.1\n") || !strings.Contains(a.body, "PATH_INFO=/path\n") {
-			t.Errorf("%+v", a)
+			t.Errorf("%d %q", a.status, a.body)
 		}
 		for _, bad := range []string{"LISTEN_FDS", "LISTEN_PID", "SECRET"} {
 			if strings.Contains(a.body, bad) {
 				t.Errorf("the command has %s", bad)
 			}
 		}
-		s.await(t, `msg="start"`, `listen="fd:3"`)
-		syscall.Kill(s.cmd.Process.Pid, syscall.SIGHUP) // it has become the monitor
-		s.await(t, `msg="core replaced"`)
-		if a := ask(t, socket, "GET", "/", ""); a.status != 200 {
-			t.Errorf("after a reload: %+v", a)
+		s.await("start", "listen", "fd:3")
+		s.signal(syscall.SIGHUP) // it has become the monitor
+		s.await("core replaced")
+		ask(t, s.addr, "GET", "/", "").wantStatus(t, 200)
+		s.signal(syscall.SIGTERM)
+		if st := s.wait(); st != statusOK {
+			t.Errorf("exit status %d", st)
 		}
-		s.stop()
 		// What the page says is given up.
 		if _, err := os.Lstat(socket); err != nil {
 			t.Errorf("the socket after the end: %v", err)
@@ -168,17 +157,6 @@ func TestSystemd(t *testing.T) {
 			t.Errorf("locks %s", names)
 		}
 	})
-}
-
-func copyFile(t *testing.T, to, from string) {
-	t.Helper()
-	b, err := os.ReadFile(from)
-	if err == nil {
-		err = os.WriteFile(to, b, 0o644)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // syscallSet are the system calls of a set, with those of the sets in it.

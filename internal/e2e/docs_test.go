@@ -1,5 +1,6 @@
-// Package docs holds the documents; its tests read them as a reader would.
-package docs
+//go:build freebsd || linux
+
+package e2e
 
 import (
 	"io/fs"
@@ -11,10 +12,12 @@ import (
 	"testing"
 )
 
+// The documents, read as a reader would.
+
 var (
-	link    = regexp.MustCompile(`!?\[[^\]]*\]\(([^)\s]+)\)`)
-	heading = regexp.MustCompile(`(?m)^#{1,6} +(.*)$`)
-	fence   = regexp.MustCompile("(?ms)^ *```.*?^ *```")
+	docLink    = regexp.MustCompile(`!?\[[^\]]*\]\(([^)\s]+)\)`)
+	docHeading = regexp.MustCompile(`(?m)^#{1,6} +(.*)$`)
+	docFence   = regexp.MustCompile("(?ms)^ *```.*?^ *```")
 	// goName is a test or a fuzz target that a document names.
 	goName = regexp.MustCompile("`(?:(?:Test|Fuzz)[A-Z][A-Za-z0-9]*)`")
 	goFunc = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Za-z0-9]*)\(`)
@@ -24,14 +27,14 @@ var (
 func documents(t *testing.T) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
-	walk(t, func(path string) {
+	walkSources(t, func(path string) {
 		if strings.HasSuffix(path, ".md") {
 			b, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			rel, _ := filepath.Rel("..", path)
-			all[rel] = fence.ReplaceAllString(string(b), "")
+			rel, _ := filepath.Rel(sources, path)
+			all[rel] = docFence.ReplaceAllString(string(b), "")
 		}
 	})
 	if len(all) < 8 {
@@ -40,10 +43,10 @@ func documents(t *testing.T) map[string]string {
 	return all
 }
 
-func walk(t *testing.T, f func(path string)) {
+func walkSources(t *testing.T, f func(path string)) {
 	t.Helper()
-	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
-		if d != nil && d.IsDir() && (d.Name() == ".git" || path == "../build") {
+	err := filepath.WalkDir(sources, func(path string, d fs.DirEntry, err error) error {
+		if d != nil && d.IsDir() && (d.Name() == ".git" || path == sources+"/build") {
 			return fs.SkipDir
 		}
 		if err == nil && !d.IsDir() {
@@ -76,7 +79,7 @@ func TestLinks(t *testing.T) {
 	docs := documents(t)
 	n := 0
 	for name, text := range docs {
-		for _, m := range link.FindAllStringSubmatch(text, -1) {
+		for _, m := range docLink.FindAllStringSubmatch(text, -1) {
 			target, frag, _ := strings.Cut(m[1], "#")
 			if strings.Contains(target, "://") || strings.HasPrefix(target, "mailto:") {
 				continue
@@ -86,14 +89,14 @@ func TestLinks(t *testing.T) {
 			if target != "" {
 				path = filepath.Join(filepath.Dir(name), target)
 			}
-			if _, err := os.Stat(filepath.Join("..", path)); err != nil || strings.HasPrefix(path, "../") {
+			if _, err := os.Stat(filepath.Join(sources, path)); err != nil || strings.HasPrefix(path, "../") {
 				t.Errorf("%s: %s leads nowhere", name, m[0])
 				continue
 			}
 			if frag == "" {
 				continue
 			}
-			if !slices.ContainsFunc(heading.FindAllStringSubmatch(docs[path], -1), func(h []string) bool { return anchor(h[1]) == frag }) {
+			if !slices.ContainsFunc(docHeading.FindAllStringSubmatch(docs[path], -1), func(h []string) bool { return anchor(h[1]) == frag }) {
 				t.Errorf("%s: %s: no such heading in %s", name, m[0], path)
 			}
 		}
@@ -108,13 +111,13 @@ func TestLinks(t *testing.T) {
 func TestIndex(t *testing.T) {
 	t.Parallel()
 	index := documents(t)["docs/README.md"]
-	entries, err := os.ReadDir(".")
+	entries, err := os.ReadDir(sources + "/docs")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
 		name := e.Name()
-		if name == "README.md" || strings.HasSuffix(name, ".go") || slices.Contains([]string{".svg", ".png"}, filepath.Ext(name)) {
+		if name == "README.md" || slices.Contains([]string{".svg", ".png"}, filepath.Ext(name)) {
 			continue
 		}
 		if !strings.Contains(index, "("+name) {
@@ -127,7 +130,7 @@ func TestIndex(t *testing.T) {
 func TestNamedTests(t *testing.T) {
 	t.Parallel()
 	have := make(map[string]bool)
-	walk(t, func(path string) {
+	walkSources(t, func(path string) {
 		if strings.HasSuffix(path, "_test.go") {
 			b, err := os.ReadFile(path)
 			if err != nil {

@@ -1,0 +1,251 @@
+//go:build interop
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// frontRecipe is the page of a web server.
+type frontRecipe struct {
+	name    string
+	section string // of its page
+	config  func(m *machine) webConfig
+	slow    bool // it comes back some time after onewake did, not at once
+}
+
+func (f frontRecipe) start(m *machine) *webServer {
+	m.t.Helper()
+	return startWeb(m.t, f.name, f.config(m))
+}
+
+var fronts = []frontRecipe{
+	{"nginx", "A server of its own", func(m *machine) webConfig {
+		return webConfig{dir: m.here("/usr/local/etc/nginx"), global: change(m.t, m.read("/usr/local/etc/nginx/onewake.conf"), "listen 80;", "listen @ADDR@;")}
+	}, false},
+	{"lighttpd", "lighttpd", func(m *machine) webConfig {
+		return webConfig{dir: m.here("/usr/local/etc/lighttpd"), global: `include "conf.d/onewake.conf"`}
+	}, true},
+	{"caddy", "Caddy", func(m *machine) webConfig {
+		return webConfig{global: change(m.t, m.read("/usr/local/etc/caddy/Caddyfile"), "example.org {", "http://@ADDR@, http://example.org:@PORT@ {")}
+	}, false},
+	{"apache", "Apache", func(m *machine) webConfig {
+		return webConfig{global: change(m.t, m.read("/usr/local/etc/apache24/Includes/onewake.conf"),
+			"libexec/apache24/", "/usr/lib/apache2/modules/", "<VirtualHost *:80>", "<VirtualHost *:*>")}
+	}, false},
+}
+
+// What a command is asked for in the tests of the fronts. /run and /slow last
+// longer than any test: something has to end them.
+const probe = `#!/bin/sh
+case $PATH_INFO in
+/env) env | sort;;
+/body) cksum; echo "$CONTENT_LENGTH";;
+/slow) exec sleep 1000;;
+/cut) head -c 300000 /dev/zero; exit 1;;
+/large) head -c 5000000 /dev/zero;;
+/fail) echo secret; exit 1;;
+/run) echo run >>"$RUNS"; exec sleep 1000;;
+*) echo "hello $PATH_INFO";;
+esac
+`
+
+func TestInteropFronts(t *testing.T) {
+	for _, f := range fronts {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			need(t, "curl", "apt-get install curl")
+			m := newMachine(t)
+			p := readRecipe(t, f.name+".md").only(f.section)
+			m.follow(p)
+
+			// As the page has it, with the test page.
+			s := m.service("onewake")
+			w := f.start(m)
+			m.isAt(w)
+			m.console(p)
+			s.stop()
+
+			program := m.write("/usr/local/bin/probe", probe, 0o755)
+			runs := filepath.Join(m.root, "var/tmp/runs")
+			settings := []string{"onewake_command=" + program, "onewake_env=RUNS=" + runs,
+				`onewake_flags="$onewake_flags -max-body 4MiB -log-format json -kill-after 100ms"`}
+			s = m.service("onewake", settings...)
+			s.troubles = true // cores are killed
+			back := func() {
+				if f.slow {
+					eventually(t, f.name+" is back", func() bool { return ask(t, w.addr, "GET", "/", "").status == 200 })
+				}
+			}
+			back()
+			ask(t, w.addr, "GET", "/a%20b", "").want(t, 200, "hello /a b\n")
+
+			t.Run("address", func(t *testing.T) {
+				// By themselves, and with a field that asks for its own removal.
+				for i, connection := range []string{"close", "X-Forwarded-For, X-Real-IP, X-Forwarded-Proto, X-Forwarded-Host, X-Request-Id, Host, close"} {
+					host := []string{"example.org", "example.org:8042"}[i]
+					a := (&server{t: t, addr: w.addr}).request("GET", "GET /env HTTP/1.1\r\nHost: "+host+"\r\n"+strings.Join([]string{
+						"X-Forwarded-For: 192.0.2.1", "X-Real-IP: 192.0.2.2", "X-Forwarded-Proto: https",
+						"X-Forwarded-Host: evil.example:1", "X-Forwarded-Port: 1", "Forwarded: for=192.0.2.3", "X-Request-Id: evil", "X_Real_IP: 192.0.2.4", "X_Forwarded_For: 192.0.2.4",
+						"X-Forwarded-For: 192.0.2.5", "X-Real-IP: 192.0.2.5", "Proxy: evil", "Connection: " + connection}, "\r\n")+"\r\n\r\n")
+					env := "\n" + a.body
+					for _, want := range []string{"REMOTE_ADDR=127.0.0.1", "REQUEST_SCHEME=http", "HTTP_HOST=" + host, "HTTP_X_FORWARDED_PROTO=http"} {
+						if !strings.Contains(env, "\n"+want+"\n") {
+							t.Errorf("no %s in %d %s", want, a.status, env)
+						}
+					}
+					// The nearest client is the last.
+					if !regexp.MustCompile(`\nHTTP_X_FORWARDED_FOR=(.*[ ,])?127\.0\.0\.1\n`).MatchString(env) {
+						t.Errorf("no address of the client in X-Forwarded-For: %s", env)
+					}
+					for _, bad := range []string{"\nHTTPS=", "\nHTTP_ACCEPT_ENCODING=", "\nSERVER_NAME=evil", "\nHTTP_PROXY=", "192.0.2.4"} {
+						if strings.Contains(env, bad) {
+							t.Errorf("%s in %s", bad, env)
+						}
+					}
+				}
+				s.awaitN(2, "request", "path", "/env", "client", "127.0.0.1")
+				if r := s.find("request", "request_id", "evil"); len(r) > 0 {
+					t.Errorf("access record %v", r)
+				}
+			})
+			t.Run("upload", func(t *testing.T) {
+				for _, size := range []int{100000, 3 << 20} {
+					body := strings.Repeat("0123456789abcdef", size/16+1)[:size]
+					for _, raw := range []string{askText("POST", "/body", body), askText("POST", "/body", chunk(body), "Transfer-Encoding: chunked")} {
+						a := (&server{t: t, addr: w.addr}).request("POST", raw)
+						if f := strings.Fields(a.body); a.status != 200 || len(f) != 3 || f[1] != fmt.Sprint(size) || f[2] != f[1] {
+							t.Errorf("%d bytes: %d %q", size, a.status, a.body)
+						}
+					}
+				}
+				ask(t, w.addr, "POST", "/body", strings.Repeat("x", 4<<20+1)).wantStatus(t, 413)
+			})
+			t.Run("answer", func(t *testing.T) {
+				if a := ask(t, w.addr, "GET", "/large", ""); a.err != nil || len(a.body) != 5000000 {
+					t.Errorf("%d bytes, %v", len(a.body), a.err)
+				}
+				if a := ask(t, w.addr, "GET", "/fail", ""); a.status != 500 || strings.Contains(a.body, "secret") {
+					t.Errorf("%d %q", a.status, a.body)
+				}
+				if a := ask(t, w.addr, "GET", "/cut", ""); f.name == "caddy" && oldCaddy() {
+					// What the page says of it; should a newer one do
+					// so as well, it is the page that is wrong.
+					a.wantStatus(t, 200)
+				} else if a.err == nil && a.status < 500 {
+					t.Errorf("a whole answer of status %d and %d bytes from a command that failed", a.status, len(a.body))
+				}
+			})
+			t.Run("once", func(t *testing.T) {
+				// The core dies with the command's answer outstanding, so that
+				// the connection is cut without one: on a connection that was
+				// kept if the server keeps any.
+				for _, r := range []struct{ method, body, field string }{
+					{"GET", "", "A: b"}, {"POST", "body", "A: b"}, {"POST", "", "Idempotency-Key: 1"}, {"PUT", "body", "Idempotency-Key: 1"}, {"DELETE", "", "A: b"},
+				} {
+					back()
+					ask(t, w.addr, "GET", "/before", "").want(t, 200, "hello /before\n")
+					os.Remove(runs)
+					core := s.currentCore()
+					c := dial(t, w.addr)
+					c.send("%s", askText(r.method, "/run", r.body, r.field))
+					eventually(t, "the command runs", func() bool { return countLines(runs) > 0 })
+					syscall.Kill(core, syscall.SIGKILL)
+					// Had the web server tried again, the answer would be
+					// that of the second command, which nothing ends.
+					if a, err := c.tryAnswer(r.method); err == nil && a.status < 500 {
+						t.Errorf("%s %s: %d %q", r.method, r.field, a.status, a.body)
+					} else if err != nil && os.IsTimeout(err) {
+						t.Errorf("%s %s: no answer", r.method, r.field)
+					}
+					if n := countLines(runs); n != 1 {
+						t.Errorf("%s %s: %d runs", r.method, r.field, n)
+					}
+					c.Close()
+				}
+			})
+			t.Run("restart", func(t *testing.T) {
+				// After a stop there is no socket, after a crash one that
+				// refuses connections.
+				for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+					s.signal(sig)
+					s.wait()
+					for range 3 {
+						if a := ask(t, w.addr, "GET", "/", ""); a.status < 500 {
+							t.Errorf("status %d of nobody", a.status)
+						}
+					}
+					s = m.service("onewake", settings...)
+					back()
+					ask(t, w.addr, "GET", "/", "").want(t, 200, "hello /\n")
+				}
+				s.stop()
+			})
+			t.Run("timeout", func(t *testing.T) {
+				s := m.service("onewake", append(settings, `onewake_flags="$onewake_flags -timeout 500ms"`)...)
+				back()
+				ask(t, w.addr, "GET", "/slow", "").wantStatus(t, 504)
+				s.stop()
+			})
+		})
+	}
+}
+
+// oldCaddy is whether it is one that passes on an answer that was cut as whole.
+func oldCaddy() bool {
+	out, _ := exec.Command("/usr/bin/caddy", "version").Output()
+	var major, minor, patch int
+	fmt.Sscanf(strings.TrimPrefix(string(out), "v"), "%d.%d.%d", &major, &minor, &patch)
+	return slices.Compare([]int{major, minor, patch}, []int{2, 7, 6}) < 0
+}
+
+func countLines(path string) int {
+	b, _ := os.ReadFile(path)
+	return strings.Count(string(b), "\n")
+}
+
+// A path of a server that does more.
+func TestInteropNginxPath(t *testing.T) {
+	t.Parallel()
+	need(t, "curl", "apt-get install curl")
+	m := newMachine(t)
+	p := readRecipe(t, "nginx.md").only("A path")
+	m.follow(p)
+	s := m.service("onewake")
+	addr := m.startSite("")
+	m.console(p)
+	ask(t, addr, "GET", "/elsewhere", "").wantStatus(t, 404)
+	ask(t, addr, "GET", "/datelessness", "").wantStatus(t, 404)
+	s.await("request", "path", "/date", "client", "127.0.0.1", "status", "200")
+	s.stop()
+}
+
+// The first page's nginx, as it is there.
+func TestInteropReadme(t *testing.T) {
+	t.Parallel()
+	_, rest, _ := strings.Cut(shipped(t, "README.md"), "cat >build/nginx.conf <<'EOT'\n")
+	conf, _, ok := strings.Cut(rest, "EOT\n")
+	if !ok {
+		t.Fatal("README.md has no build/nginx.conf")
+	}
+	workers, flags := asWebServer()
+	s := start(t, append(flags, "-forwarded", "X-Real-IP", "--", "/bin/sh", "-c", `echo "$REMOTE_ADDR $HTTP_HOST"`)...)
+	dir, addr := newDir(t, nil), freeAddr(t)
+	path := dir + "/nginx.conf"
+	conf = workers + "daemon off;\n" + change(t, conf, "unix:build/onewake.sock", s.addr, "127.0.0.1:8080", addr)
+	if err := os.WriteFile(path, []byte(conf), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w := startWebServer(t, "tcp:"+addr, dir, nil, need(t, "nginx", installNginx), "-p", dir, "-c", "nginx.conf", "-e", "error.log")
+	a := (&server{t: t, addr: w.addr}).request("GET", "GET / HTTP/1.1\r\nHost: "+addr+"\r\nConnection: close\r\n\r\n")
+	a.want(t, 200, "127.0.0.1 "+addr+"\n")
+	s.stop()
+}

@@ -1,0 +1,205 @@
+//go:build freebsd || linux
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The pages of docs/recipes. Here they are only read; the tests with the build
+// tag interop do what they say, with the real programs, and look at what comes
+// of it. What they take from a page are its fenced blocks:
+//
+//	```LANGUAGE file=PATH	a file to be made, which the lines before name
+//	```sh			commands to be typed, in this order
+//	```console		commands ("$ ") and what they print, once all of
+//				the above is done; a line of … stands for any
+//				lines, and one within a line for anything
+//
+// Anything else is in blocks of other kinds, or in the text.
+
+const recipes = sources + "/docs/recipes"
+
+// recipe is one page.
+type recipe struct {
+	name   string
+	blocks []recipeBlock
+}
+
+type recipeBlock struct {
+	line int
+	head string // the heading that it is below
+	lang string
+	file string // with the path that the page has
+	text string
+}
+
+// readRecipe reads a page.
+func readRecipe(t *testing.T, name string) recipe {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(recipes, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := parseRecipe(name, string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func parseRecipe(name, text string) (recipe, error) {
+	r := recipe{name: name}
+	var b *recipeBlock
+	var fence string     // the marks that end the block
+	last, head := "", "" // text, and the heading before it
+	for i, line := range strings.Split(text, "\n") {
+		switch {
+		case b != nil && line == fence:
+			r.blocks = append(r.blocks, *b)
+			b = nil
+		case b != nil:
+			b.text += line + "\n"
+		case strings.HasPrefix(line, "```"):
+			marks := len(line) - len(strings.TrimLeft(line, "`"))
+			fence = line[:marks]
+			lang, file, _ := strings.Cut(line[marks:], " ")
+			b = &recipeBlock{line: i + 1, head: head, lang: lang}
+			if file != "" {
+				path, ok := strings.CutPrefix(file, "file=")
+				if !ok || !strings.HasPrefix(path, "/") {
+					return r, fmt.Errorf("%s:%d: %q is not file=/path", name, i+1, file)
+				}
+				if !strings.Contains(last, "`"+path+"`") {
+					return r, fmt.Errorf("%s:%d: a reader is not told of %s", name, i+1, path)
+				}
+				b.file = path
+			}
+		case line != "":
+			last += line + "\n"
+			if strings.HasPrefix(line, "#") {
+				last, head = "", strings.TrimLeft(line, "# ")
+			}
+		}
+	}
+	if b != nil {
+		return r, fmt.Errorf("%s:%d: the block does not end", name, b.line)
+	}
+	return r, nil
+}
+
+// only is the part of a page below one heading.
+func (r recipe) only(head string) recipe {
+	r.blocks = slices.DeleteFunc(slices.Clone(r.blocks), func(b recipeBlock) bool { return b.head != head })
+	return r
+}
+
+// files are the texts of the files that a page has made.
+func (r recipe) files() (text string) {
+	for _, b := range r.blocks {
+		if b.file != "" {
+			text += b.text
+		}
+	}
+	return text
+}
+
+// then tells whether a command after the nth block has this in it.
+func (r recipe) then(n int, command string) bool {
+	return slices.ContainsFunc(r.blocks[n:], func(b recipeBlock) bool { return b.lang == "sh" && strings.Contains(b.text, command) })
+}
+
+var serviceSetting = regexp.MustCompile(`\b(onewake(?:_[a-z0-9]+)?)_enable=`)
+
+// TestRecipePages: each page can be read and is in the index. A reader is told
+// also what the tests that follow the page can do without: to have nginx read its
+// configuration, to start the service, to make a program executable.
+func TestRecipePages(t *testing.T) {
+	t.Parallel()
+	paths, err := filepath.Glob(recipes + "/*.md")
+	if err != nil || len(paths) < 10 {
+		t.Fatal(paths, err)
+	}
+	index := shipped(t, "docs/recipes/README.md")
+	for _, path := range paths {
+		name := filepath.Base(path)
+		r := readRecipe(t, name)
+		for i, b := range r.blocks {
+			if strings.HasPrefix(b.file, "/usr/local/etc/nginx/") && !r.then(i, "service nginx re") {
+				t.Errorf("%s: nginx is not told of %s", name, b.file)
+			}
+			if (strings.HasSuffix(b.file, ".cgi") || strings.HasPrefix(b.file, "/usr/local/libexec/")) && !r.then(i, "chmod 0555 "+b.file+"\n") {
+				t.Errorf("%s: %s cannot be executed", name, b.file)
+			}
+			for _, m := range serviceSetting.FindAllStringSubmatch(b.text, -1) {
+				if b.lang == "sh" && !r.then(i, "service "+m[1]+" start\n") && !r.then(i, "service "+m[1]+" restart\n") {
+					t.Errorf("%s: %s is not started", name, m[1])
+				}
+			}
+		}
+		if name != "README.md" && strings.Count(index, "]("+name+") |") != 1 {
+			t.Errorf("README.md does not have %s in one line of its table", name)
+		}
+	}
+}
+
+// shipped reads a file that users are given, by its path from the root of the
+// sources.
+func shipped(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(sources, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// nginxDirectives are the lines of nginx.conf that begin with one of these,
+// sorted and without comments.
+func nginxDirectives(text string, begins ...string) (found []string) {
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		line = strings.TrimSpace(line)
+		if slices.ContainsFunc(begins, func(b string) bool { return strings.HasPrefix(line, b) }) {
+			found = append(found, line)
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// TestNginxDocuments: whatever shows a configuration for nginx has Host as
+// docs/nginx.conf has it, which other tests try, and the page of nginx has all of
+// it.
+func TestNginxDocuments(t *testing.T) {
+	t.Parallel()
+	conf := shipped(t, "docs/nginx.conf")
+	host := []string{"map $http_host", "~(:", "proxy_set_header Host"}
+	want := nginxDirectives(conf, host...)
+	if len(want) != 3 {
+		t.Fatalf("docs/nginx.conf has %q", want)
+	}
+	for _, path := range []string{"README.md", "docs/onewake.8", "docs/recipes/nginx.md"} {
+		if got := nginxDirectives(shipped(t, path), host...); !slices.Equal(got, want) {
+			t.Errorf("%s has %q, want %q", path, got, want)
+		}
+	}
+	walkSources(t, func(path string) {
+		if strings.HasSuffix(path, ".md") && strings.Contains(shipped(t, strings.TrimPrefix(path, sources)), "Host $host;") {
+			t.Errorf("%s has a Host without its port", path)
+		}
+	})
+	all := []string{"proxy_", "client_max", "map ", "~("}
+	pages := nginxDirectives(readRecipe(t, "nginx.md").only("A path").files(), all...)
+	pass := func(s string) bool { return strings.HasPrefix(s, "proxy_pass") }
+	site := slices.DeleteFunc(nginxDirectives(conf, all...), pass)
+	if got := slices.DeleteFunc(pages, pass); !slices.Equal(got, site) {
+		t.Errorf("docs/nginx.conf has\n%s\nthe page\n%s", strings.Join(site, "\n"), strings.Join(got, "\n"))
+	}
+}
