@@ -3,10 +3,10 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
 	"strconv"
@@ -20,17 +20,16 @@ import (
 // it goes.
 
 // When the monitor is killed, core and command go with it, whatever the command
-// ignores, and the next start needs no hand.
+// ignores. The next start is TestNeverTwo's.
 func TestLifeKillMonitor(t *testing.T) {
 	t.Parallel()
 	cred := ordinary(t)
 	m := meet(t, cred)
-	l := launch{cred: cred, dir: newDir(t, cred), args: append([]string{"-dir", m.dir}, sh(`
+	s := launch{cred: cred, args: append([]string{"-dir", m.dir}, sh(`
 trap '' TERM HUP
 (read x <go; echo alive >told) &
 echo $$ $! >told
-wait`)...)}
-	s := l.start(t)
+wait`)...)}.start(t)
 	s.troubles = true
 	c := dial(t, s.addr).send("%s", get11("/"))
 	pids := m.pids(2)
@@ -53,7 +52,6 @@ wait`)...)}
 			t.Errorf("a grandchild says %q", got)
 		}
 	}
-	l.start(t).stop()
 }
 
 // A core that dies takes along what it was answering, with what runs for that,
@@ -72,15 +70,11 @@ func TestLifeKillCore(t *testing.T) {
 	leader := m.pids(1)[0]
 	for i := range 2 {
 		old := s.currentCore()
-		stopProcess(t, old) // so that clients wait in the backlog
-		var waiting []*conn
-		for j := range 2 {
-			waiting = append(waiting, dial(t, s.addr).send("%s", get11(fmt.Sprintf("/%d-%d", i, j))))
-		}
+		stopProcess(t, old) // so that the client waits in the backlog
+		path := fmt.Sprintf("/waiting%d", i)
+		waiting := dial(t, s.addr).send("%s", get11(path))
 		syscall.Kill(old, syscall.SIGKILL)
-		for j, c := range waiting {
-			c.answer("GET").want(t, 200, fmt.Sprintf("/%d-%d\n", i, j))
-		}
+		waiting.answer("GET").want(t, 200, path+"\n")
 		s.await("core died", "core", strconv.Itoa(old), "status", "signal 9")
 		if i == 0 {
 			if got := m.line(); got != "asked to end" {
@@ -153,23 +147,6 @@ func TestLifeDrain(t *testing.T) {
 		s.await("stop at once")
 		awaitGone(t, pids...)
 	})
-	t.Run("clients in the backlog are answered", func(t *testing.T) {
-		s := start(t)
-		stopProcess(t, s.core)
-		var conns []*conn
-		for range 3 {
-			conns = append(conns, dial(t, s.addr).send("%s", get11("/")))
-		}
-		s.signal(syscall.SIGTERM)
-		s.await("stop")
-		syscall.Kill(s.core, syscall.SIGCONT)
-		for _, c := range conns {
-			c.answer("GET").wantStatus(t, 200)
-		}
-		if st := s.wait(); st != 0 {
-			t.Errorf("exit status %d", st)
-		}
-	})
 }
 
 func awaitNoFile(t *testing.T, path string) {
@@ -178,6 +155,15 @@ func awaitNoFile(t *testing.T, path string) {
 		_, err := os.Lstat(path)
 		return os.IsNotExist(err)
 	})
+}
+
+// A stop does not depend on the core.
+func TestLifeStopWithoutTheCore(t *testing.T) {
+	t.Parallel()
+	s := start(t, "-drain", "1ms", "-kill-after", "1ms")
+	s.troubles = true
+	stopProcess(t, s.core)
+	s.stop()
 }
 
 // What a stop asks to end has the time of -kill-after for that, all of its
@@ -227,8 +213,9 @@ func TestLifeDrainOver(t *testing.T) {
 	})
 }
 
-// Listeners do not take each other's place where there are fewer than them, and
-// clients that are gone before a stop lets them in do no harm to those behind.
+// Listeners do not take each other's place where there are fewer than them.
+// Whoever has connected before a stop is answered, whether there is a place or
+// not; those of them that are gone do no harm to those behind.
 func TestLifeFewConns(t *testing.T) {
 	t.Parallel()
 	dir := newDir(t, nil)
@@ -240,16 +227,22 @@ func TestLifeFewConns(t *testing.T) {
 			s.get("/").wantStatus(t, 200)
 		}
 	}
-	kept := dial(t, s.addr).send("%s", text11("GET", "/"))
-	kept.answer("GET").wantStatus(t, 200) // it has the only place
+	stopProcess(t, s.core) // so that all of these wait in the backlog
 	for range 5 {
 		c := dial(t, s.addr)
 		c.Conn.(*net.TCPConn).SetLinger(0)
 		c.Close() // by a reset
 	}
-	waiting := dial(t, s.addr).send("%s", get11("/"))
+	var waiting []*conn
+	for _, l := range list {
+		waiting = append(waiting, dial(t, dialable(l)).send("%s", get11("/")))
+	}
 	s.signal(syscall.SIGTERM)
-	waiting.answer("GET").wantStatus(t, 200)
+	s.await("stop")
+	syscall.Kill(s.core, syscall.SIGCONT)
+	for _, c := range waiting {
+		c.answer("GET").wantStatus(t, 200)
+	}
 	if st := s.wait(); st != 0 {
 		t.Errorf("exit status %d", st)
 	}
@@ -432,90 +425,59 @@ func TestLifeSignals(t *testing.T) {
 	})
 }
 
-// A stderr that nobody reads any more, or at all, ends or stops nothing.
+// A stderr that nobody reads for a while, or any more, ends or stops nothing.
+// Whoever reads again learns how much was lost.
 func TestLifeDeafLog(t *testing.T) {
 	t.Parallel()
-	stop := func(t *testing.T, cmd *exec.Cmd) {
-		t.Helper()
-		cmd.Process.Signal(syscall.SIGTERM)
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
-		select {
-		case err := <-ended:
-			if err != nil {
-				t.Errorf("after a stop: %v", err)
-			}
-		case <-time.After(patience):
-			t.Errorf("onewake has not ended within %v", patience)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := "unix:" + newDir(t, nil) + "/s"
+	cmd := startWithLog(t, w, "-listen", addr)
+	w.Close()
+	awaitServing(t, addr)
+	c := dial(t, addr)
+	raw := text11("GET", "/"+strings.Repeat("x", 1500))
+	for range 1200 { // more than the 1,024 that are queued and the 64 KiB that the pipe holds
+		c.SetDeadline(time.Now().Add(patience))
+		if a, err := c.trySend(raw).tryAnswer("GET"); err != nil || a.status != 200 {
+			t.Fatalf("%v, %v", a, err)
 		}
 	}
-	t.Run("closed", func(t *testing.T) {
-		r, w, err := os.Pipe()
+	r.SetReadDeadline(time.Now().Add(patience))
+	for in := bufio.NewReader(r); ; {
+		line, err := in.ReadString('\n')
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("no count of dropped records: %v", err)
 		}
-		addr := "unix:" + newDir(t, nil) + "/s"
-		cmd := startWithLog(t, w, "-listen", addr)
-		w.Close()
-		awaitServing(t, addr)
-		r.Close()
-		for range 3 {
-			dial(t, addr).send("%s", get11("/")).answer("GET").wantStatus(t, 200)
+		rec, ok := parseRecord(strings.TrimSuffix(line, "\n"))
+		if !ok || len(line) > 2048 {
+			t.Errorf("a broken record of %d bytes: %.200q", len(line), line)
 		}
-		stop(t, cmd)
-	})
-	t.Run("full", func(t *testing.T) {
-		r, w, err := os.Pipe()
+		if rec["msg"] == "log records dropped" {
+			break
+		}
+	}
+	r.Close()
+	for range 3 {
+		dial(t, addr).send("%s", get11("/")).answer("GET").wantStatus(t, 200)
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
 		if err != nil {
-			t.Fatal(err)
+			t.Errorf("after a stop: %v", err)
 		}
-		defer r.Close()
-		addr := "unix:" + newDir(t, nil) + "/s"
-		cmd := startWithLog(t, w, "-listen", addr)
-		w.Close()
-		awaitServing(t, addr)
-		c := dial(t, addr)
-		raw := text11("GET", "/"+strings.Repeat("x", 1500))
-		for range 1200 { // more than the 1,024 that are queued and the 64 KiB that the pipe holds
-			if a, err := c.trySend(raw).tryAnswer("GET"); err != nil || a.status != 200 {
-				t.Fatalf("%v, %v", a, err)
-			}
-		}
-		// Whoever reads again learns how much was lost.
-		told := make(chan struct{})
-		text := make(chan string)
-		go func() {
-			var b strings.Builder
-			buf := make([]byte, 64<<10)
-			for waiting := true; ; {
-				n, err := r.Read(buf)
-				b.Write(buf[:n])
-				if waiting && (err != nil || strings.Contains(b.String(), "log records dropped")) {
-					waiting = false
-					close(told)
-				}
-				if err != nil {
-					text <- b.String()
-					return
-				}
-			}
-		}()
-		<-told
-		stop(t, cmd)
-		all := <-text
-		for line := range strings.Lines(all) {
-			if _, ok := parseRecord(strings.TrimSuffix(line, "\n")); !ok || len(line) > 2048 {
-				t.Errorf("a broken record of %d bytes: %.200q", len(line), line)
-			}
-		}
-		if !strings.Contains(all, "log records dropped") {
-			t.Errorf("no count of dropped records among %d lines", strings.Count(all, "\n"))
-		}
-	})
+	case <-time.After(patience):
+		t.Fatalf("onewake has not ended within %v", patience)
+	}
 }
 
-// Nothing that a command has started outlives the service, whether it stays in
-// its group or leaves it.
+// Nothing that commands have started outlives the service, whatever they do and
+// whether it stays in its group or leaves it.
 func TestLifeLeftovers(t *testing.T) {
 	t.Parallel()
 	cred := ordinary(t)
@@ -524,15 +486,22 @@ func TestLifeLeftovers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := launch{cred: cred, args: append([]string{"-dir", m.dir, "-drain", "1ms", "-kill-after", "1ms"}, sh(`
-sh -c 'echo $$ >told; read x <go' >/dev/null 2>&1 &
-sh -c 'trap "" TERM; echo $$ >told; read x <go' >/dev/null 2>&1 &
-`+envRole+`=escape '`+path+`' told "$PWD/go"
+	s := launch{cred: cred, args: append([]string{"-dir", m.dir, "-max-procs", "3", "-drain", "1ms", "-kill-after", "1ms"}, sh(`
+case $PATH_INFO in
+/ignores) trap '' TERM INT HUP; echo $$ >told;;
+/stops) echo $$ >told; kill -STOP $$;;
+/leaves)
+	sh -c 'echo $$ >told; read x <go' >/dev/null 2>&1 &
+	sh -c 'trap "" TERM; echo $$ >told; read x <go' >/dev/null 2>&1 &
+	`+envRole+`=escape '`+path+`' told "$PWD/go"
+esac
 read x <go`)...)}.start(t)
-	dial(t, s.addr).send("%s", get11("/"))
 	var pids []int
-	for range 3 {
-		pids = append(pids, m.pids(1)...)
+	for path, n := range map[string]int{"/ignores": 1, "/stops": 1, "/leaves": 3} {
+		dial(t, s.addr).send("%s", get11(path))
+		for range n {
+			pids = append(pids, m.pids(1)...)
+		}
 	}
 	s.stop()
 	for _, pid := range pids {

@@ -3,11 +3,13 @@
 package e2e
 
 import (
+	"syscall"
 	"testing"
 )
 
 // Whatever a command does, it ends with its request, and so does all that it
-// has started. Here the requests end because their clients go.
+// has started. Here the requests end because their clients go, and in the end
+// because the core is gone.
 func TestHostileCommand(t *testing.T) {
 	t.Parallel()
 	m := meet(t, nil)
@@ -39,34 +41,32 @@ read x <go`, "-dir", m.dir, "-max-procs", "8", "-timeout", "10m", "-kill-after",
 	}
 	s.get("/honest").want(t, 200, "")
 	eventually(t, "no child but the core", func() bool { return len(childrenOf(s.pid)) == 1 })
+
+	dial(t, s.addr).send("%s", get11("/ignores"))
+	pids = m.pids(1)
+	s.troubles = true
+	syscall.Kill(s.core, syscall.SIGKILL)
+	awaitGone(t, pids...)
 	s.stop()
 }
 
-// A child of a command that dies in the hands of the monitor is reaped, even
-// while another request goes on.
+// Children that the monitor had before it was onewake are reaped, and so is a
+// child of a command that dies in the monitor's hands, even while another
+// request goes on.
 func TestOrphansAreReaped(t *testing.T) {
 	t.Parallel()
 	m := meet(t, nil)
-	s := shell(t, `[ $PATH_INFO = /long ] && { echo $$ >told; read x <go; exit; }
-(setsid true &) </dev/null >/dev/null 2>&1`, "-dir", m.dir)
+	s := launch{shell: "cd " + m.dir + "; (read x <go) & echo $! >told", args: append([]string{"-dir", m.dir}, sh(`
+[ $PATH_INFO = /long ] && { echo $$ >told; read x <go; exit; }
+(setsid true &) </dev/null >/dev/null 2>&1`)...)}.start(t)
+	inherited := m.pids(1)
+	m.release(1)
+	awaitGone(t, inherited...)
 	long := dial(t, s.addr).send("%s", get11("/long"))
 	m.pids(1)
 	s.get("/").want(t, 200, "")
 	eventually(t, "no child but the core and the long one", func() bool { return len(childrenOf(s.pid)) == 2 })
 	m.release(1)
 	long.answer("GET").want(t, 200, "")
-	s.stop()
-}
-
-// Children that the monitor had before it was onewake are reaped, too.
-func TestInheritedChildrenAreReaped(t *testing.T) {
-	t.Parallel()
-	m := meet(t, nil)
-	s := launch{shell: "cd " + m.dir + "; (read x <go) & echo $! >told", args: []string{"--", trueProgram}}.start(t)
-	pids := m.pids(1)
-	m.release(1)
-	awaitGone(t, pids...)
-	s.get("/").want(t, 200, "")
-	eventually(t, "no child but the core", func() bool { return len(childrenOf(s.pid)) == 1 })
 	s.stop()
 }

@@ -11,8 +11,8 @@ import (
 func TestQueueIsFair(t *testing.T) {
 	t.Parallel()
 	m := meet(t, nil)
-	s := shell(t, `echo "$QUERY_STRING" >told; read x <go`, "-dir", m.dir, "-max-procs", "1", "-max-queue", "3")
-	const n = 4
+	s := shell(t, `echo "$QUERY_STRING" >told; read x <go`, "-dir", m.dir, "-max-procs", "1", "-max-queue", "2")
+	const n = 3
 	var conns []*conn
 	for i := range n {
 		conns = append(conns, dial(t, s.addr).send("%s", get11("/?"+strconv.Itoa(i))))

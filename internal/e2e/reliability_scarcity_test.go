@@ -23,25 +23,44 @@ func (a *answer) wantBusy(t *testing.T) {
 	}
 }
 
-// Without descriptors, requests are refused or wait, and nothing has to be
-// started again.
-func TestFewDescriptors(t *testing.T) {
+// Without descriptors, memory for the command, or the command, requests are
+// refused, fail, or wait; nothing has to be started again.
+func TestScarcity(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it sets the limits of processes that are closed to their own user")
-	s := start(t, "--", trueProgram)
+	path := script(t, newDir(t, nil), "command", "[ $PATH_INFO = /small ] && ulimit -v 100; exec "+trueProgram+"\n")
+	s := start(t, "--", path)
 	s.troubles = true
 	before := len(descriptors(t, s.pid))
-	s.setLimit(s.pid, unix.RLIMIT_NOFILE, 3)
-	s.get("/").wantBusy(t)
-	s.await("command cannot be started")
-	s.setLimit(s.pid, unix.RLIMIT_NOFILE, noLimit)
-	s.get("/").want(t, 200, "")
+	t.Run("descriptors", func(t *testing.T) {
+		s.setLimit(s.pid, unix.RLIMIT_NOFILE, 3)
+		s.get("/").wantBusy(t)
+		s.await("command cannot be started")
+		s.setLimit(s.pid, unix.RLIMIT_NOFILE, noLimit)
+		s.get("/").want(t, 200, "")
 
-	s.setLimit(s.core, unix.RLIMIT_NOFILE, 3)
-	waiting := dial(t, s.addr).send("%s", get11("/"))
-	s.await("cannot accept")
-	s.setLimit(s.core, unix.RLIMIT_NOFILE, noLimit)
-	waiting.answer("GET").want(t, 200, "")
+		s.setLimit(s.core, unix.RLIMIT_NOFILE, 3)
+		waiting := dial(t, s.addr).send("%s", get11("/"))
+		s.await("cannot accept")
+		s.setLimit(s.core, unix.RLIMIT_NOFILE, noLimit)
+		waiting.answer("GET").want(t, 200, "")
+	})
+	t.Run("command", func(t *testing.T) {
+		os.Rename(path, path+".away")
+		s.get("/").wantStatus(t, 502)
+		if r := s.awaitN(2, "command cannot be started"); !strings.Contains(r["error"], "no such file") {
+			t.Errorf("record %v", r)
+		}
+		os.Rename(path+".away", path)
+		s.get("/").want(t, 200, "")
+	})
+	t.Run("memory", func(t *testing.T) {
+		s.get("/small").wantStatus(t, 500)
+		if r := s.await("command failed"); !strings.HasPrefix(r["status"], "signal ") {
+			t.Errorf("%v, want a death by a signal", r)
+		}
+		s.get("/").want(t, 200, "")
+	})
 	if st := s.status(); st["restarts"] != "0" {
 		t.Errorf("the core was started again: %v", st)
 	}
@@ -70,21 +89,6 @@ func TestNoProcesses(t *testing.T) {
 	s.status()
 	s.setLimit(s.pid, unix.RLIMIT_NPROC, noLimit)
 	s.get("/").want(t, 200, "")
-	s.stop()
-}
-
-// Without memory for the command, the command dies of it, and nothing else does.
-func TestNoMemoryForTheCommand(t *testing.T) {
-	t.Parallel()
-	s := shell(t, `[ $PATH_INFO = /small ] && ulimit -v 100; exec `+trueProgram)
-	s.get("/small").wantStatus(t, 500)
-	if r := s.await("command failed"); !strings.HasPrefix(r["status"], "signal ") {
-		t.Errorf("%v, want a death by a signal", r)
-	}
-	s.get("/").want(t, 200, "")
-	if r := s.status()["restarts"]; r != "0" {
-		t.Errorf("%s cores started again", r)
-	}
 	s.stop()
 }
 
@@ -121,23 +125,5 @@ func TestNoRoomToSpool(t *testing.T) {
 		var st unix.Statfs_t
 		return unix.Statfs(dir, &st) == nil && st.Bfree == st.Blocks
 	})
-	s.stop()
-}
-
-// A command that vanishes and comes back.
-func TestCommandVanishes(t *testing.T) {
-	t.Parallel()
-	needRoot(t, "it counts the descriptors of processes that are closed to their own user")
-	path := script(t, newDir(t, nil), "command", "exit 0\n")
-	s := start(t, "--", path)
-	before := len(descriptors(t, s.pid))
-	os.Rename(path, path+".away")
-	s.get("/").wantStatus(t, 502)
-	if r := s.await("command cannot be started"); !strings.Contains(r["error"], "no such file") {
-		t.Errorf("record %v", r)
-	}
-	s.settled(before)
-	os.Rename(path+".away", path)
-	s.get("/").want(t, 200, "")
 	s.stop()
 }

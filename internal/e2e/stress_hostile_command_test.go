@@ -52,7 +52,7 @@ func TestStressHostileCommand(t *testing.T) {
 		{"leaves its session and stays", `setsid sh -c 'trap "" TERM HUP; while :; do sleep 1; done' & exec sleep 100`, false, want{504, false, "timeout", timeout}},
 		{"a daemon, forked twice", `(setsid sh -c '(while :; do sleep 1; done) &' &) </dev/null >/dev/null 2>&1; exit 0`, false, want{200, false, "", 0}},
 		{"a group of its own", `set -m; (trap '' TERM HUP; while :; do sleep 1; done) </dev/null >/dev/null 2>&1 & exit 0`, false, want{200, false, "", 0}},
-		{"floods stderr", `head -c `+flood+` /dev/zero | tr '\0' 'e' >&2; echo done`, false, want{200, false, "", 0}},
+		{"floods stderr", `head -c ` + flood + ` /dev/zero | tr '\0' 'e' >&2; echo done`, false, want{200, false, "", 0}},
 		{"floods stderr for ever", `exec cat /dev/zero >&2`, false, want{504, false, "timeout", timeout}},
 		{"fills its descriptors", `i=3; while [ $i -lt 10 ]; do eval "exec $i</dev/null"; i=$((i+1)); done; exec sleep 100`, false, want{504, false, "timeout", timeout}},
 		{"kills its own group", `kill -KILL 0`, false, want{500, false, "", 0}},
