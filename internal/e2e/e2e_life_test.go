@@ -61,6 +61,7 @@ func TestLifeKillCore(t *testing.T) {
 	m := meet(t, nil)
 	s := shell(t, `case $PATH_INFO in
 /long) trap 'echo asked to end >told; exit' TERM; echo $$ >told; read x <go;;
+/stopped) echo $$ >told; kill -STOP $$;;
 *) echo "$PATH_INFO";; esac`, "-dir", m.dir, "-kill-after", "10m")
 	s.troubles = true
 	before, _ := os.Lstat(s.path)
@@ -68,6 +69,9 @@ func TestLifeKillCore(t *testing.T) {
 	idle.answer("GET").want(t, 200, "/idle\n")
 	long := dial(t, s.addr).send("%s", get11("/long"))
 	leader := m.pids(1)[0]
+	dial(t, s.addr).send("%s", get11("/stopped"))
+	stopped := m.pids(1)[0]
+	eventually(t, "a command that stops itself", func() bool { return isStopped(stopped) })
 	for i := range 2 {
 		old := s.currentCore()
 		stopProcess(t, old) // so that the client waits in the backlog
@@ -80,7 +84,7 @@ func TestLifeKillCore(t *testing.T) {
 			if got := m.line(); got != "asked to end" {
 				t.Errorf("the command of a dead core says %q", got)
 			}
-			awaitGone(t, leader)
+			awaitGone(t, leader, stopped)
 			if !long.cutWithoutAnswer() || !idle.cutWithoutAnswer() {
 				t.Error("bytes from a core that was killed")
 			}
@@ -99,7 +103,7 @@ func TestLifeDrain(t *testing.T) {
 	t.Parallel()
 	t.Run("running and queued requests finish", func(t *testing.T) {
 		m := meet(t, nil)
-		s := shell(t, `echo $$ >told; read x <go; echo done`, "-dir", m.dir, "-max-procs", "1", "-max-queue", "1")
+		s := shell(t, `echo $$ >told; read x <go; echo done`, "-dir", m.dir, "-max-procs", "1", "-max-queue", "1", "-drain", "10m")
 		idle := dial(t, s.addr).send("%s", text11("GET", "/"))
 		m.pids(1)
 		m.release(1)
@@ -219,7 +223,7 @@ func TestLifeDrainOver(t *testing.T) {
 func TestLifeFewConns(t *testing.T) {
 	t.Parallel()
 	dir := newDir(t, nil)
-	s := start(t, "-max-conns", "1", "-listen", "unix:"+dir+"/a", "-listen", "unix:"+dir+"/b", "-listen", "tcp4:127.0.0.1:0")
+	s := start(t, "-drain", "10m", "-max-conns", "1", "-listen", "unix:"+dir+"/a", "-listen", "unix:"+dir+"/b", "-listen", "tcp4:127.0.0.1:0")
 	list := splitList(s.await("start")["listen"])
 	for range 2 {
 		for _, l := range list {
@@ -239,6 +243,8 @@ func TestLifeFewConns(t *testing.T) {
 	}
 	s.signal(syscall.SIGTERM)
 	s.await("stop")
+	awaitNoFile(t, dir+"/a") // first of all, so that nobody else gets in
+	awaitNoFile(t, dir+"/b")
 	syscall.Kill(s.core, syscall.SIGCONT)
 	for _, c := range waiting {
 		c.answer("GET").wantStatus(t, 200)

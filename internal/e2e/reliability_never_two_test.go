@@ -131,7 +131,9 @@ func (l launch) takeOver(t *testing.T, s *server) *server {
 		if len(s.find("start")) > 0 {
 			return s
 		}
-		s.gaveUp()
+		if s.gaveUp(); t.Failed() {
+			t.FailNow()
+		}
 		s = l.begin(t)
 	}
 }
