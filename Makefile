@@ -12,13 +12,18 @@ MAN8 = $(DESTDIR)$(PREFIX)/share/man/man8
 RC = $(DESTDIR)$(PREFIX)/etc/rc.d
 EXAMPLES = $(DESTDIR)$(PREFIX)/share/examples/onewake
 
-.PHONY: build test lint bench run install uninstall clean
+.PHONY: build test stress lint bench run install uninstall clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o build/onewake .
 
 test:
 	$(GO) vet ./... && $(GO) test ./...
+
+# Storms, long runs, figures; an hour. They may fail because the machine is
+# slow or busy, and say so. docs/reliability.md has them all.
+stress:
+	$(GO) test -tags stress -count 1 -p 1 -timeout 90m -v ./...
 
 lint:
 	sh .ci/lint

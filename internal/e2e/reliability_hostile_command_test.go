@@ -3,211 +3,70 @@
 package e2e
 
 import (
-	"io"
-	"net/http"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
+	"syscall"
 	"testing"
-	"time"
 )
 
-// Whatever a command does, its request ends in time and so does the command,
-// with all that it has started.
+// Whatever a command does, it ends with its request, and so does all that it
+// has started. Here the requests end because their clients go, and in the end
+// because the core is gone.
 func TestHostileCommand(t *testing.T) {
-	const timeout, killAfter = 1700 * time.Millisecond, 500 * time.Millisecond
-	type want struct {
-		status int  // 0: the answer is cut, or never comes
-		cut    bool // with this status
-		ended  string
-		within time.Duration // until the answer
+	t.Parallel()
+	m := meet(t, nil)
+	s := shell(t, `case $PATH_INFO in
+/ignores) trap '' TERM; echo $$ >told;;
+/stops) echo $$ >told; kill -STOP $$;;
+/closes) exec <&- >&- 2>&-; echo $$ >told;;
+/grandchild) (trap '' TERM HUP; read x <go) & echo $! >told;;
+/group) set -m; (trap '' TERM HUP; read x <go) & echo $! >told;;
+/leaves) setsid sh -c 'trap "" TERM HUP; echo $$ >told; read x <go' &;;
+/kills) kill -KILL 0;;
+/honest) exit;;
+esac
+read x <go`, "-dir", m.dir, "-max-procs", "8", "-timeout", "10m", "-kill-after", "1ms")
+	var conns []*conn
+	var pids []int
+	paths := []string{"/ignores", "/stops", "/closes", "/grandchild", "/group", "/leaves"}
+	for _, path := range paths {
+		conns = append(conns, dial(t, s.addr).send("%s", get11(path)))
+		pids = append(pids, m.pids(1)...)
 	}
-	for _, tt := range []struct {
-		name, text string
-		cgi        bool
-		want       want
-	}{
-		{"ignores TERM", `trap '' TERM; while :; do sleep 1; done`, false, want{504, false, "timeout", timeout}},
-		{"stops itself", `kill -STOP $$`, false, want{504, false, "timeout", timeout}},
-		{"writes nothing and stays", `exec sleep 100`, true, want{504, false, "timeout", timeout}},
-		{"writes nothing", `exit 0`, false, want{200, false, "", 0}},
-		{"writes nothing as CGI", `exit 0`, true, want{502, false, "", 0}},
-		{"closes its output and stays", `exec <&- >&- 2>&-; exec sleep 100`, false, want{504, false, "timeout", timeout}},
-		{"closes its output and stays, as CGI", `echo Content-Type: text/plain; echo; echo x; exec <&- >&- 2>&-; exec sleep 100`, true,
-			want{200, false, "lingered", time.Second}},
-		{"writes for ever", `exec cat /dev/zero`, false, want{200, true, "timeout", timeout}},
-		{"writes for ever as CGI", `echo Content-Type: text/plain; echo; exec cat /dev/zero`, true, want{200, true, "timeout", timeout}},
-		{"a header of 1 GB", `exec head -c 1000000000 /dev/zero`, true, want{502, false, "bad response", 0}},
-		{"a header of 1 GB in lines", `while :; do echo "X-Fill: 0123456789012345678901234567890123456789012345678901234567890123456789"; done`, true,
-			want{502, false, "bad response", 0}},
-		{"a grandchild holds the pipe", `(exec sleep 100) & exit 0`, false, want{200, false, "", 0}},
-		{"a grandchild holds the pipe, as CGI", `echo Content-Type: text/plain; echo; (exec sleep 100) & exit 0`, true, want{200, false, "", 0}},
-		{"a grandchild ignores TERM", `(trap '' TERM HUP; while :; do sleep 1; done) & exit 0`, false, want{200, false, "", killAfter}},
-		{"a grandchild in a session of its own holds the pipe", `setsid sh -c 'trap "" TERM HUP; >"$0"; while :; do sleep 1; done' "${0%/*}/left" & while ! [ -e "${0%/*}/left" ]; do sleep 0.01; done; exit 0`, false, want{200, false, "", killAfter}},
-		{"leaves its session", `setsid sh -c 'trap "" TERM HUP; while :; do sleep 1; done' </dev/null >/dev/null 2>&1 & exit 0`, false, want{200, false, "", 0}},
-		{"leaves its session and stays", `setsid sh -c 'trap "" TERM HUP; while :; do sleep 1; done' & exec sleep 100`, false, want{504, false, "timeout", timeout}},
-		{"a daemon, forked twice", `(setsid sh -c '(while :; do sleep 1; done) &' &) </dev/null >/dev/null 2>&1; exit 0`, false, want{200, false, "", 0}},
-		{"a group of its own", `set -m; (trap '' TERM HUP; while :; do sleep 1; done) </dev/null >/dev/null 2>&1 & exit 0`, false, want{200, false, "", 0}},
-		{"floods stderr", `head -c 100000000 /dev/zero | tr '\0' 'e' >&2; echo done`, false, want{200, false, "", 0}},
-		{"floods stderr for ever", `exec cat /dev/zero >&2`, false, want{504, false, "timeout", timeout}},
-		{"fills its descriptors", `i=3; while [ $i -lt 10 ]; do eval "exec $i</dev/null"; i=$((i+1)); done; exec sleep 100`, false, want{504, false, "timeout", timeout}},
-		{"kills its own group", `kill -KILL 0`, false, want{500, false, "", 0}},
-		{"signals monitor and core", `for p in $PPID $(cat /proc/$PPID/task/*/children); do [ $p = $$ ] || kill -HUP $p; [ $p = $$ ] || kill -USR1 $p; done; echo ok`, false, want{200, false, "", 0}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			dir := newDir(t, nil)
-			mark := filepath.Base(dir)
-			args := []string{"-timeout", timeout.String(), "-kill-after", killAfter.String(), "-max-procs", "2"}
-			if tt.cgi {
-				args = append(args, "-cgi")
-			}
-			// All that a command starts has the mark in its environment.
-			s := start(t, append(args, "-env", "MARK="+mark, "--", script(t, dir, "hostile", `
-[ "$PATH_INFO" = /honest ] && { echo Content-Type: text/plain; echo; exit 0; }
-`+tt.text))...)
-			began := time.Now()
-			c := dial(t, s.addr).send("%s", get11("/"))
-			resp, err := http.ReadResponse(c.r, &http.Request{Method: "GET"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, err = io.Copy(io.Discard, resp.Body)
-			took := time.Since(began)
-			if resp.StatusCode != tt.want.status || (err != nil) != tt.want.cut {
-				t.Errorf("got %d, %v; want %d, cut: %v", resp.StatusCode, err, tt.want.status, tt.want.cut)
-			}
-			if took > tt.want.within+patience/4 || tt.want.ended == "timeout" && took < timeout-100*time.Millisecond {
-				t.Errorf("the answer took %v, want %v", took, tt.want.within)
-			}
-			if rec := s.await("request"); rec["ended"] != tt.want.ended {
-				t.Errorf("the record is %v, want ended=%q", rec, tt.want.ended)
-			}
-			eventually(t, "the end of all that was started", func() bool { return len(marked(mark)) == 0 })
-			gone := time.Since(began)
-			if gone > tt.want.within+killAfter+time.Second+patience/4 {
-				t.Errorf("its processes have lived for %v", gone)
-			}
-			s.get("/honest").wantStatus(t, 200)
-			if n := len(childrenOf(s.pid)); n > 1 {
-				eventually(t, "no zombie", func() bool { return len(childrenOf(s.pid)) == 1 })
-			}
-			t.Logf("answer %d after %v, its processes gone after %v", resp.StatusCode, took.Round(time.Millisecond), gone.Round(time.Millisecond))
-			size := len(s.logText())
-			if size > 64<<10 {
-				t.Errorf("%d bytes of log", size)
-			}
-			s.stop()
-		})
+	s.get("/kills").wantStatus(t, 500)
+	for _, c := range conns {
+		c.Close()
 	}
-}
-
-// marked lists the living processes that have MARK=mark in their environment.
-func marked(mark string) (pids []int) {
-	entries, _ := os.ReadDir("/proc")
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		b, _ := os.ReadFile("/proc/" + e.Name() + "/environ")
-		if strings.Contains(string(b), "MARK="+mark) && !isGone(pid) {
-			pids = append(pids, pid)
-		}
+	awaitGone(t, pids...)
+	for _, path := range paths {
+		s.await("request", "path", path, "ended", "client gone")
 	}
-	return pids
-}
-
-// A command that forks without end takes what the system lets it have, and is
-// gone with its request.
-func TestForkingCommand(t *testing.T) {
-	dir := newDir(t, nil)
-	mark := filepath.Base(dir)
-	s := start(t, "-timeout", "1s", "-kill-after", "300ms", "-env", "MARK="+mark, "--", script(t, dir, "forks", `
-[ "$PATH_INFO" = /honest ] && exit 0
-i=0
-while [ $i -lt 300 ]; do
-	setsid sleep 100 & i=$((i+1))
-done
-exec sleep 100`))
-	s.get("/").wantStatus(t, 504)
-	eventually(t, "the end of 300 processes that have left their session", func() bool { return len(marked(mark)) == 0 })
 	s.get("/honest").want(t, 200, "")
-	eventually(t, "no zombie", func() bool { return len(childrenOf(s.pid)) == 1 })
-	s.stop()
-}
-
-// A group that has been asked to end has the time of -kill-after once, also
-// what its leader leaves behind in it.
-func TestKillAfterIsOnce(t *testing.T) {
-	t.Parallel()
-	dir := newDir(t, nil)
-	s := start(t, "-timeout", "1s", "-kill-after", "3s", "-dir", dir, "--", script(t, dir, "leaves", `
-(trap '' TERM; echo >ready; while :; do sleep .1; done) & child=$!
-trap 'sleep 2.5; exit' TERM
-while ! [ -e ready ]; do sleep .02; done
-echo $child >child
-while :; do wait; done`))
-	c := dial(t, s.addr).send("%s", get11("/"))
-	began := time.Now()
-	child := readPID(t, dir+"/child")
-	c.answer("GET").wantStatus(t, 504)
-	awaitGone(t, child)
-	took := time.Since(began)
-	t.Logf("what the leader had left behind was gone after %v", took.Round(time.Millisecond))
-	if took < 3700*time.Millisecond || took > 5500*time.Millisecond {
-		t.Errorf("gone after %v, want 4 s", took)
-	}
-	s.stop()
-}
-
-// Nor do they pile up while one request takes its time.
-func TestOrphansOfOneRequest(t *testing.T) {
-	t.Parallel()
-	dir := newDir(t, nil)
-	s := start(t, "-dir", dir, "--", script(t, dir, "orphans", `
-for go in go1 go2; do
-	i=0
-	while [ $i -lt 50 ]; do
-		(setsid true &) </dev/null >/dev/null 2>&1; i=$((i+1))
-	done
-	echo >"made-$go"
-	while ! [ -e $go ]; do sleep .05; done
-done`))
-	c := dial(t, s.addr).send("%s", get11("/"))
-	for _, name := range []string{"go1", "go2"} {
-		eventually(t, "50 orphans", func() bool { _, err := os.Stat(dir + "/made-" + name); return err == nil })
-		eventually(t, "no child but the core and the command", func() bool { return len(childrenOf(s.pid)) <= 2 })
-		os.WriteFile(dir+"/"+name, nil, 0o644)
-	}
-	c.answer("GET").want(t, 200, "")
-	s.stop()
-}
-
-// Children that the monitor had before it was onewake are reaped, too.
-func TestInheritedChildrenAreReaped(t *testing.T) {
-	t.Parallel()
-	s := launch{shell: "{ sleep 0.2 & }", args: []string{"--", trueProgram}}.start(t)
-	time.Sleep(300 * time.Millisecond)
-	s.get("/").want(t, 200, "")
 	eventually(t, "no child but the core", func() bool { return len(childrenOf(s.pid)) == 1 })
+
+	dial(t, s.addr).send("%s", get11("/ignores"))
+	pids = m.pids(1)
+	s.troubles = true
+	syscall.Kill(s.core, syscall.SIGKILL)
+	awaitGone(t, pids...)
 	s.stop()
 }
 
-// A child of the command that dies in the hands of the monitor is reaped, even
-// while others go on.
+// Children that the monitor had before it was onewake are reaped, and so is a
+// child of a command that dies in the monitor's hands, even while another
+// request goes on.
 func TestOrphansAreReaped(t *testing.T) {
-	dir := newDir(t, nil)
-	s := start(t, "-max-procs", "4", "--", script(t, dir, "orphans", `
-[ "$QUERY_STRING" = long ] && exec sleep 1.5
-(setsid sleep 0.05 &) </dev/null >/dev/null 2>&1
-exit 0`))
-	long := dial(t, s.addr).send("%s", get11("/?long"))
-	for range 50 {
-		s.get("/").want(t, 200, "")
-	}
-	eventually(t, "no child but the core and the long one", func() bool { return len(childrenOf(s.pid)) <= 2 })
+	t.Parallel()
+	m := meet(t, nil)
+	s := launch{shell: "cd " + m.dir + "; (read x <go) & echo $! >told", args: append([]string{"-dir", m.dir}, sh(`
+[ $PATH_INFO = /long ] && { echo $$ >told; read x <go; exit; }
+(setsid true &) </dev/null >/dev/null 2>&1`)...)}.start(t)
+	inherited := m.pids(1)
+	m.release(1)
+	awaitGone(t, inherited...)
+	long := dial(t, s.addr).send("%s", get11("/long"))
+	m.pids(1)
+	s.get("/").want(t, 200, "")
+	eventually(t, "no child but the core and the long one", func() bool { return len(childrenOf(s.pid)) == 2 })
+	m.release(1)
 	long.answer("GET").want(t, 200, "")
 	s.stop()
 }

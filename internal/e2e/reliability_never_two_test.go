@@ -4,94 +4,47 @@ package e2e
 
 import (
 	"errors"
-	"fmt"
-	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// whoText answers with the pid of the monitor.
-const whoText = `echo $PPID`
-
-// who asks at a path which monitor serves there.
-func who(path string) (pid int, err error) {
-	c, err := net.DialTimeout("unix", path, patience)
-	if err != nil {
-		return 0, err
-	}
+// who asks at a path which monitor listens there, and whether it serves.
+func who(t *testing.T, path string) (pid int) {
+	t.Helper()
+	c := dial(t, "unix:"+path)
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
-	io.WriteString(c, "GET / HTTP/1.0\r\n\r\n")
-	b, err := io.ReadAll(c)
+	raw, err := c.Conn.(*net.UnixConn).SyscallConn()
 	if err != nil {
-		return 0, err
+		t.Fatal(err)
 	}
-	_, body, _ := strings.Cut(string(b), "\r\n\r\n")
-	pid, err = strconv.Atoi(strings.TrimSpace(body))
+	raw.Control(func(fd uintptr) {
+		var cred *unix.Ucred // of who has called listen(2)
+		if cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
 	if err != nil {
-		return 0, fmt.Errorf("answer %.100q", b)
+		t.Fatal(err)
 	}
-	return pid, nil
+	c.send("%s", get11("/")).answer("GET").wantStatus(t, 200)
+	return pid
 }
 
-// Of many that start at once on one path one serves and the others say why they
-// do not.
-func TestRacingStarts(t *testing.T) {
-	n := count(40, 100)
-	l := launch{dir: newDir(t, nil), args: []string{"--", script(t, newDir(t, nil), "who", whoText)}}
-	// A leftover file, which each of them would remove if it could.
-	former := l.start(t)
-	former.troubles = true
-	former.signal(syscall.SIGKILL)
-	former.wait()
-	awaitGone(t, former.core)
-	var all []*server
-	for range n {
-		all = append(all, l.begin(t))
+func (s *server) wantServing(when string) {
+	s.t.Helper()
+	if pid := who(s.t, s.path); pid != s.pid {
+		s.t.Errorf("%s: %d serves, not %d", when, pid, s.pid)
 	}
-	began := time.Now()
-	path := all[0].path
-	serves, refused := 0, 0
-	var winner *server
-	for _, s := range all {
-		eventuallyFor(t, 3*patience, "a start or an end", func() bool { return s.hasEnded() || len(s.find("start")) > 0 })
-		if len(s.find("start")) > 0 {
-			serves++
-			winner = s
-			continue
-		}
-		if st := s.wait(); st != statusInUse || !strings.Contains(s.logText(), "address already in use: a running server holds "+l.dir+"/.s.lock") {
-			t.Errorf("exit status %d, %s", st, s.logText())
-		} else {
-			refused++
-		}
-		s.noise = nil
-	}
-	took := time.Since(began)
-	t.Logf("%d starts at once: %d serves, %d have ended with status %d after %v", n, serves, refused, statusInUse, took)
-	if took > 5*time.Second+patience/2 {
-		t.Errorf("they have waited for %v, want 5 s", took)
-	}
-	if serves != 1 {
-		t.Fatalf("%d servers on one path", serves)
-	}
-	if pid, err := who(path); pid != winner.pid {
-		t.Errorf("%d serves (%v), not %d", pid, err, winner.pid)
-	}
-	winner.stop()
 }
 
+// hasEnded tells whether the server's process has been waited for.
 func (s *server) hasEnded() bool {
 	select {
 	case <-s.exited:
@@ -101,204 +54,126 @@ func (s *server) hasEnded() bool {
 	}
 }
 
-func eventuallyFor(t *testing.T, d time.Duration, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(d); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", d, what)
-		}
+// gaveUp checks a start that has ended because another server is there.
+func (s *server) gaveUp() {
+	s.t.Helper()
+	if st := s.wait(); st != statusInUse || !strings.Contains(s.logText(), "address already in use: a running server holds "+s.dir+"/.s.lock") {
+		s.t.Errorf("exit status %d, %s", st, s.logText())
 	}
+	s.troubles = true // its last words are no record
 }
 
-// life is what the model knows about one server: from its start record to the
-// first signal it is the only one that may serve, and it does.
-type life struct {
-	*server
-	mu     sync.Mutex
-	began  time.Time // by its start record
-	signal time.Time // when it was told to end
-	killed bool      // by SIGKILL, then or later
-}
-
-// cleanly tells whether nothing but a stop has ended it.
-func (l *life) cleanly() bool { return !l.signal.IsZero() && !l.killed }
-
-// reigns tells whether the server has been serving from the one time to the
-// other, as far as the model knows.
-func (l *life) reigns(from, to time.Time) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return !l.began.IsZero() && l.began.Before(from) && (l.signal.IsZero() || l.signal.After(to))
-}
-
-// Starts, stops and kills by several actors at once, against a model that knows
-// what may be true.
-func TestNeverTwo(t *testing.T) {
-	l := launch{dir: newDir(t, nil), args: []string{"-kill-after", "500ms", "-drain", "1s", "--", script(t, newDir(t, nil), "who", whoText)}}
-	path := filepath.Join(l.dir, "s")
-	var mu sync.Mutex
-	var lives []*life
-	snapshot := func() []*life {
-		mu.Lock()
-		defer mu.Unlock()
-		return append([]*life(nil), lives...)
+// Of many that start at once on one path, leftover file or not, one serves at a
+// time.
+func TestRacingStarts(t *testing.T) {
+	t.Parallel()
+	const n, rounds = 8, 3
+	l := launch{dir: newDir(t, nil)}
+	ln, err := net.Listen("unix", filepath.Join(l.dir, "s"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	// resolve notes the starts and ends that have been logged since.
-	resolve := func() (pending int, serving []*life) {
-		for _, l := range snapshot() {
-			l.mu.Lock()
-			if l.began.IsZero() {
-				if r := l.find("start"); len(r) > 0 {
-					l.began, _ = time.Parse(time.RFC3339Nano, r[0]["time"])
-				}
-			}
-			switch {
-			case l.hasEnded():
-				if l.began.IsZero() && l.signal.IsZero() && l.cmd.ProcessState.ExitCode() != statusInUse {
-					t.Errorf("a start has ended with %v: %s", l.cmd.ProcessState, l.logText())
-				}
-			case l.began.IsZero():
-				pending++
-			case l.signal.IsZero():
-				serving = append(serving, l)
-			}
-			l.mu.Unlock()
-		}
-		return pending, serving
+	ln.(*net.UnixListener).SetUnlinkOnClose(false)
+	ln.Close()
+	var alive []*server
+	for range n {
+		alive = append(alive, l.begin(t))
 	}
-
-	quit := make(chan struct{})
-	var actors, prober sync.WaitGroup
-	asked, unreachable := 0, 0
-	prober.Go(func() {
-		for {
-			select {
-			case <-quit:
-				return
-			default:
-			}
-			from := time.Now()
-			pid, err := who(path)
-			to := time.Now()
-			asked++
-			for _, l := range snapshot() {
+	for round := 1; ; round++ {
+		var serving, waiting []*server
+		eventually(t, "a server, or the end of all", func() bool {
+			serving, waiting = nil, nil
+			for _, s := range alive {
 				switch {
-				case !l.reigns(from.Add(-5*time.Millisecond), to):
-				case err != nil && refusedConnect(err):
-					t.Errorf("%d serves and cannot be reached: %v", l.pid, err)
-				case err == nil && pid != l.pid:
-					t.Errorf("%d answers while %d serves", pid, l.pid)
+				case s.hasEnded():
+					s.gaveUp()
+				case len(s.find("start")) > 0:
+					serving = append(serving, s)
+				default:
+					waiting = append(waiting, s)
 				}
 			}
-			if err != nil {
-				unreachable++
-			}
-			time.Sleep(time.Millisecond)
-		}
-	})
-	rounds := count(200, 1000)
-	var starts, stops, kills, coreKills int
-	for range 4 {
-		actors.Go(func() {
-			for range rounds / 4 {
-				time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
-				pending, serving := resolve()
-				what := rand.IntN(10)
-				if len(serving) == 0 && pending == 0 || what < 4 && pending < 8 {
-					s := &life{server: l.begin(t)}
-					s.troubles = true
-					mu.Lock()
-					lives = append(lives, s)
-					starts++
-					mu.Unlock()
-					continue
-				}
-				if len(serving) == 0 {
-					continue
-				}
-				s := serving[rand.IntN(len(serving))]
-				if what == 9 {
-					if r := s.find("start"); len(r) > 0 {
-						core, _ := strconv.Atoi(r[0]["core"])
-						if slices.Contains(childrenOf(s.pid), core) {
-							syscall.Kill(core, syscall.SIGKILL)
-							mu.Lock()
-							coreKills++
-							mu.Unlock()
-						}
-					}
-					continue
-				}
-				s.mu.Lock()
-				if s.signal.IsZero() {
-					s.signal = time.Now()
-				}
-				sig := syscall.SIGTERM
-				if what >= 7 {
-					sig = syscall.SIGKILL
-				}
-				if !s.hasEnded() {
-					s.killed = s.killed || sig == syscall.SIGKILL
-					syscall.Kill(s.pid, sig)
-				}
-				s.mu.Unlock()
-				mu.Lock()
-				if sig == syscall.SIGTERM {
-					stops++
-				} else {
-					kills++
-				}
-				mu.Unlock()
-			}
+			alive = append(serving, waiting...)
+			return len(serving) > 0 || len(alive) == 0
 		})
-	}
-	actors.Wait()
-	// Whoever is still waiting gets its turn.
-	eventuallyFor(t, 3*patience, "the end of all", func() bool {
-		pending, serving := resolve()
-		for _, s := range serving {
-			s.mu.Lock()
-			s.signal = time.Now()
-			syscall.Kill(s.pid, syscall.SIGTERM)
-			s.mu.Unlock()
+		if len(serving) > 1 || round == 1 && len(serving) == 0 {
+			t.Fatalf("%d servers on one path", len(serving))
 		}
-		left := 0
-		for _, l := range snapshot() {
-			if !l.hasEnded() {
-				left++
+		if len(serving) == 0 {
+			break // the others have not waited for so long
+		}
+		s := serving[0]
+		s.wantServing("after racing starts")
+		if round == rounds {
+			for _, w := range waiting {
+				w.troubles = true
+				w.signal(syscall.SIGKILL)
+				w.wait()
 			}
+			s.wantServing("after the end of the others")
+			s.stop()
+			break
 		}
-		return pending == 0 && left == 0
-	})
-	close(quit)
-	prober.Wait()
-	resolve()
+		// Its file is left for the next one.
+		s.troubles = true
+		s.signal(syscall.SIGKILL)
+		s.wait()
+		alive = waiting
+	}
+}
 
-	// Whoever began to serve did so after the former had been told to end.
-	var last *life
-	for _, l := range snapshot() {
-		l.noise = nil
-		if l.began.IsZero() {
-			continue
+// takeOver waits until a server that has been started beside another one
+// serves. One that has given up, as it does after 5 s, is started again.
+func (l launch) takeOver(t *testing.T, s *server) *server {
+	t.Helper()
+	for {
+		eventually(t, "a start or an end", func() bool { return s.hasEnded() || len(s.find("start")) > 0 })
+		if len(s.find("start")) > 0 {
+			return s
 		}
-		if last == nil || l.began.After(last.began) {
-			last = l
+		if s.gaveUp(); t.Failed() {
+			t.FailNow()
 		}
-		for _, m := range snapshot() {
-			if m != l && !m.began.IsZero() && m.began.Before(l.began) && m.signal.After(l.began.Add(2*time.Millisecond)) {
-				t.Errorf("%d began to serve while %d did", l.pid, m.pid)
-			}
-		}
-		if l.cleanly() && l.cmd.ProcessState.ExitCode() != statusOK {
-			t.Errorf("a stop ended with %v", l.cmd.ProcessState)
-		}
+		s = l.begin(t)
 	}
-	if _, err := os.Lstat(path); last.cleanly() && !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a socket file after the last clean stop: %v", err)
+}
+
+// Whatever happens to one server, another that has been started beside it
+// serves when the first one does not, and never before.
+func TestNeverTwo(t *testing.T) {
+	t.Parallel()
+	l := launch{dir: newDir(t, nil)}
+	first := l.start(t)
+	first.troubles = true
+	second := l.begin(t)
+	first.wantServing("beside another start")
+	syscall.Kill(first.core, syscall.SIGKILL)
+	first.await("core died")
+	first.wantServing("core killed")
+	first.signal(syscall.SIGHUP)
+	core, _ := strconv.Atoi(first.await("core replaced")["core"])
+	first.wantServing("core replaced")
+	if len(second.find("start")) > 0 {
+		t.Fatal("two servers on one path")
 	}
-	t.Logf("%d starts, %d stops, %d kills, %d kills of a core: never two; asked %d times who serves, %d times nobody did",
-		starts, stops, kills, coreKills, asked, unreachable)
-	l.start(t).stop()
+	first.signal(syscall.SIGKILL)
+	first.wait()
+	second = l.takeOver(t, second)
+	second.wantServing("monitor killed")
+	awaitGone(t, core)
+
+	third := l.begin(t)
+	second.wantServing("beside another start")
+	if len(third.find("start")) > 0 {
+		t.Fatal("two servers on one path")
+	}
+	second.signal(syscall.SIGTERM)
+	if st := second.wait(); st != statusOK {
+		t.Errorf("exit status %d", st)
+	}
+	third = l.takeOver(t, third)
+	third.wantServing("after a stop")
+	third.stop()
 }
 
 // mount mounts a small tmpfs for the time of the test.
@@ -316,103 +191,73 @@ func mount(t *testing.T, options string) string {
 
 // What may happen to the directory of a socket.
 func TestSocketDirectory(t *testing.T) {
-	t.Run("tmpfs", func(t *testing.T) {
-		l := launch{dir: mount(t, "size=1m"), args: []string{"-socket-mode", "0600", "--", script(t, newDir(t, nil), "who", whoText)}}
-		s := l.start(t)
-		s.troubles = true
+	t.Parallel()
+	fails := func(t *testing.T, l launch, status int, says string) {
+		t.Helper()
+		s := l.begin(t)
+		s.troubles = true // its last words are no record
+		if st := s.wait(); st != status || !strings.Contains(s.logText(), says) {
+			t.Errorf("exit status %d, %s; want %d, %s", st, s.logText(), status, says)
+		}
+	}
+	t.Run("full disk", func(t *testing.T) {
+		// The root of it and two files: not one is left.
+		dir := mount(t, "size=64k,nr_inodes=3")
+		for _, name := range []string{"/a", "/b"} {
+			if err := os.WriteFile(dir+name, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fails(t, launch{dir: dir}, statusOS, "/.s.lock: no space left on device")
+		os.Remove(dir + "/a") // room for the lock, not for the socket
+		fails(t, launch{dir: dir}, statusOS, "bind "+dir+"/s: no space left on device")
+		os.Remove(dir + "/b")
+		s := launch{dir: dir, args: []string{"-socket-mode", "0600"}}.start(t)
 		if fi, err := os.Lstat(s.path); err != nil || fi.Mode() != os.ModeSocket|0o600 {
 			t.Errorf("%v, %v", fi, err)
 		}
-		// What it leaves behind is no hindrance there either.
-		s.signal(syscall.SIGKILL)
-		s.wait()
-		awaitGone(t, s.core)
-		s = l.start(t)
-		if pid, err := who(s.path); pid != s.pid {
-			t.Errorf("%d serves (%v), not %d", pid, err, s.pid)
-		}
-		s.stop()
-	})
-	t.Run("full disk", func(t *testing.T) {
-		dir := mount(t, "size=64k,nr_inodes=3")
-		l := launch{dir: dir, args: []string{"--", trueProgram}}
-		// The root of it and two files: not one is left.
-		fill(t, dir+"/a")
-		fill(t, dir+"/b")
-		s := l.begin(t)
-		if st := s.wait(); st != statusOS || !strings.Contains(s.logText(), "/.s.lock: no space left on device") {
-			t.Errorf("exit status %d, %s", st, s.logText())
-		}
-		s.noise = nil
-		os.Remove(dir + "/a")
-		s = l.begin(t) // room for the lock, not for the socket
-		if st := s.wait(); st != statusOS || !strings.Contains(s.logText(), "bind "+s.path+": no space left on device") {
-			t.Errorf("exit status %d, %s", st, s.logText())
-		}
-		s.noise = nil
-		os.Remove(dir + "/b")
-		s = l.start(t)
-		s.get("/").want(t, 200, "")
 		s.stop()
 	})
 	t.Run("read-only", func(t *testing.T) {
 		dir := mount(t, "size=64k")
-		l := launch{dir: dir, args: []string{"--", trueProgram}}
 		if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 			t.Fatal(err)
 		}
-		s := l.begin(t)
-		if st := s.wait(); st != statusOS || !strings.Contains(s.logText(), "/.s.lock: read-only file system") {
-			t.Errorf("exit status %d, %s", st, s.logText())
-		}
-		s.noise = nil
-		if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=64k"); err != nil {
-			t.Fatal(err)
-		}
-		l.start(t).stop()
+		fails(t, launch{dir: dir}, statusOS, "/.s.lock: read-only file system")
 	})
 	t.Run("removed", func(t *testing.T) {
 		dir := filepath.Join(newDir(t, nil), "d")
 		os.Mkdir(dir, 0o755)
-		l := launch{dir: dir, args: []string{"--", trueProgram}}
-		s := l.start(t)
+		s := launch{dir: dir}.start(t)
 		c := dial(t, s.addr)
 		if err := os.RemoveAll(dir); err != nil {
 			t.Fatal(err)
 		}
 		// Who is in stays in, nobody else finds it; a reload does not help.
-		c.send("%s", get11("/")).answer("GET").want(t, 200, "")
+		c.send("%s", get11("/")).answer("GET").wantStatus(t, 200)
 		s.signal(syscall.SIGHUP)
 		s.await("core replaced")
 		if _, err := dialErr(s.addr); !errors.Is(err, syscall.ENOENT) {
 			t.Errorf("a new client: %v", err)
 		}
 		s.stop()
-		if r := s.find("stopped"); len(r) != 1 || strings.Contains(s.logText(), "failed to delete") {
+		if strings.Contains(s.logText(), "failed to delete") {
 			t.Errorf("a file that is gone is worth no warning: %s", s.logText())
 		}
-		r := launch{args: []string{"-listen", "unix:" + s.path, "--", trueProgram}}.run(t)
-		if r.status != statusConfig || !strings.Contains(r.stderr, "to mend: install -d") {
-			t.Errorf("a start without the directory: exit status %d, %s", r.status, r.stderr)
-		}
-		os.Mkdir(dir, 0o755)
-		l.start(t).stop()
+		fails(t, launch{dir: dir}, statusConfig, "to mend: install -d")
 	})
 	t.Run("replaced", func(t *testing.T) {
-		top := newDir(t, nil)
-		dir := filepath.Join(top, "d")
+		dir := filepath.Join(newDir(t, nil), "d")
 		os.Mkdir(dir, 0o755)
-		l := launch{dir: dir, args: []string{"--", script(t, newDir(t, nil), "who", whoText)}}
-		old := l.start(t)
+		old := launch{dir: dir}.start(t)
 		os.Rename(dir, dir+".old")
 		os.Mkdir(dir, 0o755)
 		// Another place of the same name, and another server there: each is
 		// the only one of its place, and neither takes away the other's file.
-		s := l.start(t)
-		for at, want := range map[string]int{dir + "/s": s.pid, dir + ".old/s": old.pid} {
-			if pid, err := who(at); pid != want {
-				t.Errorf("%s: %d serves (%v), not %d", at, pid, err, want)
-			}
+		s := launch{dir: dir}.start(t)
+		s.wantServing("beside the one whose directory was moved")
+		if pid := who(t, dir+".old/s"); pid != old.pid {
+			t.Errorf("%d serves in the directory that was moved, not %d", pid, old.pid)
 		}
 		old.signal(syscall.SIGTERM)
 		if st := old.wait(); st != statusOK {
@@ -421,37 +266,7 @@ func TestSocketDirectory(t *testing.T) {
 		if _, err := os.Lstat(dir + ".old/s"); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the file of a server whose directory was moved: %v", err)
 		}
-		if pid, err := who(s.path); pid != s.pid {
-			t.Errorf("%d serves (%v), not %d", pid, err, s.pid)
-		}
+		s.wantServing("after the end of the one whose directory was moved")
 		s.stop()
 	})
-	t.Run("replaced by another server's file", func(t *testing.T) {
-		dir := newDir(t, nil)
-		s := launch{dir: dir, args: []string{"--", trueProgram}}.start(t)
-		os.Remove(s.path)
-		foreign, err := net.Listen("unix", s.path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer foreign.Close()
-		s.signal(syscall.SIGTERM)
-		if st := s.wait(); st != statusOK {
-			t.Errorf("exit status %d", st)
-		}
-		if _, err := os.Lstat(s.path); err != nil {
-			t.Errorf("a foreign socket was removed: %v", err)
-		}
-		r := launch{args: []string{"-listen", "unix:" + s.path, "--", trueProgram}}.run(t)
-		if r.status != statusInUse {
-			t.Errorf("a start against a foreign server: exit status %d, %s", r.status, r.stderr)
-		}
-	})
-}
-
-func fill(t *testing.T, path string) {
-	t.Helper()
-	if err := os.WriteFile(path, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
 }

@@ -1,14 +1,17 @@
-//go:build linux
+//go:build stress && linux
 
 package e2e
 
 import (
+	"bufio"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -17,10 +20,11 @@ import (
 )
 
 // A core that dies takes along what it was answering, and nothing else.
-func TestCoreCrashUnderLoad(t *testing.T) {
+func TestStressCoreCrashUnderLoad(t *testing.T) {
+	storm(t)
 	needRoot(t, "it counts the descriptors of processes that are closed to their own user")
-	t.Run("unix", func(t *testing.T) { crashUnderLoad(t, count(30, 100)) })
-	t.Run("tcp", func(t *testing.T) { crashUnderLoad(t, count(10, 30), "-listen", "tcp4:127.0.0.1:0") })
+	t.Run("unix", func(t *testing.T) { crashUnderLoad(t, count(5, 100)) })
+	t.Run("tcp", func(t *testing.T) { crashUnderLoad(t, count(3, 30), "-listen", "tcp4:127.0.0.1:0") })
 }
 
 func crashUnderLoad(t *testing.T, n int, args ...string) {
@@ -84,7 +88,7 @@ func crashUnderLoad(t *testing.T, n int, args ...string) {
 	t.Logf("%d kills under load: %d answered, %d lost (at most %d at once), %d wrong; a client that waits is served after %v (median), %v at most",
 		n, c[answered], c[lost], most, c[wrong], m, waits[len(waits)-1])
 	if m > time.Second {
-		t.Errorf("clients wait for the next core for %v", m)
+		off(t, "clients wait for the next core for %v", m)
 	}
 	if most > 16 {
 		t.Errorf("%d requests lost by one kill, there were 16 clients", most)
@@ -92,12 +96,13 @@ func crashUnderLoad(t *testing.T, n int, args ...string) {
 	if r := s.status()["restarts"]; r != strconv.Itoa(n) {
 		t.Errorf("restarts=%s, want %d", r, n)
 	}
-	s.settled(before)
+	s.settled(before.descriptors)
 	s.stop()
 }
 
 // What a dead core had running is ended: politely, then not.
-func TestCoreCrashEndsCommands(t *testing.T) {
+func TestStressCoreCrashEndsCommands(t *testing.T) {
+	storm(t)
 	dir := newDir(t, nil)
 	s := start(t, "-kill-after", "500ms", "--", script(t, dir, "stubborn", `
 trap '' TERM
@@ -115,13 +120,14 @@ while :; do sleep 1; done`))
 	took := time.Since(began)
 	t.Logf("commands that ignore SIGTERM are gone after %v at -kill-after 500ms", took)
 	if took < 400*time.Millisecond {
-		t.Errorf("gone after %v, before -kill-after", took)
+		off(t, "gone after %v, before -kill-after", took)
 	}
 	s.stop()
 }
 
 // A core that runs out of memory is a core that crashes.
-func TestCoreOutOfMemory(t *testing.T) {
+func TestStressCoreOutOfMemory(t *testing.T) {
+	storm(t)
 	needRoot(t, "it sets the limits of a process that is closed to its own user")
 	s := start(t, "-max-body", "64MiB", "--", script(t, newDir(t, nil), "echo", echoText))
 	s.troubles = true
@@ -146,7 +152,8 @@ func TestCoreOutOfMemory(t *testing.T) {
 
 // When the monitor is killed nothing of it stays, and the next start needs no
 // hand.
-func TestMonitorCrash(t *testing.T) {
+func TestStressMonitorCrash(t *testing.T) {
+	storm(t)
 	dir := newDir(t, nil)
 	cmd := script(t, dir, "stubborn", `
 [ "$PATH_INFO" = /quick ] && exec echo quick
@@ -154,7 +161,7 @@ trap '' TERM HUP
 echo $$ >"`+dir+`/$QUERY_STRING"
 while :; do sleep 1; done`)
 	l := launch{dir: newDir(t, nil), args: []string{"-kill-after", "2s", "--", cmd}}
-	n := count(5, 20)
+	n := count(1, 20)
 	var worst, starts time.Duration
 	for i := range n {
 		s := l.start(t)
@@ -178,34 +185,13 @@ while :; do sleep 1; done`)
 	}
 	t.Logf("%d kills: core and commands are gone after %v, the next one serves within %v", n, worst, starts)
 	if worst > 2*time.Second+patience/4 {
-		t.Errorf("it took %v at -kill-after 2s", worst)
+		off(t, "it took %v at -kill-after 2s", worst)
 	}
-}
-
-// The processes that a command has started itself are in nobody's care when the
-// monitor is killed: the system ends its children, not theirs. This pins what
-// the documentation says, so that mending it breaks the test.
-func TestMonitorCrashLeavesGrandchildren(t *testing.T) {
-	dir := newDir(t, nil)
-	s := start(t, "--", script(t, dir, "parent", `
-sleep 100 </dev/null >/dev/null 2>&1 &
-echo $! >"`+dir+`/pid"
-wait`))
-	s.troubles = true
-	dial(t, s.addr).send("%s", get11("/"))
-	pid := readPID(t, filepath.Join(dir, "pid"))
-	s.signal(syscall.SIGKILL)
-	s.wait()
-	awaitGone(t, s.core)
-	time.Sleep(100 * time.Millisecond)
-	if isGone(pid) {
-		t.Error("a grandchild went with the monitor: docs/reliability.md says it stays")
-	}
-	syscall.Kill(pid, syscall.SIGKILL)
 }
 
 // A stop ends in good order, whatever the command does.
-func TestStopWhateverTheCommandDoes(t *testing.T) {
+func TestStressStopWhateverTheCommandDoes(t *testing.T) {
+	storm(t)
 	dir := newDir(t, nil)
 	hang := script(t, dir, "hang", `
 case $QUERY_STRING in
@@ -248,7 +234,7 @@ while :; do sleep 1; done`)
 			took := time.Since(began)
 			t.Logf("stopped after %v", took)
 			if took > 800*time.Millisecond+patience/4 {
-				t.Errorf("stop took %v, at -drain 300ms -kill-after 500ms", took)
+				off(t, "stop took %v, at -drain 300ms -kill-after 500ms", took)
 			}
 			if !isGone(pid) {
 				t.Errorf("the command outlives the service")
@@ -257,21 +243,14 @@ while :; do sleep 1; done`)
 	}
 }
 
-// Nor does a stop depend on the core.
-func TestStopWithoutTheCore(t *testing.T) {
-	s := start(t, "-drain", "300ms", "-kill-after", "300ms", "--", trueProgram)
-	s.troubles = true
-	syscall.Kill(s.core, syscall.SIGSTOP)
-	s.stop()
-}
-
 // Whoever has been let in before a stop is answered, whoever comes later is
 // refused at once.
-func TestStopUnderLoad(t *testing.T) {
-	t.Run("unix", func(t *testing.T) { stopUnderLoad(t, count(10, 50)) })
+func TestStressStopUnderLoad(t *testing.T) {
+	storm(t)
+	t.Run("unix", func(t *testing.T) { stopUnderLoad(t, count(2, 50)) })
 	// Without a file that goes first, the kernel cuts off whom it lets in between
 	// the last accept(2) and the close(2) of the listener.
-	t.Run("tcp", func(t *testing.T) { stopUnderLoad(t, count(10, 30), "-listen", "tcp4:127.0.0.1:0") })
+	t.Run("tcp", func(t *testing.T) { stopUnderLoad(t, count(2, 30), "-listen", "tcp4:127.0.0.1:0") })
 }
 
 func stopUnderLoad(t *testing.T, n int, args ...string) {
@@ -305,14 +284,15 @@ func stopUnderLoad(t *testing.T, n int, args ...string) {
 	}
 	t.Logf("%d stops under load: %d answered, %d cut off by the kernel", n, total, cut)
 	if cut > n/2 {
-		t.Errorf("%d cut off", cut)
+		off(t, "%d cut off", cut)
 	}
 }
 
 // A core that does nothing any more is noticed and replaced, and whoever waits
 // is served by the next one.
-func TestStuckCore(t *testing.T) {
-	t.Parallel()
+func TestStressStuckCore(t *testing.T) {
+	storm(t)
+	long(t, "a core has 30 s to answer")
 	noticed := func(t *testing.T, s *server, core int) {
 		began := time.Now()
 		waiting := dial(t, s.addr)
@@ -345,4 +325,65 @@ func TestStuckCore(t *testing.T) {
 		h := hijack(t, "--", trueProgram)
 		noticed(t, h.server, h.take("silent"))
 	})
+}
+
+// The last message of a service that cannot go on is not waited for where
+// nobody reads the log: its manager waits for its end, to start it again.
+func TestStressDeafLog(t *testing.T) {
+	storm(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	dir := newDir(t, nil)
+	bin := filepath.Join(dir, "onewake")
+	if err := copyFile(bin, underTest, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(bin, "-listen", "unix:"+dir+"/s", "--", "/bin/echo", "hello")
+	cmd.Dir, cmd.Stderr = "/", w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
+	core := 0
+	for in := bufio.NewScanner(r); core == 0 && in.Scan(); {
+		if rec, ok := parseRecord(in.Text()); ok && rec["msg"] == "start" {
+			core, _ = strconv.Atoi(rec["core"])
+		}
+	}
+	if core == 0 {
+		t.Fatal("no start record")
+	}
+	// Full is what takes no more: the descriptor is onewake's, and is not
+	// made one that does not block.
+	var filled atomic.Int64
+	go func() {
+		for {
+			n, err := w.Write(make([]byte, 512))
+			if err != nil {
+				return
+			}
+			filled.Add(int64(n))
+		}
+	}()
+	for last := int64(-1); last < filled.Load(); time.Sleep(100 * time.Millisecond) {
+		last = filled.Load()
+	}
+	if err := writeProgram(bin, []byte("#!/bin/sh\nexit 9\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	syscall.Kill(core, syscall.SIGKILL)
+	select {
+	case <-ended:
+		if st := cmd.ProcessState.ExitCode(); st != statusOS {
+			t.Errorf("exit status %d, want %d", st, statusOS)
+		}
+	case <-time.After(patience):
+		t.Errorf("not ended within %v", patience)
+	}
 }

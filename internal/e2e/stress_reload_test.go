@@ -1,4 +1,4 @@
-//go:build linux
+//go:build stress && linux
 
 package e2e
 
@@ -13,7 +13,8 @@ import (
 )
 
 // Reloads lose nothing, whatever is on the disk by then.
-func TestReloadUnderLoad(t *testing.T) {
+func TestStressReloadUnderLoad(t *testing.T) {
+	storm(t)
 	needRoot(t, "it looks at which program the core executes")
 	bin := ownBinary(t)
 	newer := filepath.Join(newDir(t, nil), "newer")
@@ -70,7 +71,7 @@ func TestReloadUnderLoad(t *testing.T) {
 		}
 	}
 
-	n := count(25, 50)
+	n := count(5, 50)
 	for i := range n {
 		if i == n/2 {
 			if err := copyFile(bin, newer, 0o755); err != nil {
@@ -103,21 +104,24 @@ func TestReloadUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	fails("other control version", "core speaks another control version")
-	put([]byte("#!/bin/sh\nexec sleep 100\n"), 0o755)
-	fails("never ready", "core is not ready in time")
+	if !short() {
+		put([]byte("#!/bin/sh\nexec sleep 100\n"), 0o755)
+		fails("never ready", "core is not ready in time")
+	}
 	put(good, 0o755)
 	reload()
 
 	tr.end()
 	tr.none(lost, wrong, busy, unheard)
 	t.Logf("%d reloads, %d failed ones: %v answered, by client %v", replaced, failed, tr.counts()[answered], tr.count)
-	s.settled(before)
+	s.settled(before.descriptors)
 	s.stop()
 }
 
 // Two servers take turns on one path. The next one waits for the lock and
 // serves while the former one still answers.
-func TestRestartUnderLoad(t *testing.T) {
+func TestStressRestartUnderLoad(t *testing.T) {
+	storm(t)
 	dir := newDir(t, nil)
 	echo := script(t, newDir(t, nil), "echo", echoText)
 	l := launch{dir: dir, args: []string{"-access-log=false", "-max-procs", "16", "--", echo}}
@@ -153,7 +157,7 @@ func TestRestartUnderLoad(t *testing.T) {
 	})
 
 	drained := 0
-	n := count(15, 50)
+	n := count(3, 50)
 	for range n {
 		next := l.begin(t)
 		time.Sleep(50 * time.Millisecond)
@@ -181,10 +185,10 @@ func TestRestartUnderLoad(t *testing.T) {
 	t.Logf("%d restarts, %d of them while the former still answered: %d answered, none lost; %d gaps seen, median %v, longest %v",
 		n, drained, tr.counts()[answered], len(gaps), m, append(gaps, 0)[max(len(gaps)-1, 0)])
 	if drained < n/2 {
-		t.Errorf("only %d of %d servers served while the former still answered", drained, n)
+		off(t, "only %d of %d servers served while the former still answered", drained, n)
 	}
 	if m > time.Second {
-		t.Errorf("the median gap is %v", m)
+		off(t, "the median gap is %v", m)
 	}
 	s.stop()
 }

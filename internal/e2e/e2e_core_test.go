@@ -1,0 +1,177 @@
+//go:build freebsd || linux
+
+package e2e
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/spawn"
+)
+
+// A core that has been taken over: this test binary, put in the place of
+// onewake and executed by an honest monitor at a reload. What it is to do is in
+// a file beside it, "plan", a line for each such core. It sees what a core sees and can do more, since it
+// is not confined.
+func init() {
+	if os.Args[0] == coreName {
+		os.Exit(poseAsCore())
+	}
+}
+
+// Kinds of messages, see spawn/message.go.
+const (
+	kindReady byte = 1 + iota
+	kindStart
+	kindEnd
+	kindSpool
+	kindClosed
+	kindStats
+	kindConfig
+	kindStarted
+	kindFailed
+	kindExited
+	kindSpooled
+	kindNoSpool
+	kindRetire
+)
+
+func frameBytes(kind byte, id uint64, payload string) []byte {
+	b := binary.BigEndian.AppendUint32(nil, uint32(9+len(payload)))
+	b = append(b, kind)
+	b = binary.BigEndian.AppendUint64(b, id)
+	return append(b, payload...)
+}
+
+// taken is a core that has been taken over, in its own eyes.
+type taken struct {
+	dir      string // of the plan
+	arg      string // of the plan
+	control  *os.File
+	maxProcs int
+}
+
+// say writes a message. Whoever is not listened to waits for its end.
+func (c *taken) say(kind byte, id uint64, payload string) { c.write(frameBytes(kind, id, payload)) }
+
+func (c *taken) write(b []byte) {
+	if _, err := c.control.Write(b); err != nil {
+		// Killed in a moment. An exit would be less of an attack.
+		select {}
+	}
+}
+
+// startText is the payload of a harmless start.
+const startText = "\x00QUERY_STRING=x\x00"
+
+// plans are what it can do when it is ready. It waits for its end afterwards.
+var plans = map[string]func(*taken){
+	"silent": func(*taken) {},
+	// The bytes are given as a Go string.
+	"frame": func(c *taken) {
+		q, _ := strconv.Unquote(c.arg)
+		c.write([]byte(q))
+	},
+	"half a frame": func(c *taken) {
+		c.write(frameBytes(kindStart, 1, startText)[:20])
+		os.Exit(0)
+	},
+	"too many": func(c *taken) {
+		for id := range uint64(c.maxProcs + 1) {
+			c.say(kindStart, id+1, startText)
+		}
+	},
+	// A thousand of them, at requests for a file that have the same number.
+	"descriptors": func(c *taken) {
+		for range 4 {
+			c.sendFiles(frameBytes(kindSpool, 1, ""))
+		}
+	},
+}
+
+func (c *taken) sendFiles(b []byte) error {
+	fds := slices.Repeat([]int{coreFirst}, 250)
+	return unix.Sendmsg(coreControl, b, unix.UnixRights(fds...), nil, 0)
+}
+
+// poseAsCore does what the plan says and then waits for its end.
+func poseAsCore() int {
+	exe, err := os.Executable()
+	if err != nil {
+		return 1
+	}
+	c := &taken{dir: filepath.Dir(exe), control: os.NewFile(coreControl, "control")}
+	text, err := os.ReadFile(filepath.Join(c.dir, "plan"))
+	if err != nil {
+		return 1
+	}
+	plan, next, _ := strings.Cut(string(text), "\n")
+	os.WriteFile(filepath.Join(c.dir, "plan"), []byte(next), 0o644)
+	if next == "" {
+		// The next core is an honest one, if there is one to put in our place.
+		os.Rename(filepath.Join(c.dir, "honest"), exe)
+	}
+	what, arg, _ := strings.Cut(plan, ": ")
+	c.arg = arg
+	head := make([]byte, 13)
+	io.ReadFull(c.control, head)
+	config := make([]byte, binary.BigEndian.Uint32(head)-9)
+	io.ReadFull(c.control, config)
+	_, text2, _ := strings.Cut(string(config), "\x00")
+	var cfg struct{ MaxProcs int }
+	json.Unmarshal([]byte(text2), &cfg)
+	c.maxProcs = cfg.MaxProcs
+	version := spawn.Version
+	if what == "version" {
+		version = arg
+	}
+	c.say(kindReady, 0, version+"\x00taken over")
+	if do := plans[what]; do != nil {
+		do(c)
+	}
+	select {}
+}
+
+// replace puts one program in the place of another, as an upgrade does.
+func replace(path, by string) error {
+	if os.Link(by, path+".link") != nil {
+		return copyFile(path, by, 0o755)
+	}
+	// Where both are one file already, rename(2) does nothing.
+	defer os.Remove(path + ".link")
+	return os.Rename(path+".link", path)
+}
+
+// ownBinary is an onewake that a test may replace.
+func ownBinary(t *testing.T) (path string) {
+	t.Helper()
+	path = filepath.Join(newDir(t, nil), "onewake")
+	if err := replace(path, underTest); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// pose puts this test binary in the place of onewake.
+func pose(t *testing.T, bin, plan string) {
+	t.Helper()
+	path, err := self()
+	if err == nil {
+		err = os.WriteFile(filepath.Join(filepath.Dir(bin), "plan"), []byte(plan), 0o644)
+	}
+	if err == nil {
+		err = replace(bin, path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}

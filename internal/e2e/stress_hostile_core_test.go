@@ -1,0 +1,250 @@
+//go:build stress && linux
+
+package e2e
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// hear reads a message and gives its kind, 0 at the end.
+func (c *taken) hear() byte {
+	head := make([]byte, 13)
+	if _, err := io.ReadFull(c.control, head); err != nil {
+		return 0
+	}
+	io.CopyN(io.Discard, c.control, int64(binary.BigEndian.Uint32(head))-9)
+	return head[4]
+}
+
+// awaitRetire reads until a successor has taken over.
+func (c *taken) awaitRetire() {
+	for {
+		switch c.hear() {
+		case 0:
+			os.Exit(1)
+		case kindRetire:
+			return
+		}
+	}
+}
+
+// What a core that has been taken over can do besides. It is known before the
+// first init(), where this process learns what it is.
+var _ = func() bool {
+	maps.Copy(plans, map[string]func(*taken){
+		"many descriptors": func(c *taken) {
+			for id := uint64(1); id <= 40; id++ {
+				if c.sendFiles(frameBytes(kindSpool, id, "")) != nil {
+					break
+				}
+			}
+			io.Copy(io.Discard, c.control)
+		},
+		"flood of ends": func(c *taken) {
+			go io.Copy(io.Discard, c.control)
+			c.say(kindStart, 1000, startText)
+			flood := []byte{}
+			for id := range uint64(500) {
+				flood = append(flood, frameBytes(kindEnd, id+1, "")...)
+			}
+			for {
+				c.write(flood)
+			}
+		},
+		// As many as there may be, ended at once, for ever.
+		"flood of starts": func(c *taken) {
+			running := 0
+			for id := uint64(1); ; {
+				for ; running < c.maxProcs; running++ {
+					c.say(kindStart, id, startText)
+					c.say(kindEnd, id, "")
+					id++
+				}
+				switch c.hear() {
+				case 0:
+					select {}
+				case kindFailed, kindExited:
+					running--
+				}
+			}
+		},
+		"flood of files": func(c *taken) {
+			for id := uint64(1); ; id++ {
+				c.say(kindSpool, id, "")
+			}
+		},
+		"flood of counters": func(c *taken) {
+			go io.Copy(io.Discard, c.control)
+			for {
+				c.say(kindStats, 0, strings.Repeat("\xff", 48))
+			}
+		},
+		// Behaves until it has been replaced, and reads nothing then.
+		"deaf": func(c *taken) {
+			c.awaitRetire()
+			for id := uint64(1); ; id++ {
+				c.say(kindSpool, id, "")
+			}
+		},
+	})
+	return true
+}()
+
+// honest waits for a core that is honest again.
+func (h *hijacked) honest() {
+	h.t.Helper()
+	eventually(h.t, "an honest core", func() bool {
+		rec := h.status()
+		n, _ := strconv.Atoi(rec["core"])
+		return n > 0 && executes(n, h.bin)
+	})
+}
+
+// responsive asks for the status line.
+func (h *hijacked) responsive(when string) {
+	h.t.Helper()
+	began := time.Now()
+	h.status()
+	if took := time.Since(began); took > time.Second+patience/8 {
+		off(h.t, "%s: status line after %v, want it within a second", when, took)
+	}
+}
+
+const probeText = `
+printenv >>"%[1]s/env"
+echo started >>"%[1]s/starts"
+case $QUERY_STRING in
+sleep) exec sleep 100 ;;
+esac
+echo "$PATH_INFO -"
+`
+
+// What is no breach is borne, and ended by a reload or by not being read: the
+// monitor goes on doing its work.
+func TestStressHostileCoreFloods(t *testing.T) {
+	storm(t)
+	needRoot(t, "it counts the descriptors of processes that are closed to their own user")
+	for _, tt := range []struct {
+		plan string
+		ends string // the record of its end; empty: a reload ends it
+	}{
+		{"flood of ends", ""},
+		{"flood of starts", ""},
+		{"silent", ""},
+		{"many descriptors", ""},
+		{"flood of files", "core is gone or stuck"},
+		{"half a frame", "core died"},
+		{"flood of counters", "breach by core"},
+	} {
+		t.Run(tt.plan, func(t *testing.T) {
+			t.Parallel()
+			work := newDir(t, nil)
+			h := hijack(t, "-max-procs", "4", "-kill-after", "300ms", "-drain", "500ms", "--",
+				script(t, work, "probe", fmt.Sprintf(probeText, work)))
+			before := holds(t, h.pid)
+			core := h.take(tt.plan)
+			most := 0
+			for range 5 {
+				h.responsive("under attack")
+				most = max(most, len(descriptors(t, h.pid)))
+				time.Sleep(50 * time.Millisecond)
+			}
+			if tt.ends == "" {
+				h.signal(syscall.SIGHUP)
+				h.await("core replaced", "old", strconv.Itoa(core))
+				h.responsive("beside the honest core")
+				h.get("/after").want(t, 200, "/after -\n")
+				// It need not go: nothing makes a retired core end but its
+				// connections. A stop does.
+			} else {
+				h.await(tt.ends, "core", strconv.Itoa(core))
+				awaitGone(t, core)
+				h.honest()
+				h.get("/after").want(t, 200, "/after -\n")
+				h.settled(before.descriptors)
+			}
+			held := holds(t, h.pid)
+			t.Logf("monitor: %d descriptors and %d KiB before, at most %d descriptors during, %d KiB after",
+				before.descriptors, before.kib, most, held.kib)
+			if held.kib > before.kib+64<<10 && !raceEnabled {
+				off(t, "the monitor has grown from %d to %d KiB", before.kib, held.kib)
+			}
+			h.stop()
+		})
+	}
+}
+
+// Hostile cores in a row are started further and further apart.
+func TestStressHostileCoreBackoff(t *testing.T) {
+	storm(t)
+	h := hijack(t, "--", trueProgram)
+	pose(t, h.bin, "frame: "+strconv.Quote(string(frameBytes(99, 0, ""))))
+	h.signal(syscall.SIGHUP)
+	var times []time.Time
+	for i := range count(2, 5) {
+		at, err := time.Parse(time.RFC3339Nano, h.awaitN(i+1, "breach by core")["time"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		times = append(times, at)
+	}
+	least := 100 * time.Millisecond
+	for i := 1; i < len(times); i++ {
+		gap := times[i].Sub(times[i-1])
+		t.Logf("breach %d after %v", i+1, gap)
+		if gap < least-5*time.Millisecond {
+			off(t, "breach %d after %v, want at least %v", i+1, gap, least)
+		}
+		least *= 2
+	}
+	h.stop()
+}
+
+// One that was replaced and does not read what it is sent is given up as any.
+func TestStressRetiredCoreDeaf(t *testing.T) {
+	storm(t)
+	t.Parallel()
+	h := hijack(t, "--", trueProgram)
+	core := h.take("deaf")
+	h.signal(syscall.SIGHUP)
+	h.await("core replaced", "old", strconv.Itoa(core))
+	began := time.Now()
+	awaitGone(t, core)
+	t.Logf("ended after %v", time.Since(began).Round(100*time.Millisecond))
+	h.get("/").want(t, 200, "")
+	h.stop()
+}
+
+// A core that was replaced and goes on is not borne for ever.
+func TestStressRetiredCoreEnds(t *testing.T) {
+	storm(t)
+	long(t, "it takes two minutes")
+	h := hijack(t, "-timeout", "1s", "-kill-after", "300ms", "--", trueProgram)
+	core := h.take("silent")
+	began := time.Now()
+	h.signal(syscall.SIGHUP)
+	h.await("core replaced", "old", strconv.Itoa(core))
+	for !isGone(core) {
+		if time.Since(began) > 2*time.Minute+20*time.Second {
+			t.Fatal("it goes on")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	took := time.Since(began)
+	t.Logf("ended after %v", took.Round(100*time.Millisecond))
+	if took < 2*time.Minute {
+		t.Errorf("a retired core had only %v", took)
+	}
+	h.await("retired core does not end", "core", strconv.Itoa(core))
+	h.get("/").want(t, 200, "")
+	h.stop()
+}
