@@ -112,6 +112,7 @@ type machine struct {
 	onewake *syscall.Credential // whom onewake and the recipe's commands run as; nil: whoever runs the tests
 	www     *syscall.Credential
 	replace []string // what else is different here, old and new
+	daemon  []string // what the last service would start before onewake
 }
 
 func newMachine(t *testing.T) *machine {
@@ -335,19 +336,14 @@ lines:
 	return found
 }
 
-// rcSubr is what rc.d/onewake has to find in place of rc.subr(8) to tell how it
-// would start the monitor.
+// rcSubr is what rc.d/onewake has to find in place of rc.subr(8) to tell what it
+// would start.
 const rcSubr = `
 load_rc_config() { . "$ROOT/etc/rc.conf"; }
 checkyesno() { eval "case \$$1 in [Yy][Ee][Ss]) return 0;; esac; return 1"; }
 warn() { echo "$*" >&2; }
 err() { shift; echo "$*" >&2; exit 1; }
-run_rc_command() {
-	[ -z "$_ow_problems" ] || err 1 "$_ow_problems"
-	eval "set -- $_ow_env $_ow_program $_ow_args"
-	printf '%s\n' "$_ow_log" >"$ROOT/etc/log"
-	printf '%s\0' "$@"
-}
+run_rc_command() { eval "printf '%s\0' $command $command_args"; }
 `
 
 // service starts an onewake as rc.d/onewake would by the settings that sysrc has
@@ -371,9 +367,15 @@ func (m *machine) service(name string, settings ...string) *process {
 	}
 	text := strings.Replace(string(script), ". /etc/rc.subr", "rc_service="+name+"; . "+m.root+"/etc/rc.subr", 1)
 	path := m.write(m.root+"/etc/"+name, text, 0o644)
-	words, err := m.command(m.onewake, "/bin/sh", path).Output()
-	if err != nil {
-		m.t.Fatalf("%s: %v\n%s", name, err, err.(*exec.ExitError).Stderr)
+	out, err := m.command(m.onewake, "/bin/sh", path).CombinedOutput()
+	words := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+	i := slices.Index(words, m.root+"/usr/local/sbin/onewake")
+	if err != nil || i < 0 {
+		m.t.Fatalf("%s starts nothing: %v\n%s", name, err, out)
+	}
+	m.daemon = words[:i]
+	if j := slices.Index(m.daemon, "/usr/bin/env"); j >= 0 {
+		i = j
 	}
 	// As the script makes it: only the web server's group gets through.
 	dir := "/var/run/" + name
@@ -386,7 +388,7 @@ func (m *machine) service(name string, settings ...string) *process {
 	if err := os.Chmod(m.root+dir, 0o750|os.ModeSetgid); err != nil { // FreeBSD gives files the directory's group in any case
 		m.t.Fatal(err)
 	}
-	p := m.start(name, m.command(m.onewake, strings.Split(strings.TrimSuffix(string(words), "\x00"), "\x00")...))
+	p := m.start(name, m.command(m.onewake, words[i:]...))
 	p.await(m.t, "msg", `"start"`)
 	return p
 }
