@@ -34,10 +34,14 @@ bench:
 run: build
 	@sh run.sh build/onewake $(ARGS)
 
-# Builds only what is missing, so that `make && sudo make install` needs no Go
-# for root.
-install:
-	test -x build/onewake || $(MAKE) build
+# Builds what is missing or older than its sources, and nothing else: after
+# `make`, `sudo make install` needs no Go for root.
+SOURCES != find . -name '*.go' ! -name '*_test.go' -print -o -name 'go.mod' -print -o -name 'go.sum' -print
+
+build/onewake: $(SOURCES)
+	$(MAKE) build
+
+install: build/onewake
 	rm -f build/onewake.rc
 	sed 's,%%PREFIX%%,$(PREFIX),g' rc.d/onewake >build/onewake.rc
 	install -d "$(SBIN)" "$(MAN8)" "$(RC)" "$(EXAMPLES)"

@@ -3,10 +3,10 @@
 package rcd_test
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/json"
+	"cmp"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,29 +19,16 @@ import (
 	"time"
 )
 
-// A box is a directory that stands for / of one FreeBSD.
+// A box is a directory that stands for / of one FreeBSD, with the script
+// installed, and the stand-ins of testdata for what it uses.
 type box struct {
 	*testing.T
 	root, release, script string
 	env                   []string
 }
 
-// both runs a test on either release, at once.
-func both(t *testing.T, test func(*box)) {
-	t.Parallel()
-	for _, release := range []string{"13", "15"} {
-		t.Run(release, func(t *testing.T) {
-			t.Parallel()
-			test(newBox(t, release))
-		})
-	}
-}
-
 func newBox(t *testing.T, release string) *box {
 	t.Helper()
-	if _, err := os.Stat("/proc/self/cmdline"); err != nil {
-		t.Skip("the stand-ins need Linux's /proc")
-	}
 	dir, err := os.MkdirTemp("", "ow")
 	if err != nil {
 		t.Fatal(err)
@@ -53,12 +40,13 @@ func newBox(t *testing.T, release string) *box {
 			t.Fatal(err)
 		}
 	}
+	b.write("programs", read(t, "testdata/programs"))
+	os.Chmod(b.path("programs"), 0o755)
 	for _, p := range []string{
-		"usr/sbin/daemon", "usr/sbin/chroot", "usr/sbin/setfib", "usr/sbin/jail", "usr/sbin/jls", "usr/sbin/service",
-		"usr/bin/limits", "usr/bin/protect", "usr/bin/id", "usr/bin/install", "usr/bin/prepend", "bin/ps", "bin/pwait",
-		"sbin/sysctl", "bin/kenv", "usr/local/sbin/onewake", "usr/local/sbin/onewake2",
+		"usr/sbin/daemon", "usr/sbin/chroot", "usr/sbin/service", "usr/sbin/jail", "usr/sbin/jls", "usr/bin/cpuset", "usr/bin/id",
+		"usr/bin/protect", "bin/ps", "sbin/sysctl", "bin/kenv", "usr/local/sbin/onewake", "usr/local/sbin/onewake2",
 	} {
-		os.Symlink(self(), b.path(p))
+		os.Symlink(b.path("programs"), b.path(p))
 	}
 	for _, p := range []string{"nice", "env", "true"} {
 		real, err := exec.LookPath(p)
@@ -67,21 +55,47 @@ func newBox(t *testing.T, release string) *box {
 		}
 		os.Symlink(real, b.path("usr/bin/"+p))
 	}
-	if real := os.Getenv("RCSUBR_" + release); real != "" {
-		s := read(t, real)
-		for _, p := range []string{"/etc/", "/etc ", "/usr/sbin/", "/usr/bin/", "/bin/ps", "/sbin/sysctl"} {
-			s = regexp.MustCompile(`([\s"=(.])`+p).ReplaceAllString(s, "${1}"+dir+p)
+
+	// Monitors read never, and daemons in the pause read again, until the test
+	// is over; a monitor's socket is a link to socket.
+	for _, p := range []string{"never", "again"} {
+		if err := syscall.Mkfifo(b.path(p), 0o600); err != nil {
+			t.Fatal(err)
 		}
-		// dash has the system's, not FreeBSD's.
-		s = strings.ReplaceAll(s, "logger ", ": ")
-		b.write("etc/rc.subr", s)
-		b.write("etc/defaults", "")
-	} else {
-		b.write("etc/rc.subr", read(t, "testdata/rc.subr"))
-		if release == "15" {
-			b.write("etc/rc.subr", read(t, "testdata/rc.subr")+read(t, "testdata/rc.subr.15"))
+		f, err := os.OpenFile(b.path(p), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
 		}
+		t.Cleanup(func() { f.Close() })
 	}
+	l, err := net.Listen("unix", b.path("socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+
+	subr := read(t, "testdata/rc.subr")
+	if release == "15" {
+		subr += read(t, "testdata/rc.subr.15")
+	}
+	if real := os.Getenv("RCSUBR_" + release); real != "" {
+		subr = read(t, real)
+		for _, p := range []string{"/etc/", "/etc ", "/usr/sbin/", "/usr/bin/", "/bin/ps", "/sbin/sysctl"} {
+			subr = regexp.MustCompile(`([\s"=(.])`+p).ReplaceAllString(subr, "${1}"+dir+p)
+		}
+		subr = strings.ReplaceAll(subr, "logger ", ": ") // which would be this system's
+		b.write("etc/defaults", "")
+	}
+	b.write("etc/rc.subr", subr+"\nstandins_read=yes\n. \"$ROOT/programs\"\n"+`
+if [ -n "$PRINT" ]; then
+	run_rc_command()
+	{
+		[ -z "$_ow_problem" ] || err 1 "$_ow_problem"
+		eval "set -- $command_args"
+		printf '%s\0' "$@"
+	}
+fi
+`)
 	b.write("usr/local/etc/rc.d/onewake", b.relocate(read(t, "onewake")))
 	os.Chmod(b.path("usr/local/etc/rc.d/onewake"), 0o755)
 	return b
@@ -91,9 +105,9 @@ func newBox(t *testing.T, release string) *box {
 func (b *box) relocate(s string) string {
 	s = strings.ReplaceAll(s, "%%PREFIX%%", b.path("usr/local"))
 	for _, p := range []string{"/etc/rc.subr", "/var/run", "/usr/sbin/daemon", "/usr/sbin/chroot", "/usr/bin/"} {
-		n := strings.Count(s, p)
-		s = regexp.MustCompile(`([\s"=.-])`+p).ReplaceAllString(s, "${1}"+b.root+p)
-		if n == 0 {
+		before := s
+		s = regexp.MustCompile(`([\s"=.:+-])`+p).ReplaceAllString(s, "${1}"+b.root+p)
+		if s == before {
 			b.Fatalf("the script does not mention %s", p)
 		}
 	}
@@ -103,14 +117,17 @@ func (b *box) relocate(s string) string {
 // destroy ends what the test has left running.
 func (b *box) destroy() {
 	if b.Failed() {
-		log, _ := os.ReadFile(b.path("var/log/syslog"))
+		log, _ := os.ReadFile(b.path("log"))
 		b.Logf("log:\n%s", log[:min(len(log), 1000)])
 	}
-	for _, tool := range []string{"supervisor", "run"} {
-		for _, c := range b.calls(tool) {
-			if exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", c.Pid)); exe == self() {
-				syscall.Kill(c.Pid, syscall.SIGKILL)
-			}
+	for _, c := range b.calls("onewake", "supervisor") {
+		if exe, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c.pid)); strings.Contains(string(exe), b.root) {
+			syscall.Kill(c.pid, syscall.SIGKILL)
+		}
+	}
+	for _, f := range []string{"onewake.daemon.pid", "onewake_git.daemon.pid"} {
+		if pid := b.pid(f); pid > 0 {
+			syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
 	os.RemoveAll(b.root)
@@ -127,6 +144,7 @@ func read(t testing.TB, path string) string {
 	return string(s)
 }
 
+// write writes a file; ROOT in it stands for the box's directory.
 func (b *box) write(path, s string) {
 	b.Helper()
 	if err := os.WriteFile(b.path(path), []byte(s), 0o644); err != nil {
@@ -140,24 +158,24 @@ func (b *box) conf(lines ...string) {
 	b.write("etc/rc.conf", strings.ReplaceAll(strings.Join(lines, "\n"), "ROOT", b.root)+"\n")
 }
 
-func (b *box) behave(s string) { b.Helper(); b.write("behave", strings.ReplaceAll(s, ", ", "\n")+"\n") }
+// behave tells the stand-in of onewake what to do, in its variables.
+func (b *box) behave(s string) {
+	b.Helper()
+	b.write("behave", s+"\n")
+}
 
-// command runs dash in the environment that service(8) gives a script.
+// command runs a script as service(8) does.
 func (b *box) command(args ...string) (output string, status int) {
 	b.Helper()
-	shell := "dash"
-	if _, err := exec.LookPath(shell); err != nil {
-		shell = "sh"
-	}
-	cmd := exec.Command(shell, args...)
+	cmd := exec.Command(cmp.Or(os.Getenv("RCSH"), "/bin/sh"), args...)
 	cmd.Dir = "/"
 	cmd.Env = append([]string{
-		"HOME=/", "PATH=" + b.path("sbin") + ":" + b.path("bin") + ":" + b.path("usr/sbin") + ":" + b.path("usr/bin") + ":/usr/bin:/bin",
+		"HOME=/", "LANG=C.UTF-8", "PATH=" + b.path("sbin") + ":" + b.path("bin") + ":" + b.path("usr/sbin") + ":" + b.path("usr/bin") + ":/usr/bin:/bin",
 		"ROOT=" + b.root, "RELEASE=" + b.release,
 	}, b.env...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.WaitDelay = 10 * time.Second // a daemon that has kept stdout open
+	cmd.WaitDelay = 30 * time.Second // a daemon that has kept stdout open
 	err := cmd.Run()
 	if _, ok := err.(*exec.ExitError); err != nil && !ok {
 		b.Fatalf("%q: %v\n%s", args, err, &out)
@@ -181,7 +199,7 @@ func (b *box) must(args ...string) string {
 }
 
 // refused expects a command to fail with all of these in its output.
-func (b *box) refused(command string, wants ...string) string {
+func (b *box) refused(command string, wants ...string) {
 	b.Helper()
 	out, status := b.service(command)
 	if status == 0 {
@@ -192,60 +210,64 @@ func (b *box) refused(command string, wants ...string) string {
 			b.Errorf("%s: no %q in\n%s", command, want, out)
 		}
 	}
-	return out
 }
 
-func (b *box) calls(tool string) (calls []call) {
-	f, err := os.Open(b.path("calls"))
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	in := bufio.NewScanner(f)
-	in.Buffer(nil, 1<<20)
-	for in.Scan() {
-		var c call
-		if json.Unmarshal(in.Bytes(), &c) == nil && (tool == "" || c.Tool == tool) {
-			for i := range c.Args {
-				c.Args[i], _ = strconv.Unquote(c.Args[i])
-			}
-			calls = append(calls, c)
+// arguments are those that the script has for daemon(8), as rc.subr's eval
+// makes them.
+func (b *box) arguments(conf ...string) []string {
+	b.Helper()
+	b.conf(append([]string{b.script + "_enable=YES"}, conf...)...)
+	b.env = []string{"PRINT=yes"}
+	out := b.must("start")
+	b.env = nil
+	return strings.Split(strings.TrimSuffix(out, "\x00"), "\x00")
+}
+
+// A call is one of a stand-in.
+type call struct {
+	pid  int
+	tool string
+	args []string
+}
+
+func (b *box) calls(tools ...string) (calls []call) {
+	s, _ := os.ReadFile(b.path("calls"))
+	words := strings.Split(string(s), "\x00")
+	for len(words) > 2 {
+		pid, _ := strconv.Atoi(words[0])
+		n, _ := strconv.Atoi(words[1])
+		if words = words[2:]; len(words) <= n {
+			break
 		}
+		if len(tools) == 0 || slices.Contains(tools, words[0]) {
+			calls = append(calls, call{pid, words[0], words[1:n:n]})
+		}
+		words = words[n:]
 	}
 	return calls
 }
 
-func (b *box) lastCall(tool string) call {
+func (b *box) lastCall(tool string) []string {
 	b.Helper()
 	c := b.calls(tool)
 	if len(c) == 0 {
 		b.Fatalf("%s was not called", tool)
 	}
-	return c[len(c)-1]
+	return c[len(c)-1].args
 }
 
-// checked is the argument list of the last -check, without that flag.
-func (b *box) checked() []string {
-	b.Helper()
-	for _, c := range slices.Backward(b.calls("run")) {
-		if c.Args[0] == "-check" {
-			return c.Args[1:]
-		}
-	}
-	b.Fatal("no -check")
-	return nil
+// monitors are all that have been started.
+func (b *box) monitors() []call {
+	return slices.DeleteFunc(b.calls("onewake"), func(c call) bool { return c.args[0] == "-check" })
 }
 
-// started is the last monitor.
 func (b *box) started() call {
 	b.Helper()
-	for _, c := range slices.Backward(b.calls("run")) {
-		if c.Args[0] != "-check" {
-			return c
-		}
+	m := b.monitors()
+	if len(m) == 0 {
+		b.Fatal("no monitor")
 	}
-	b.Fatal("no monitor")
-	return call{}
+	return m[len(m)-1]
 }
 
 func (b *box) same(what string, got []string, want ...string) {
@@ -277,7 +299,7 @@ func (b *box) exists(path string) bool {
 // eventually waits for what another process is about to do.
 func (b *box) eventually(what string, cond func() bool) {
 	b.Helper()
-	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			b.Fatalf("still not: %s", what)
 		}
@@ -285,30 +307,23 @@ func (b *box) eventually(what string, cond func() bool) {
 }
 
 // gone expects nothing of the service to be left.
-func (b *box) gone(name string, monitor ...int) {
+func (b *box) gone(name string, processes ...int) {
 	b.Helper()
-	for _, pid := range monitor {
-		if alive(pid) {
-			b.Errorf("the monitor, process %d, is still there", pid)
+	for _, pid := range processes {
+		if pid == 0 || alive(pid) {
+			b.Errorf("process %d is still there", pid)
 		}
 	}
-	for _, f := range []string{name + ".pid", name + ".daemon.pid", name + "/" + name + ".sock"} {
+	for _, f := range []string{name + ".pid", name + ".daemon.pid"} {
 		if b.exists("var/run/" + f) {
 			b.Errorf("/var/run/%s is still there", f)
 		}
 	}
 }
 
-// daemonEnds waits for the end of a daemon(8). It is not there yet when its
-// pidfiles are gone: removing them is the last thing that it does but one.
-func (b *box) daemonEnds(pid int) {
-	b.Helper()
-	b.eventually(fmt.Sprintf("the end of daemon(8), process %d", pid), func() bool { return !alive(pid) })
-}
-
 func (b *box) signals() (s []string) {
 	for _, c := range b.calls("signal") {
-		s = append(s, c.Args[0])
+		s = append(s, c.args[0])
 	}
 	return s
 }
