@@ -24,7 +24,7 @@ import (
 //
 // Anything else is in blocks of other kinds, or in the text.
 
-const recipes = sources + "/docs/recipes"
+var recipes = sources + "/docs/recipes"
 
 // recipe is one page.
 type recipe struct {
