@@ -184,7 +184,7 @@ while :; do sleep 1; done`)
 		s.stop()
 	}
 	t.Logf("%d kills: core and commands are gone after %v, the next one serves within %v", n, worst, starts)
-	if worst > 2*time.Second+patience/4 {
+	if worst > 2*time.Second+slack {
 		off(t, "it took %v at -kill-after 2s", worst)
 	}
 }
@@ -233,7 +233,7 @@ while :; do sleep 1; done`)
 			}
 			took := time.Since(began)
 			t.Logf("stopped after %v", took)
-			if took > 800*time.Millisecond+patience/4 {
+			if took > 800*time.Millisecond+slack {
 				off(t, "stop took %v, at -drain 300ms -kill-after 500ms", took)
 			}
 			if !isGone(pid) {
