@@ -257,7 +257,7 @@ func stopUnderLoad(t *testing.T, n int, args ...string) {
 	echo := script(t, newDir(t, nil), "echo", echoText)
 	total, cut := 0, 0
 	for range n {
-		s := start(t, append(args, "-access-log=false", "-max-procs", "8", "--", echo)...)
+		s := start(t, append(args, "-access-log=false", "-max-procs", "8", "-drain", "1m", "--", echo)...)
 		tr := newTraffic(t, s.addr)
 		tr.sleep, tr.size = "0.2", 256<<10
 		tr.add(16, fresh)

@@ -146,6 +146,7 @@ exec sleep 100`))
 // what its leader leaves behind in it.
 func TestStressKillAfterIsOnce(t *testing.T) {
 	storm(t)
+	long(t, "it measures how long -kill-after is")
 	t.Parallel()
 	dir := newDir(t, nil)
 	s := start(t, "-timeout", "1s", "-kill-after", "3s", "-dir", dir, "--", script(t, dir, "leaves", `
