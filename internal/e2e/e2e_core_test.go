@@ -20,7 +20,7 @@ import (
 
 // A core that has been taken over: this test binary, put in the place of
 // onewake and executed by an honest monitor at a reload. What it is to do is in
-// a file beside it, "plan", a line for each such core. It sees what a core sees and can do more, since it
+// a file beside it, "plan". It sees what a core sees and can do more, since it
 // is not confined.
 func init() {
 	if os.Args[0] == coreName {
@@ -114,13 +114,9 @@ func poseAsCore() int {
 	if err != nil {
 		return 1
 	}
-	plan, next, _ := strings.Cut(string(text), "\n")
-	os.WriteFile(filepath.Join(c.dir, "plan"), []byte(next), 0o644)
-	if next == "" {
-		// The next core is an honest one, if there is one to put in our place.
-		os.Rename(filepath.Join(c.dir, "honest"), exe)
-	}
-	what, arg, _ := strings.Cut(plan, ": ")
+	// The next core is an honest one, if there is one to put in our place.
+	os.Rename(filepath.Join(c.dir, "honest"), exe)
+	what, arg, _ := strings.Cut(string(text), ": ")
 	c.arg = arg
 	head := make([]byte, 13)
 	io.ReadFull(c.control, head)

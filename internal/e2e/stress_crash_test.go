@@ -184,7 +184,7 @@ while :; do sleep 1; done`)
 		s.stop()
 	}
 	t.Logf("%d kills: core and commands are gone after %v, the next one serves within %v", n, worst, starts)
-	if worst > 2*time.Second+patience/4 {
+	if worst > 2*time.Second+slack {
 		off(t, "it took %v at -kill-after 2s", worst)
 	}
 }
@@ -233,7 +233,7 @@ while :; do sleep 1; done`)
 			}
 			took := time.Since(began)
 			t.Logf("stopped after %v", took)
-			if took > 800*time.Millisecond+patience/4 {
+			if took > 800*time.Millisecond+slack {
 				off(t, "stop took %v, at -drain 300ms -kill-after 500ms", took)
 			}
 			if !isGone(pid) {
@@ -257,7 +257,7 @@ func stopUnderLoad(t *testing.T, n int, args ...string) {
 	echo := script(t, newDir(t, nil), "echo", echoText)
 	total, cut := 0, 0
 	for range n {
-		s := start(t, append(args, "-access-log=false", "-max-procs", "8", "--", echo)...)
+		s := start(t, append(args, "-access-log=false", "-max-procs", "8", "-drain", "1m", "--", echo)...)
 		tr := newTraffic(t, s.addr)
 		tr.sleep, tr.size = "0.2", 256<<10
 		tr.add(16, fresh)

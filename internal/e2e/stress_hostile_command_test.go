@@ -81,7 +81,7 @@ func TestStressHostileCommand(t *testing.T) {
 			if resp.StatusCode != tt.want.status || (err != nil) != tt.want.cut {
 				t.Errorf("got %d, %v; want %d, cut: %v", resp.StatusCode, err, tt.want.status, tt.want.cut)
 			}
-			if took > tt.want.within+patience/4 || tt.want.ended == "timeout" && took < timeout-100*time.Millisecond {
+			if took > tt.want.within+slack || tt.want.ended == "timeout" && took < timeout-100*time.Millisecond {
 				off(t, "the answer took %v, want %v", took, tt.want.within)
 			}
 			if rec := s.await("request"); rec["ended"] != tt.want.ended {
@@ -89,7 +89,7 @@ func TestStressHostileCommand(t *testing.T) {
 			}
 			eventually(t, "the end of all that was started", func() bool { return len(marked(mark)) == 0 })
 			gone := time.Since(began)
-			if gone > tt.want.within+killAfter+time.Second+patience/4 {
+			if gone > tt.want.within+killAfter+time.Second+slack {
 				off(t, "its processes have lived for %v", gone)
 			}
 			s.get("/honest").wantStatus(t, 200)
@@ -146,6 +146,7 @@ exec sleep 100`))
 // what its leader leaves behind in it.
 func TestStressKillAfterIsOnce(t *testing.T) {
 	storm(t)
+	long(t, "it measures how long -kill-after is")
 	t.Parallel()
 	dir := newDir(t, nil)
 	s := start(t, "-timeout", "1s", "-kill-after", "3s", "-dir", dir, "--", script(t, dir, "leaves", `

@@ -114,7 +114,7 @@ func (h *hijacked) responsive(when string) {
 	h.t.Helper()
 	began := time.Now()
 	h.status()
-	if took := time.Since(began); took > time.Second+patience/8 {
+	if took := time.Since(began); took > time.Second+slack/2 {
 		off(h.t, "%s: status line after %v, want it within a second", when, took)
 	}
 }

@@ -23,7 +23,7 @@ import (
 func TestStressLongRun(t *testing.T) {
 	storm(t)
 	needRoot(t, "it looks at the memory and the descriptors of processes that are closed to their own user")
-	s := start(t, "-access-log=false", "-timeout", "1s", "-kill-after", "200ms", "-max-procs", "8", "--",
+	s := start(t, "-access-log=false", "-timeout", count(5*time.Second, time.Second).String(), "-kill-after", "200ms", "-max-procs", "8", "--",
 		script(t, newDir(t, nil), "mixed", `
 case $QUERY_STRING in
 size=*) exec head -c "${QUERY_STRING#size=}" /dev/zero ;;
@@ -35,7 +35,7 @@ fail) echo no >&2; exit 3 ;;
 esac
 echo "$PATH_INFO"`))
 	s.troubles = true
-	var done, kills atomic.Int64
+	var done, kills atomic.Int64 // kills is odd while a core is being killed
 	one := func(i int64) error {
 		c, err := dialErr(s.addr)
 		if err != nil {
@@ -100,7 +100,7 @@ echo "$PATH_INFO"`))
 					}
 					k := kills.Load()
 					err := one(done.Add(1))
-					if err != nil && kills.Load() == k {
+					if err != nil && kills.Load() == k && k%2 == 0 {
 						t.Errorf("request %d: %v", i, err)
 					}
 				}

@@ -57,6 +57,9 @@ func off(t *testing.T, format string, args ...any) {
 	}
 }
 
+// slack is what a busy machine may add to a time before it counts as wrong.
+const slack = 5 * time.Second
+
 // count is how often something is done, or how long: once in a short turn, and
 // as docs/reliability.md says.
 func count[T int | time.Duration](quick, full T) T {
