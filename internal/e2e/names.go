@@ -15,10 +15,3 @@ const (
 
 // commandPath is the PATH of a command.
 const commandPath = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
-
-// A core's argv[0] and its descriptors, for a test that poses as one.
-const (
-	coreName    = "onewake: core"
-	coreControl = 3
-	coreFirst   = 4
-)

@@ -12,8 +12,6 @@ import (
 
 // What FreeBSD's base system tells of processes: procstat(1), ps(1).
 
-const trueProgram = "/usr/bin/true"
-
 // hasSandbox tells whether -sandbox on confines the core here.
 const hasSandbox = true
 
@@ -43,16 +41,6 @@ func isGone(pid int) bool {
 }
 
 func isStopped(pid int) bool { return strings.HasPrefix(psField(pid, "state"), "T") }
-
-// resident is the memory that a process holds, in KiB.
-func resident(t *testing.T, pid int) int {
-	t.Helper()
-	n, err := strconv.Atoi(psField(pid, "rss"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
 
 // combined are the abbreviations that stand for several rights, or for the same
 // as others.

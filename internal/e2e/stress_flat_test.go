@@ -21,7 +21,7 @@ func TestFlat(t *testing.T) {
 		many    int
 	}{
 		{"test page", nil, 20000},
-		{"command", []string{"--", trueProgram}, 20000},
+		{"command", sh(":"), 20000},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := start(t, append([]string{"-access-log=false"}, tt.command...)...)

@@ -1,0 +1,18 @@
+//go:build stress
+
+package e2e
+
+import (
+	"strconv"
+	"testing"
+)
+
+// resident is the memory that a process holds, in KiB.
+func resident(t *testing.T, pid int) int {
+	t.Helper()
+	n, err := strconv.Atoi(psField(pid, "rss"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
