@@ -1,0 +1,162 @@
+package process
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestLeavers: what leaves its process group is a part of its group: it holds
+// the place, and is ended with it.
+func TestLeavers(t *testing.T) {
+	for name, trap := range map[string]string{"by itself": "", "mild": "", "wild": `trap "" TERM;`} {
+		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
+			alone(t, func(t *testing.T) {
+				o := options
+				if name == "wild" {
+					o.KillAfter = soon
+				}
+				r := newRig(t, o)
+				bystander := r.start(leaveSession(trap + ":"))
+				bystander.exited()
+				other := bystander.out.pid()
+				c := r.start(leaveSession(trap + `sleep 60 & echo $! >&4`))
+				child, pid := c.out.pid(), c.out.pid()
+				if e := c.exited(); e.over {
+					t.Error("the group is over")
+				}
+				r.do(func() {
+					r.sup.look()
+					if r.sup.Running() != 2 || len(r.sup.strays) != 0 {
+						t.Errorf("%d groups, strays %v", r.sup.Running(), r.sup.strays)
+					}
+				})
+				if name == "by itself" {
+					c.say("")
+					gone(t, pid)
+					alive(t, child) // it is one of them, too
+				}
+				c.end("test")
+				c.over()
+				gone(t, pid)
+				gone(t, child)
+				alive(t, other)
+				c.check("exit, over")
+				if log := r.logged(); strings.Count(log, `msg="leftovers ended"`) != 1 {
+					t.Errorf("logged: %s", log)
+				}
+			})
+		})
+	}
+}
+
+// TestLeaverOfRunning: one that has left the group of a command that runs is
+// ended after it.
+func TestLeaverOfRunning(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		r := newRig(t, options)
+		c := r.start(shell(`exec 3<&0; OW_ROLE=setsid ` + os.Args[0] + ` sh -c 'echo $$; read x' <&3 & wait`))
+		pid := c.out.pid()
+		c.end("test")
+		if e := c.exited(); describe(e.status) != "signal 15" {
+			t.Error(describe(e.status))
+		}
+		gone(t, pid)
+		r.until("nothing to be left", func() bool { return r.sup.Running() == 0 })
+	})
+}
+
+// TestUnseenProcess: a command that has become another user's cannot be
+// watched where users do not see each other; the loop does not stand still for
+// that, and learns of its end.
+func TestUnseenProcess(t *testing.T) {
+	if os.Getenv("OW_ALONE") == "" {
+		if os.Getuid() != 0 {
+			t.Skip("needs root: it makes a set-user-ID program")
+		}
+		if n, err := unix.SysctlUint32("security.bsd.see_other_uids"); err != nil || n != 0 {
+			t.Skip("needs sysctl security.bsd.see_other_uids=0")
+		}
+	}
+	alone(t, func(t *testing.T) {
+		dir := tempDir(t)
+		program := dir + "/setuid"
+		self, err := os.ReadFile(os.Args[0])
+		if err == nil {
+			err = os.WriteFile(program, self, 0o755)
+		}
+		if err == nil {
+			err = os.Chmod(program, 0o755|os.ModeSetuid)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Setgid(65534); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Setuid(65534); err != nil {
+			t.Fatal(err)
+		}
+		r := newRig(t, options)
+		exited := make(chan bool, 1)
+		pid := 0
+		in, goOn, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		says, out, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.do(func() {
+			pid, _, err = Start(program, []string{"x"}, "/", []string{"OW_ROLE=other"}, in.Fd(), out.Fd(), 2)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reader{t, says, bufio.NewReader(says)}.pid() // it is root now
+		r.do(func() {
+			err = r.loop.WatchProcess(pid, -1, func() { exited <- true })
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // of which the first may come before what is due at once
+			r.do(func() {}) // a loop that waits for the process waits for ever
+		}
+		select {
+		case <-exited:
+			t.Error("taken for dead")
+		default:
+		}
+		goOn.Close()
+		select {
+		case <-exited:
+		case <-time.After(bound):
+			t.Error("its end was not seen")
+		}
+		var st unix.WaitStatus
+		if n, err := unix.Wait4(pid, &st, unix.WNOHANG, nil); n != pid || err != nil || st.ExitStatus() != 7 {
+			t.Errorf("%d, %v, %v", n, err, st)
+		}
+	})
+}
+
+func init() {
+	// other becomes root, and ends when it is told to.
+	roles["other"] = func() int {
+		if syscall.Setuid(0) != nil {
+			return 1
+		}
+		fmt.Println(os.Getpid())
+		io.Copy(io.Discard, os.Stdin)
+		return 7
+	}
+}

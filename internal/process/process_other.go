@@ -1,0 +1,43 @@
+//go:build !freebsd && !linux
+
+package process
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/sandbox"
+)
+
+var errUnsupported = fmt.Errorf("processes: %w", sandbox.ErrUnsupported)
+
+type poller struct{}
+
+func (*poller) open() error                                  { return errUnsupported }
+func (*poller) add(int) error                                { return errUnsupported }
+func (*poller) write(int, bool) error                        { return errUnsupported }
+func (*poller) remove(int)                                   {}
+func (*poller) process(int, int) (bool, error)               { return false, errUnsupported }
+func (*poller) wait([]event, time.Duration) ([]event, error) { return nil, errUnsupported }
+
+const waitExited = unix.WNOHANG
+
+func ended(int) bool           { return true }
+func pipe(*[2]int) error       { return errUnsupported }
+func limitEnd(int, bool) error { return errUnsupported }
+func children() []child        { return nil }
+
+func start(string, []string, string, []string, []uintptr) (pid, handle int, err error) {
+	return 0, -1, errUnsupported
+}
+
+func (*Supervisor) mayLeave(int) bool { return false }
+func (*Supervisor) left(int) bool     { return false }
+func signalLeft(int, unix.Signal)     {}
+
+const (
+	sysSigaction, sysSigprocmask, sigSetmask, sigsetSize = 0, 0, 0, 0
+	maxSignal, firstRealTime                             = 0, 1
+)

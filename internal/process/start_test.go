@@ -1,0 +1,470 @@
+//go:build linux || freebsd
+
+package process
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestEnvironment: the command has what it is given, and nothing of ours.
+func TestEnvironment(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		os.Setenv("SECRET", "of the daemon")
+		r := newRig(t, options)
+		env := []string{"PATH=/bin", "A=b=c", "Q=\n\xff", "EMPTY="}
+		c := r.start(&Command{Path: program(t, "env"), Args: []string{"env"}, Dir: "/", Env: env})
+		out, err := io.ReadAll(c.out.in)
+		want := strings.Join(env, "\n") + "\n"
+		if err != nil || string(out) != want {
+			t.Errorf("%q, %v, want %q", out, err, want)
+		}
+		c.exited()
+	})
+}
+
+// TestDescriptors: exactly 0, 1 and 2, and all of them blocking.
+func TestDescriptors(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		for fd := 3; fd < 1024; fd++ { // the monitor does this at its start
+			unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
+		}
+		r := newRig(t, options)
+		file, err := os.CreateTemp(tempDir(t), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		spool, _ := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		before := descriptors(t)
+		for _, tt := range []struct {
+			stdin int
+			want  string
+		}{{StdinPipe, "pipe"}, {StdinNull, "device"}, {spool, "file"}} {
+			c, err := r.try(self("descriptors"), tt.stdin)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, _ := io.ReadAll(c.out.in)
+			if want := "0 " + tt.want + " blocking\n1 pipe blocking\n2 pipe blocking\n"; string(out) != want {
+				t.Errorf("%q, want %q", out, want)
+			}
+			c.exited()
+			c.close()
+		}
+		// The file has been closed.
+		if after := descriptors(t); after != before-1 {
+			t.Errorf("%d descriptors, then %d", before, after)
+		}
+		var ends []int
+		c := &command{exits: make(chan exit, 1)}
+		r.do(func() { _, ends, err = r.sup.Start(shell(":"), StdinPipe, c) })
+		if err != nil || len(ends) != 3 {
+			t.Fatalf("%v, %v", ends, err)
+		}
+		for _, fd := range ends {
+			if fl, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil || fl&unix.O_NONBLOCK == 0 {
+				t.Errorf("our end has flags %#o, %v", fl, err)
+			}
+			if fl, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || fl&unix.FD_CLOEXEC == 0 {
+				t.Errorf("our end is not close-on-exec: %#o, %v", fl, err)
+			}
+		}
+		closeAll(ends...)
+	})
+}
+
+// TestDirectoryAndArguments are as they are given.
+func TestDirectoryAndArguments(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		dir := tempDir(t)
+		r := newRig(t, options)
+		c := r.start(&Command{Path: "/bin/sh", Args: []string{"other name", "-c", `pwd; printf '%s|' "$0" "$@"`, "a b", "", "*"}, Dir: dir})
+		real, _ := filepath.EvalSymlinks(dir)
+		if out, _ := io.ReadAll(c.out.in); string(out) != real+"\na b||*|" {
+			t.Errorf("%q", out)
+		}
+	})
+}
+
+func TestStatuses(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		r := newRig(t, options)
+		for script, want := range map[string]string{"exit 0": "exit 0", "exit 255": "exit 255", "kill -9 $$": "signal 9", "kill -TERM $$": "signal 15"} {
+			c := r.start(shell(script))
+			if e := c.exited(); describe(e.status) != want || !e.over {
+				t.Errorf("%s: %s, over: %t", script, describe(e.status), e.over)
+			}
+			c.check("exit over")
+		}
+	})
+}
+
+// TestNothingStays: after a hundred starts there are neither zombies nor more
+// descriptors than before.
+func TestNothingStays(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		o := options
+		o.Max, o.Look = 8, soon
+		r := newRig(t, o)
+		cmd := &Command{Path: program(t, "true"), Args: []string{"true"}, Dir: "/"}
+		c := r.start(cmd)
+		c.exited()
+		c.close()
+		before := descriptors(t)
+		for range 12 {
+			var all []*command
+			for range 8 {
+				all = append(all, r.start(cmd))
+			}
+			for _, c := range all {
+				if e := c.exited(); e.status != 0 || !e.over {
+					t.Fatalf("%+v", e)
+				}
+				c.close()
+			}
+		}
+		r.until("all to be looked after", r.sup.Idle)
+		if after := descriptors(t); after > before {
+			t.Errorf("%d descriptors, then %d", before, after)
+		}
+		r.do(func() {
+			if list := children(); len(list) != 0 || len(r.loop.timers) != 0 || len(r.loop.procs) != 0 {
+				t.Errorf("left: children %v, %d timers, %d watched", list, len(r.loop.timers), len(r.loop.procs))
+			}
+		})
+	})
+}
+
+// TestStartFails: whatever the reason, an errno is told and nothing is left.
+func TestStartFails(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		dir := tempDir(t)
+		os.WriteFile(dir+"/noexec", []byte("#!/bin/sh\n"), 0o600)
+		os.WriteFile(dir+"/format", []byte("\x00\x01\x02"), 0o700)
+		os.WriteFile(dir+"/interpreter", []byte("#!/nonexistent/sh\n"), 0o700)
+		ok := program(t, "true")
+		r := newRig(t, options)
+		for _, tt := range []struct {
+			path, dir string
+			want      error
+		}{
+			{dir + "/missing", "/", syscall.ENOENT}, {dir + "/noexec", "/", syscall.EACCES}, {dir + "/format", "/", syscall.ENOEXEC},
+			{dir + "/interpreter", "/", syscall.ENOENT}, {dir, "/", syscall.EACCES}, {ok, dir + "/missing", syscall.ENOENT}, {ok, ok, syscall.ENOTDIR},
+		} {
+			before := descriptors(t)
+			for _, stdin := range []int{StdinPipe, StdinNull} {
+				if _, err := r.try(&Command{Path: tt.path, Args: []string{"x"}, Dir: tt.dir}, stdin); err != tt.want {
+					t.Errorf("%s in %s: %v, want %v", tt.path, tt.dir, err, tt.want)
+				}
+			}
+			spool, _ := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
+			r.try(&Command{Path: tt.path, Args: []string{"x"}, Dir: tt.dir}, spool)
+			if after := descriptors(t); after != before {
+				t.Errorf("%s: %d descriptors, then %d", tt.path, before, after)
+			}
+		}
+		r.do(func() {
+			if !r.sup.Idle() {
+				t.Error("something is there")
+			}
+		})
+	})
+}
+
+// setLimit hides that a limit's type differs between systems.
+func setLimit[T int64 | uint64](p *T, n int) { *p = T(n) }
+
+// TestNoDescriptors: at every number of free descriptors a start either works
+// or fails with EMFILE and leaves nothing.
+func TestNoDescriptors(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		o := options
+		o.Look = soon
+		r := newRig(t, o)
+		cmd := &Command{Path: program(t, "true"), Args: []string{"true"}, Dir: "/"}
+		c := r.start(cmd)
+		c.exited()
+		c.close()
+		r.until("nothing to run", r.sup.Idle)
+		var old unix.Rlimit
+		unix.Getrlimit(unix.RLIMIT_NOFILE, &old)
+		before := descriptors(t)
+		free, err := unix.Dup(2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Close(free)
+		fails, works := 0, 0
+		for n := range 16 {
+			lim := old
+			setLimit(&lim.Cur, free+n)
+			c := &command{r: r, exits: make(chan exit, 1)}
+			var ends []int
+			r.do(func() {
+				unix.Setrlimit(unix.RLIMIT_NOFILE, &lim)
+				_, ends, err = r.sup.Start(cmd, StdinPipe, c)
+				unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+			})
+			switch {
+			case err != nil:
+				fails++
+				if err != syscall.EMFILE {
+					t.Errorf("%d free: %v", n, err)
+				}
+			default:
+				works++
+				closeAll(ends...)
+				if e := c.exited(); e.status != 0 {
+					t.Errorf("%d free: %s", n, describe(e.status))
+				}
+			}
+			r.until("nothing to run", r.sup.Idle)
+			if after := descriptors(t); after != before {
+				t.Fatalf("%d free: %d descriptors, then %d", n, before, after)
+			}
+		}
+		if fails == 0 || works == 0 {
+			t.Errorf("%d failed, %d worked", fails, works)
+		}
+	})
+}
+
+// TestNoProcesses: EAGAIN for want of a process (RLIMIT_NPROC).
+func TestNoProcesses(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		if os.Getuid() == 0 { // the limit does not hold for root
+			if err := syscall.Setgid(65534); err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Setuid(65534); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := newRig(t, options)
+		cmd := &Command{Path: program(t, "true"), Args: []string{"true"}, Dir: "/"}
+		before := descriptors(t)
+		// The limit is one of threads as well: Go has some to spare then.
+		var spare sync.WaitGroup
+		spare.Add(16)
+		for range 16 {
+			go func() {
+				runtime.LockOSThread()
+				defer runtime.UnlockOSThread()
+				spare.Done()
+				spare.Wait()
+			}()
+		}
+		spare.Wait()
+		var old unix.Rlimit
+		unix.Getrlimit(unix.RLIMIT_NPROC, &old)
+		unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: 1, Max: old.Max})
+		_, err := r.try(cmd, StdinPipe)
+		unix.Setrlimit(unix.RLIMIT_NPROC, &old)
+		if err != syscall.EAGAIN {
+			t.Errorf("%v", err)
+		}
+		if after := descriptors(t); after > before {
+			t.Errorf("%d descriptors, then %d", before, after)
+		}
+		c := r.start(cmd)
+		if e := c.exited(); e.status != 0 {
+			t.Errorf("later: %s", describe(e.status))
+		}
+	})
+}
+
+// TestMonitorKilled: commands die with the thread that has started them.
+func TestMonitorKilled(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "OW_ROLE=monitor")
+	cmd.Stdout = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	r.SetReadDeadline(time.Now().Add(bound))
+	in := make([]byte, 1)
+	if _, err := io.ReadFull(r, in); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	// The pipe ends with the last process that holds it.
+	if _, err := io.ReadAll(r); err != nil {
+		t.Errorf("the command is still there: %v", err)
+	}
+}
+
+func init() {
+	// descriptors lists what is open.
+	roles["descriptors"] = func() int {
+		list := ""
+		for fd := range 4096 {
+			flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+			if err != nil {
+				continue
+			}
+			var st unix.Stat_t
+			unix.Fstat(fd, &st)
+			kind := map[uint32]string{unix.S_IFIFO: "pipe", unix.S_IFCHR: "device", unix.S_IFREG: "file"}[uint32(st.Mode)&unix.S_IFMT]
+			if kind == "" || kind == "file" && fd > 0 {
+				continue // this program's own poller and cgroup files
+			}
+			list += fmt.Sprintln(fd, kind, map[bool]string{true: "blocking", false: "non-blocking"}[flags&unix.O_NONBLOCK == 0])
+		}
+		unix.Write(1, []byte(list))
+		return 0
+	}
+	// monitor starts a command and waits to be killed.
+	roles["monitor"] = func() int {
+		runtime.LockOSThread()
+		null, _ := os.OpenFile("/dev/null", os.O_RDWR, 0)
+		_, _, err := Start("/bin/sh", []string{"sh", "-c", "trap '' TERM HUP; echo; exec sleep 60"}, "/", []string{"PATH=/bin:/usr/bin"}, null.Fd(), 1, 2)
+		if err != nil {
+			return 1
+		}
+		time.Sleep(time.Minute)
+		return 0
+	}
+}
+
+// TestSpool: a file without a name, to be written through one descriptor and
+// read from its beginning through the other.
+func TestSpool(t *testing.T) {
+	dir := tempDir(t)
+	before := descriptors(t)
+	w, r, err := NewSpool(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names, _ := os.ReadDir(dir)
+	var st unix.Stat_t
+	unix.Fstat(r, &st)
+	if len(names) != 0 || st.Nlink != 0 || st.Mode&0o7777 != 0o600 {
+		t.Errorf("names %v, %d links, mode %#o", names, st.Nlink, st.Mode)
+	}
+	b := make([]byte, 16)
+	if n, err := unix.Write(w, []byte("hello")); n != 5 || err != nil {
+		t.Error(n, err)
+	}
+	if n, err := unix.Read(r, b); n != 5 || err != nil || string(b[:5]) != "hello" {
+		t.Errorf("%q, %v", b[:max(n, 0)], err)
+	}
+	if _, err := unix.Read(w, b); err == nil {
+		t.Error("what is to be written can be read")
+	}
+	if _, err := unix.Write(r, b); err == nil {
+		t.Error("what is to be read can be written")
+	}
+	for _, fd := range []int{w, r} {
+		fl, _ := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if fl&unix.FD_CLOEXEC == 0 {
+			t.Error("not close-on-exec")
+		}
+	}
+	if fl, _ := unix.FcntlInt(uintptr(r), unix.F_GETFL, 0); fl&unix.O_NONBLOCK != 0 {
+		t.Error("non-blocking")
+	}
+	if runtime.GOOS == "freebsd" && unix.Fstat(w, &st) == nil {
+		t.Error("what is to be written can be looked at")
+	}
+	closeAll(w, r)
+
+	if _, _, err := NewSpool(dir + "/missing"); !os.IsNotExist(err) {
+		t.Error(err)
+	}
+	// Another's file or FIFO in its place.
+	swaps := []func(name string){
+		func(name string) { os.WriteFile(name, nil, 0o600) },
+		func(name string) { unix.Mkfifo(name, 0o600) },
+		func(name string) { os.Symlink(os.Args[0], name) },
+		func(string) {},
+	}
+	defer func() { spoolMade = func(string) {} }()
+	for i, swap := range swaps {
+		spoolMade = func(name string) { os.Remove(name); swap(name) }
+		if w, r, err := NewSpool(dir); err == nil {
+			t.Errorf("swap %d is not seen", i)
+			closeAll(w, r)
+		}
+	}
+	if after := descriptors(t); after != before {
+		t.Errorf("%d descriptors, then %d", before, after)
+	}
+	if names, _ := os.ReadDir(dir); len(names) != 0 {
+		t.Errorf("%v", names)
+	}
+}
+
+// TestTurns: no more than Max are there at once, and who waits is served in the
+// order of asking.
+func TestTurns(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		o := options
+		o.Max = 2
+		r := newRig(t, o)
+		var order []string
+		ask := func(name string) (turn *Turn) {
+			turn = r.sup.Ask(func(err error) {
+				order = append(order, fmt.Sprint(name, " ", err))
+				if err == nil {
+					_, ends, err := r.sup.Start(shell("read x"), StdinPipe, &command{exits: make(chan exit, 2)})
+					closeAll(ends[:2]...)
+					if err != nil {
+						panic(err)
+					}
+				}
+			})
+			return turn
+		}
+		a, b := r.start(shell("read x")), r.start(shell("read x"))
+		r.do(func() {
+			ask("first")
+			second := ask("second")
+			ask("third")
+			if !second.Cancel() || second.Cancel() {
+				t.Error("cancelled not just once")
+			}
+			ask("fourth")
+			if len(order) != 0 {
+				t.Errorf("%v past the limit", order)
+			}
+		})
+		a.say("")
+		a.exited()
+		r.do(func() {
+			if !slices.Equal(order, []string{"first <nil>"}) || r.sup.Running() != 2 {
+				t.Errorf("%v, %d running", order, r.sup.Running())
+			}
+			// One that does not start makes room at once.
+			r.sup.queue[0].f = func(error) { order = append(order, "does not start") }
+		})
+		b.say("")
+		b.exited()
+		r.do(func() {
+			r.sup.EndAll()
+			r.sup.Ask(func(err error) { order = append(order, fmt.Sprint("late ", err)) })
+			if want := []string{"first <nil>", "does not start", "fourth <nil>", "late " + unix.ECANCELED.Error()}; !slices.Equal(order, want) {
+				t.Errorf("%q, want %q", order, want)
+			}
+		})
+	})
+}
