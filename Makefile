@@ -32,7 +32,7 @@ bench:
 	$(GO) run ./bench
 
 run: build
-	@sh run.sh build/onewake $(ARGS)
+	@sh tools/run.sh build/onewake $(ARGS)
 
 # Builds what is missing or older than its sources, and nothing else: after
 # `make`, `sudo make install` needs no Go for root.

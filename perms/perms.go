@@ -1,7 +1,7 @@
-// Package perms says who may connect to a Unix socket: it reads the mode,
-// owner and group that an administrator asks for, gives them to a socket file
-// without ever following a link, and knows what the running system makes of
-// them.
+// Package perms says who may connect to a Unix socket, and who has: it reads the
+// mode, owner and group that an administrator asks for, gives them to a socket
+// file without ever following a link, knows what the running system makes of
+// them, and asks the kernel whose a connection is.
 //
 // What the permissions of a socket file mean differs by system. FreeBSD asks
 // for write permission on the file in connect(2), and for search permission on
@@ -11,11 +11,13 @@
 // which of these the program runs on.
 //
 // [Parse] is called at start, as it looks names up, which a confined process
-// cannot do. The [Spec] goes to [github.com/onewake/onewake/sock.Listen], which
-// sets it before anybody can connect. A program that makes its socket by
-// itself calls [Spec.ApplyAt] between bind(2) and listen(2), in a directory that
-// nobody else can write: once it listens, it is too late. Permissions count when
-// a client connects; a connection lasts whatever becomes of them.
+// cannot do; a program that knows its numbers writes
+// Spec{Mode: Set(0o660), GID: Set(80)}. The [Spec] goes to
+// [github.com/onewake/onewake/sock.Listen], which sets it before anybody can
+// connect. A program that makes its socket by itself calls [Spec.ApplyAt] between
+// bind(2) and listen(2), in a directory that nobody else can write: once it
+// listens, it is too late. Permissions count when a client connects; a connection
+// lasts whatever becomes of them.
 package perms
 
 import (
@@ -23,59 +25,71 @@ import (
 	"math"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
 )
 
-// Unchanged is the value of a [Spec] field that is to stay as the system
-// makes it.
-const Unchanged = -1
-
-// A Spec says what mode, owner and group a file shall have. Each field may be
-// [Unchanged]. The zero Spec is not an empty one, since 0 is root and a mode:
-// begin with [Parse], of which Parse("", "", "") changes nothing.
+// A Spec says what mode, owner and group a file shall have. The zero Spec
+// leaves all as the system makes it.
 type Spec struct {
-	Mode int // permission bits, 0 to 0777
-	UID  int // owner
-	GID  int // group
+	Mode Setting // permission bits, 0 to 0777
+	UID  Setting // owner
+	GID  Setting // group
+}
+
+// A Setting is a number, or none: the zero Setting leaves as it is what it is
+// about.
+type Setting struct {
+	n   int
+	set bool
+}
+
+// Set returns the Setting of a number.
+func Set(n int) Setting { return Setting{n, true} }
+
+// Get returns the number, and whether there is one.
+func (s Setting) Get() (n int, ok bool) { return s.n, s.set }
+
+// Permits reports whether a file that has n is as s wants it.
+func (s Setting) Permits(n int) bool { return !s.set || s.n == n }
+
+// orUnchanged is what chown(2) wants.
+func (s Setting) orUnchanged() int {
+	if !s.set {
+		return -1
+	}
+	return s.n
 }
 
 // Parse reads a Spec from its parts, in the form that an administrator types:
-// an octal mode of at most 0777, a user and a group, each a name or a number. An
-// empty part is [Unchanged]. All parts that cannot be used are reported at
-// once, in one line, each with its value.
+// an octal mode of at most 0777, a user and a group, each a name or a number.
+// What an empty part is about is left as it is. All parts that cannot be used are
+// reported at once, in one line, each with its value; the Spec is zero then.
 func Parse(mode, owner, group string) (Spec, error) {
-	s := Spec{Unchanged, Unchanged, Unchanged}
+	var s Spec
 	var errs *multierror.Error
-	if mode != "" {
-		m, err := parseMode(mode)
+	for _, part := range []struct {
+		text  string
+		parse func(string) (int, error)
+		to    *Setting
+	}{{mode, parseMode, &s.Mode}, {owner, LookupUser, &s.UID}, {group, LookupGroup, &s.GID}} {
+		if part.text == "" {
+			continue
+		}
+		n, err := part.parse(part.text)
 		if err != nil {
 			errs = multierror.Append(errs, err)
-		} else {
-			s.Mode = m
 		}
-	}
-	if owner != "" {
-		uid, err := LookupUser(owner)
-		if err != nil {
-			errs = multierror.Append(errs, err)
-		} else {
-			s.UID = uid
-		}
-	}
-	if group != "" {
-		gid, err := LookupGroup(group)
-		if err != nil {
-			errs = multierror.Append(errs, err)
-		} else {
-			s.GID = gid
-		}
+		*part.to = Set(n)
 	}
 	if errs != nil {
 		errs.ErrorFormat = oneLine
-		return Spec{Unchanged, Unchanged, Unchanged}, errs
+		return Spec{}, errs
 	}
 	return s, nil
 }
@@ -102,13 +116,13 @@ func parseMode(s string) (int, error) {
 }
 
 // String writes s the way Parse reads it, "0660 1001:80", with a dash for what
-// is unchanged.
+// is left as it is.
 func (s Spec) String() string {
-	part := func(n int, format string) string {
-		if n == Unchanged {
-			return "-"
+	part := func(s Setting, format string) string {
+		if n, ok := s.Get(); ok {
+			return fmt.Sprintf(format, n)
 		}
-		return fmt.Sprintf(format, n)
+		return "-"
 	}
 	return part(s.Mode, "%#04o") + " " + part(s.UID, "%d") + ":" + part(s.GID, "%d")
 }
@@ -149,7 +163,7 @@ func parseID(what, name, number string) (int, error) {
 
 // ApplyAt gives the file called name in dir its owner, group and mode, in this
 // order, since a change of owner may clear bits of the mode. It never follows a
-// link: on FreeBSD and most other systems the calls are fchownat(2) and
+// link: the calls are fchownat(2) and
 // fchmodat(2) with AT_SYMLINK_NOFOLLOW; Linux before 6.6 has no such flag for
 // the mode, so that there a symbolic link is an error (ELOOP) instead.
 //
@@ -157,13 +171,17 @@ func parseID(what, name, number string) (int, error) {
 // are in; the error then wraps [io/fs.ErrPermission]. Errors are of type
 // [*os.PathError], with the path below dir's name.
 func (s Spec) ApplyAt(dir *os.File, name string) error {
-	if s.UID != Unchanged || s.GID != Unchanged {
-		if err := control(dir, func(fd int) error { return chownAt(fd, name, s.UID, s.GID) }); err != nil {
+	if s.UID.set || s.GID.set {
+		uid, gid := s.UID.orUnchanged(), s.GID.orUnchanged()
+		err := control(dir, func(fd int) error {
+			return unix.Fchownat(fd, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
+		})
+		if err != nil {
 			return &os.PathError{Op: "chown", Path: join(dir, name), Err: err}
 		}
 	}
-	if s.Mode != Unchanged {
-		if err := control(dir, func(fd int) error { return chmodAt(fd, name, uint32(s.Mode)) }); err != nil {
+	if s.Mode.set {
+		if err := control(dir, func(fd int) error { return chmodAt(fd, name, uint32(s.Mode.n)) }); err != nil {
 			return &os.PathError{Op: "chmod", Path: join(dir, name), Err: err}
 		}
 	}
@@ -177,17 +195,17 @@ func join(dir *os.File, name string) string {
 	return "/" + name
 }
 
-// control runs f on the descriptor of dir, kept open meanwhile.
-func control(dir *os.File, f func(fd int) error) error {
-	c, err := dir.SyscallConn()
+// control runs f on the descriptor of c, kept open meanwhile.
+func control(c syscall.Conn, f func(fd int) error) error {
+	rc, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}
-	var ferr error
-	if err := c.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
-		return err
+	cerr := rc.Control(func(fd uintptr) { err = f(int(fd)) })
+	if cerr != nil {
+		return cerr
 	}
-	return ferr
+	return err
 }
 
 // Enforced says in one line what this system asks of whoever calls connect(2)
@@ -221,16 +239,8 @@ func Notes(mode os.FileMode, uid, gid int) []string {
 // inGroup reports whether this process is in the group. A list that cannot be
 // read counts as one that does not have it.
 func inGroup(gid int) bool {
-	if gid == os.Getegid() {
-		return true
-	}
 	gids, _ := os.Getgroups()
-	for _, g := range gids {
-		if g == gid {
-			return true
-		}
-	}
-	return false
+	return gid == os.Getegid() || slices.Contains(gids, gid)
 }
 
 // UserName is the name of a user, or the number of one without a name.

@@ -3,15 +3,13 @@ package perms
 import (
 	"errors"
 	"fmt"
+	"math"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 const enforced = "write permission on the socket file, and search permission on its directories"
-
-func chownAt(dir int, name string, uid, gid int) error {
-	return unix.Fchownat(dir, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
-}
 
 func chmodAt(dir int, name string, mode uint32) error {
 	err := unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
@@ -42,4 +40,34 @@ func chmodOld(dir int, name string, mode uint32) error {
 		return unix.ELOOP
 	}
 	return unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), mode)
+}
+
+func peerCred(fd int) (Cred, error) {
+	u, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err == nil && u.Uid == math.MaxUint32 { // not connected, or of another family
+		err = errNotUnix
+	}
+	if err != nil {
+		return Cred{}, err
+	}
+	groups, err := peerGroups(fd)
+	return Cred{UID: int(u.Uid), GID: int(u.Gid), Groups: groupList(int(u.Gid), groups)}, err
+}
+
+func peerGroups(fd int) ([]uint32, error) {
+	for n := 64; ; {
+		groups := make([]uint32, n)
+		size := uint32(n * 4)
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+			uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
+		switch {
+		case errno == 0:
+			return groups[:size/4], nil
+		case errno == unix.ENOPROTOOPT: // before 4.13
+			return nil, nil
+		case errno != unix.ERANGE || int(size/4) <= n:
+			return nil, errno
+		}
+		n = int(size / 4) // which is what it takes
+	}
 }

@@ -19,13 +19,20 @@ import (
 
 // TestMain lets the test binary pose as a process of another user.
 func TestMain(m *testing.M) {
-	if os.Getenv("PERMS_TEST_ROLE") != "apply" {
+	switch os.Getenv("PERMS_TEST_ROLE") {
+	case "":
 		os.Exit(m.Run())
+	case "connect":
+		childConnect(os.Getenv("PERMS_TEST_ARG"))
+		os.Exit(0)
 	}
-	var s Spec
-	var path string
-	fmt.Sscan(os.Getenv("PERMS_TEST_ARG"), &s.Mode, &s.UID, &s.GID, &path)
-	dir, err := os.Open(filepath.Dir(path))
+	arg := strings.Split(os.Getenv("PERMS_TEST_ARG"), ",")
+	path := arg[3]
+	s, err := Parse(arg[0], arg[1], arg[2])
+	var dir *os.File
+	if err == nil {
+		dir, err = os.Open(filepath.Dir(path))
+	}
 	if err == nil {
 		err = s.ApplyAt(dir, filepath.Base(path))
 	}
@@ -48,12 +55,12 @@ func TestParse(t *testing.T) {
 		want               Spec
 		errs               []string
 	}{
-		{"nothing", "", "", "", Spec{-1, -1, -1}, nil},
-		{"mode", "0660", "", "", Spec{0o660, -1, -1}, nil},
-		{"mode without zero", "777", "", "", Spec{0o777, -1, -1}, nil},
-		{"mode 0", "0", "", "", Spec{0, -1, -1}, nil},
-		{"numbers", "", "12345", "4294967294", Spec{-1, 12345, 4294967294}, nil},
-		{"names", "", root.Username, group.Name, Spec{-1, 0, 0}, nil},
+		{"nothing", "", "", "", Spec{}, nil},
+		{"mode", "0660", "", "", Spec{Mode: Set(0o660)}, nil},
+		{"mode without zero", "777", "", "", Spec{Mode: Set(0o777)}, nil},
+		{"mode 0", "0", "", "", Spec{Mode: Set(0)}, nil},
+		{"numbers", "", "12345", "4294967294", Spec{UID: Set(12345), GID: Set(4294967294)}, nil},
+		{"names", "", root.Username, group.Name, Spec{UID: Set(0), GID: Set(0)}, nil},
 		{"not octal", "0680", "", "", Spec{}, []string{`mode "0680": not an octal number`}},
 		{"Go's octal", "0o660", "", "", Spec{}, []string{"not an octal number"}},
 		{"sign", "+660", "", "", Spec{}, []string{"not an octal number"}},
@@ -71,7 +78,7 @@ func TestParse(t *testing.T) {
 				}
 				return
 			}
-			if got != (Spec{-1, -1, -1}) {
+			if got != (Spec{}) {
 				t.Errorf("got %v beside an error", got)
 			}
 			var all *multierror.Error
@@ -95,9 +102,9 @@ func TestString(t *testing.T) {
 		s    Spec
 		want string
 	}{
-		{Spec{-1, -1, -1}, "- -:-"},
-		{Spec{0o660, 1001, 80}, "0660 1001:80"},
-		{Spec{0, 0, -1}, "0000 0:-"},
+		{Spec{}, "- -:-"},
+		{Spec{Mode: Set(0o660), UID: Set(1001), GID: Set(80)}, "0660 1001:80"},
+		{Spec{Mode: Set(0), UID: Set(0)}, "0000 0:-"},
 	} {
 		if got := tt.s.String(); got != tt.want {
 			t.Errorf("got %q, want %q", got, tt.want)
@@ -122,7 +129,7 @@ func TestApplyAt(t *testing.T) {
 				os.Remove(path)
 				makeOne(t, kind, path)
 				old := syscall.Umask(umask)
-				err := Spec{m, os.Geteuid(), os.Getegid()}.ApplyAt(dir, "x")
+				err := Spec{Mode: Set(m), UID: Set(os.Geteuid()), GID: Set(os.Getegid())}.ApplyAt(dir, "x")
 				syscall.Umask(old)
 				st, serr := os.Lstat(path)
 				if err != nil || serr != nil || int(st.Mode().Perm()) != m {
@@ -181,12 +188,12 @@ func TestApplyAtLink(t *testing.T) {
 	}
 	defer dir.Close()
 	before, _ := os.Stat(target)
-	t.Logf("mode of a link: %v", Spec{0o777, -1, -1}.ApplyAt(dir, "link"))
+	t.Logf("mode of a link: %v", Spec{Mode: Set(0o777)}.ApplyAt(dir, "link"))
 	for name, chmod := range ways {
 		t.Logf("%s: %v", name, chmod(int(dir.Fd()), "link", 0o777))
 	}
 	if os.Geteuid() == 0 {
-		t.Logf("owner of a link: %v", Spec{-1, 12345, 54321}.ApplyAt(dir, "link"))
+		t.Logf("owner of a link: %v", Spec{UID: Set(12345), GID: Set(54321)}.ApplyAt(dir, "link"))
 	}
 	after, _ := os.Stat(target)
 	if before.Mode() != after.Mode() || !slices.Equal(owner(before), owner(after)) {
@@ -205,38 +212,74 @@ func TestApplyAtMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	for _, s := range []Spec{{0o600, -1, -1}, {-1, os.Geteuid(), -1}} {
+	for _, s := range []Spec{{Mode: Set(0o600)}, {UID: Set(os.Geteuid())}} {
 		err := s.ApplyAt(dir, "x")
 		var pe *os.PathError
 		if !errors.Is(err, fs.ErrNotExist) || !errors.As(err, &pe) || pe.Path != dir.Name()+"/x" {
 			t.Errorf("%v: %v", s, err)
 		}
 	}
-	if err := (Spec{-1, -1, -1}).ApplyAt(dir, "x"); err != nil {
+	if err := (Spec{}).ApplyAt(dir, "x"); err != nil {
 		t.Errorf("nothing to do: %v", err)
 	}
 }
 
-// An ordinary user may not give a file away, nor to a group of others.
-func TestApplyAtOrdinaryUser(t *testing.T) {
+// What is not set stays; 0 is a mode, a user and a group like any other.
+func TestZero(t *testing.T) {
+	if n, ok := (Setting{}).Get(); ok || n != 0 || !(Setting{}).Permits(7) {
+		t.Error("the zero Setting is set")
+	}
+	if n, ok := Set(0).Get(); !ok || n != 0 || !Set(0).Permits(0) || Set(0).Permits(7) {
+		t.Error("Set(0) is not set")
+	}
 	if os.Geteuid() != 0 {
 		t.Skip("only root can take on other users")
 	}
-	const uid, gid, group = 12345, 12345, 54321
-	d, err := os.MkdirTemp("", "ow")
+	dir, err := os.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(d)
-	if err := os.Chmod(d, 0o711); err != nil {
+	defer dir.Close()
+	path := filepath.Join(dir.Name(), "x")
+	for _, tt := range []struct {
+		spec     Spec
+		mode     os.FileMode
+		uid, gid uint32
+	}{
+		{Spec{}, 0o640, 12345, 54321},
+		{Spec{Mode: Set(0)}, 0, 12345, 54321},
+		{Spec{UID: Set(0)}, 0o640, 0, 54321},
+		{Spec{GID: Set(0)}, 0o640, 12345, 0},
+		{Spec{Set(0), Set(0), Set(0)}, 0, 0, 0},
+	} {
+		os.Remove(path)
+		makeOne(t, "file", path)
+		if err := errors.Join(os.Chown(path, 12345, 54321), os.Chmod(path, 0o640), tt.spec.ApplyAt(dir, "x")); err != nil {
+			t.Fatal(err)
+		}
+		fi, err := os.Lstat(path)
+		if err != nil || fi.Mode() != tt.mode || !slices.Equal(owner(fi), []uint32{tt.uid, tt.gid}) {
+			t.Errorf("%v: got %v %v, %v", tt.spec, fi.Mode(), owner(fi), err)
+		}
+	}
+}
+
+// noSleep spares the second for which a program under the race detector sleeps
+// when it ends.
+const noSleep = "GORACE=atexit_sleep_ms=0"
+
+// forOthers makes a copy of the test binary that other users may run: go test
+// keeps its own in a directory of mode 0700.
+func forOthers(t *testing.T) (bin, dir string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ow")
+	if err != nil {
 		t.Fatal(err)
 	}
-	// Its own directory, to leave the file the group that it was made with.
-	sub := filepath.Join(d, "d")
-	if err := os.Mkdir(sub, 0o755); err != nil {
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	bin := filepath.Join(d, "t")
 	name, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -245,20 +288,37 @@ func TestApplyAtOrdinaryUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	bin = filepath.Join(dir, "t")
 	if err := os.WriteFile(bin, self, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return bin, dir
+}
+
+// An ordinary user may not give a file away, nor to a group of others.
+func TestApplyAtOrdinaryUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can take on other users")
+	}
+	const uid, gid, group = 12345, 12345, 54321
+	bin, d := forOthers(t)
+	// Its own directory, to leave the file the group that it was made with.
+	sub := filepath.Join(d, "d")
+	if err := os.Mkdir(sub, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(sub, "x")
 	for _, tt := range []struct {
 		name   string
-		spec   Spec
+		spec   string // mode, owner, group
 		denied bool
 	}{
-		{"mode", Spec{0o640, -1, -1}, false},
-		{"own group", Spec{-1, -1, group}, false},
-		{"itself", Spec{0o600, uid, gid}, false},
-		{"root", Spec{-1, 0, -1}, true},
-		{"foreign group", Spec{-1, -1, 4711}, true},
+		{"nothing", ",,", false},
+		{"mode", "0640,,", false},
+		{"own group", fmt.Sprintf(",,%d", group), false},
+		{"itself", fmt.Sprintf("0600,%d,%d", uid, gid), false},
+		{"root", ",0,", true},
+		{"foreign group", ",,4711", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			os.Remove(path)
@@ -268,8 +328,8 @@ func TestApplyAtOrdinaryUser(t *testing.T) {
 			}
 			cmd := exec.Command(bin)
 			cmd.Dir = "/"
-			cmd.Env = []string{"GORACE=atexit_sleep_ms=0", "PERMS_TEST_ROLE=apply",
-				fmt.Sprintf("PERMS_TEST_ARG=%d %d %d %s", tt.spec.Mode, tt.spec.UID, tt.spec.GID, path)}
+			cmd.Env = []string{noSleep, "PERMS_TEST_ROLE=apply",
+				"PERMS_TEST_ARG=" + tt.spec + "," + path}
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid, Groups: []uint32{gid, group}}}
 			out, err := cmd.CombinedOutput()
 			if err != nil {

@@ -114,19 +114,16 @@ func (b *box) relocate(s string) string {
 	return s
 }
 
-// destroy ends what the test has left running.
+// destroy ends what the test has left running: whatever names the directory.
 func (b *box) destroy() {
 	if b.Failed() {
 		log, _ := os.ReadFile(b.path("log"))
 		b.Logf("log:\n%s", log[:min(len(log), 1000)])
 	}
-	for _, c := range b.calls("onewake", "supervisor") {
-		if exe, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c.pid)); strings.Contains(string(exe), b.root) {
-			syscall.Kill(c.pid, syscall.SIGKILL)
-		}
-	}
-	for _, f := range []string{"onewake.daemon.pid", "onewake_git.daemon.pid"} {
-		if pid := b.pid(f); pid > 0 {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		if cmdline, _ := os.ReadFile(f); strings.Contains(string(cmdline), b.root+"/") {
+			pid, _ := strconv.Atoi(strings.Split(f, "/")[2])
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
@@ -217,9 +214,9 @@ func (b *box) refused(command string, wants ...string) {
 func (b *box) arguments(conf ...string) []string {
 	b.Helper()
 	b.conf(append([]string{b.script + "_enable=YES"}, conf...)...)
-	b.env = []string{"PRINT=yes"}
+	b.env = append(b.env, "PRINT=yes")
 	out := b.must("start")
-	b.env = nil
+	b.env = slices.DeleteFunc(b.env, func(v string) bool { return v == "PRINT=yes" })
 	return strings.Split(strings.TrimSuffix(out, "\x00"), "\x00")
 }
 
@@ -286,6 +283,13 @@ func (b *box) pid(file string) int {
 	return n
 }
 
+func (b *box) kill(pid int) {
+	b.Helper()
+	if pid <= 0 || syscall.Kill(pid, syscall.SIGKILL) != nil {
+		b.Fatalf("process %d cannot be killed", pid)
+	}
+}
+
 func alive(pid int) bool {
 	s, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err == nil && !bytes.Contains(s, []byte(") Z "))
@@ -306,12 +310,13 @@ func (b *box) eventually(what string, cond func() bool) {
 	}
 }
 
-// gone expects nothing of the service to be left.
-func (b *box) gone(name string, processes ...int) {
+// gone expects nothing of the service to be left. A daemon(8) has removed its
+// pidfiles when it has not quite ended.
+func (b *box) gone(name string, daemon int, monitors ...int) {
 	b.Helper()
-	for _, pid := range processes {
+	for _, pid := range monitors {
 		if pid == 0 || alive(pid) {
-			b.Errorf("process %d is still there", pid)
+			b.Errorf("the monitor, process %d, is still there", pid)
 		}
 	}
 	for _, f := range []string{name + ".pid", name + ".daemon.pid"} {
@@ -319,6 +324,7 @@ func (b *box) gone(name string, processes ...int) {
 			b.Errorf("/var/run/%s is still there", f)
 		}
 	}
+	b.eventually(fmt.Sprintf("the end of daemon(8), process %d", daemon), func() bool { return !alive(daemon) })
 }
 
 func (b *box) signals() (s []string) {

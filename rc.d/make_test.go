@@ -142,6 +142,9 @@ func TestInstall(t *testing.T) {
 		if got := tree(dest); len(got) != 1 || !strings.HasSuffix(got[0], "/sbin/mine") {
 			t.Errorf("left behind %q", got)
 		}
+		if _, err := os.Stat(filepath.Join(dest, prefix, "share/examples/onewake")); err == nil {
+			t.Error("left the directory of the examples")
+		}
 		run("clean")
 		if _, err := os.Stat(filepath.Join(dir, "build")); err == nil {
 			t.Error("clean has left build")
@@ -209,7 +212,7 @@ func TestRun(t *testing.T) {
 			t.Cleanup(func() { os.RemoveAll(root) })
 			dir := filepath.Join(root, sub)
 			os.MkdirAll(filepath.Join(dir, "build"), 0o755)
-			script, _ := filepath.Abs("../run.sh")
+			script, _ := filepath.Abs("../tools/run.sh")
 			cmd := exec.Command("sh", script, bin, "--", "/bin/echo", "it runs")
 			cmd.Dir = dir
 			stdout, _ := cmd.StdoutPipe()
@@ -217,6 +220,7 @@ func TestRun(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { cmd.Process.Kill() })
+			defer time.AfterFunc(30*time.Second, func() { cmd.Process.Kill() }).Stop() // ends a hang
 			var said string
 			in := bufio.NewScanner(stdout)
 			for !strings.Contains(said, "http://127") && in.Scan() {

@@ -35,7 +35,7 @@ var words = []struct {
 	{"backslashes", `/bin/a b\ c \' \" \\ \n \$x \*`, []string{"/bin/a", "b c", "'", `"`, `\`, "n", "$x", "*"}},
 	{"empty words", `/bin/a '' "" b''`, []string{"/bin/a", "", "", "b"}},
 	{"expansions", `/bin/a $HOME ${HOME} "$HOME" $(id) "` + "`id`" + `" ` + "`id`" + ` $((1+1)) ~ ~root a=~`, []string{"/bin/a", "$HOME", "${HOME}", "$HOME", "$(id)", "`id`", "`id`", "$((1+1))", "~", "~root", "a=~"}},
-	{"globs", `/bin/a * /* [a-z]* ? {a,b}`, []string{"/bin/a", "*", "/*", "[a-z]*", "?", "{a,b}"}},
+	{"globs", `/bin/a * /* [a-z]* [a-z][a-z][a-z] ? {a,b}`, []string{"/bin/a", "*", "/*", "[a-z]*", "[a-z][a-z][a-z]", "?", "{a,b}"}},
 	{"operators", `/bin/a ; & | < > ( ) && ! # b`, []string{"/bin/a", ";", "&", "|", "<", ">", "(", ")", "&&", "!", "#", "b"}},
 	{"newlines", "/bin/a 'b\nc' \"d\ne\" f\\\ng \"h\\\ni\"", []string{"/bin/a", "b\nc", "d\ne", "fg", "hi"}},
 	{"a script", `/bin/sh -c 'echo "it'\''s $1" && exit 3' sh "a b"`, []string{"/bin/sh", "-c", `echo "it's $1" && exit 3`, "sh", "a b"}},
@@ -108,6 +108,11 @@ func TestArguments(t *testing.T) {
 		b.same(test.conf, b.arguments(test.conf), test.want...)
 	}
 
+	// rc.subr(8) lets the environment replace the flags.
+	b.env = []string{"flags=-x '$y z'"}
+	b.same("flags", b.arguments("onewake_flags=-z"), args(plain+" -x", "$y z")...)
+	b.env = nil
+
 	// An instance has its own variables, and the plain one's defaults.
 	os.Symlink("onewake", b.path("usr/local/etc/rc.d/onewake_git"))
 	b.script = "onewake_git"
@@ -165,7 +170,7 @@ func TestService(t *testing.T) {
 		`onewake_env='A=1 B="it'\''s $two" TOKEN PATH=/x'`,
 		"onewake_env_file=ROOT/env",
 		"onewake_limits='-n 200' onewake_login_class=staff",
-		"onewake_nice=5 onewake_fib=1 onewake_cpuset=0 onewake_oomprotect=ALL onewake_umask=027",
+		"onewake_nice=5 onewake_fib=1 onewake_cpuset=0 onewake_oomprotect=ALL onewake_umask=027 onewake_audit_user=www",
 		"onewake_prepend=prepend",
 	}
 	b.conf(append(settings, "onewake_command="+shellQuote(command))...)
@@ -195,8 +200,8 @@ func TestService(t *testing.T) {
 	for _, c := range b.calls() {
 		chain = append(chain, c.tool)
 	}
-	b.same("chain", chain, "install", "daemon", "limits", "prepend", "setfib", "cpuset", "chroot", "onewake",
-		"limits", "prepend", "setfib", "daemon", "cpuset", "chroot", "onewake", "protect")
+	b.same("chain", chain, "install", "daemon", "limits", "prepend", "setfib", "setaudit", "cpuset", "chroot", "onewake",
+		"limits", "prepend", "setfib", "setaudit", "daemon", "cpuset", "chroot", "onewake", "protect")
 	b.same("install", b.lastCall("install"), "-d", "-o", "onewake", "-g", "www", "-m", "0750", "ROOT/var/run/onewake")
 	b.same("limits", b.lastCall("limits")[:4], "-C", "staff", "-n", "200")
 	b.same("protect", b.lastCall("protect"), "-d", "-i", "-p", strconv.Itoa(first.pid))
@@ -226,22 +231,23 @@ func TestService(t *testing.T) {
 	b.conf(append(settings, "onewake_logfile='ROOT/var/log/one wake.log'")...)
 	b.must("restart")
 	second := b.started()
-	if b.pid("onewake.pid") != second.pid || slices.Contains(second.args, "--") || alive(first.pid) || alive(daemon) {
+	if b.pid("onewake.pid") != second.pid || slices.Contains(second.args, "--") || alive(first.pid) {
 		b.Errorf("restart: %+v", second)
 	}
+	b.eventually("the end of the first daemon(8)", func() bool { return !alive(daemon) })
 	if s := read(b, b.path("log")); s != "onewake daemon.info: msg=start\nonewake daemon.info: msg=stopped\n" {
 		b.Errorf("log:\n%s", s)
 	}
 
 	// A daemon(8) that was killed leaves a monitor that can still be stopped.
 	daemon = b.pid("onewake.daemon.pid")
-	syscall.Kill(daemon, syscall.SIGKILL)
+	b.kill(daemon)
 	b.eventually("its end", func() bool { return !alive(daemon) })
 	b.must("status")
 	if out := b.must("stop"); out != "Stopping onewake.\n" {
 		b.Errorf("stop says:\n%s", out)
 	}
-	b.gone("onewake", second.pid)
+	b.gone("onewake", daemon, second.pid)
 }
 
 // inherited checks what the settings of a service are for its monitor.
@@ -264,7 +270,7 @@ func TestService13(t *testing.T) {
 	monitor, daemon := b.started().pid, b.pid("onewake.daemon.pid")
 	b.inherited(monitor)
 	b.must("stop")
-	b.gone("onewake", monitor, daemon)
+	b.gone("onewake", daemon, monitor)
 	if s := read(b, b.path("log")); s != "onewake daemon.info: msg=start\nonewake daemon.info: msg=stopped\n" {
 		b.Errorf("log:\n%s", s)
 	}
@@ -293,8 +299,12 @@ func TestStart(t *testing.T) {
 	b := newBox(t, "15")
 	b.conf("onewake_enable=YES")
 	b.behave("start=69")
+	b.write("ends", "")
 	b.refused("start", "onewake is not up; its log says why (syslog, facility daemon)")
-	b.eventually("pidfiles removed", func() bool { return !b.exists("var/run/onewake.daemon.pid") })
+	if n := len(b.calls("sleep")); n > 1 || b.exists("var/run/onewake.daemon.pid") {
+		b.Errorf("start has slept %d times beside a daemon(8) that had ended", n)
+	}
+	os.Remove(b.path("ends"))
 	if s := read(b, b.path("log")); !strings.Contains(s, "onewake: address already in use") {
 		b.Errorf("the log does not say why:\n%s", s)
 	}
@@ -306,12 +316,15 @@ func TestStart(t *testing.T) {
 		b.Error("start did not wait for the socket")
 	}
 	// A crash leaves the socket; that is not the next one's.
-	syscall.Kill(b.started().pid, syscall.SIGKILL)
+	b.kill(b.started().pid)
 	b.eventually("daemon gone", func() bool { return !b.exists("var/run/onewake.daemon.pid") })
 	b.behave("dies=71")
 	b.refused("start", "is not up")
 
 	// Without a socket to look for, it has to stay.
+	b.conf("onewake_enable=YES", "onewake_listen=tcp4:127.0.0.1:1 onewake_restart_delay=3600")
+	b.write("pauses", "")
+	b.refused("start", "is not up")
 	b.conf("onewake_enable=YES", "onewake_listen=tcp4:127.0.0.1:1")
 	b.behave("")
 	b.must("start")
@@ -319,7 +332,9 @@ func TestStart(t *testing.T) {
 	// There is an end to the wait.
 	b.conf("onewake_enable=YES", "onewake_listen=unix:ROOT/nowhere/s")
 	b.write("hurry", "")
+	n := len(b.monitors())
 	b.refused("start", "is not up")
+	b.eventually("the monitor", func() bool { return len(b.monitors()) > n })
 	b.must("stop")
 	if alive(b.started().pid) {
 		b.Error("the monitor is still there")
@@ -333,7 +348,7 @@ func TestRestartDelay(t *testing.T) {
 	b.must("start")
 	first, daemon := b.started().pid, b.pid("onewake.daemon.pid")
 	pause := func() {
-		syscall.Kill(b.started().pid, syscall.SIGKILL)
+		b.kill(b.started().pid)
 		b.eventually("the pause", func() bool { return b.exists("pausing") })
 	}
 	pause()
@@ -381,15 +396,17 @@ func TestBoot(t *testing.T) {
 		b.Fatalf("not started: %v, %v", plain, git)
 	}
 	b.script = "onewake_git"
+	daemon := b.pid("onewake_git.daemon.pid")
 	b.must("stop")
-	b.gone("onewake_git", git)
+	b.gone("onewake_git", daemon, git)
 	if !alive(plain) {
 		b.Error("the plain one was stopped as well")
 	}
+	daemon = b.pid("onewake.daemon.pid")
 	if out := sourced("", "faststop"); out != "Stopping onewake.\nend\n" {
 		b.Errorf("faststop says:\n%s", out)
 	}
-	b.gone("onewake", plain)
+	b.gone("onewake", daemon, plain)
 
 	// How service(8) -e and -R find the name. With -R, run_rc_script puts
 	// each script in turn into rc_service.
@@ -429,7 +446,7 @@ func TestServiceJail(t *testing.T) {
 	b.script = "onewake_git"
 	b.conf("onewake_git_enable=YES onewake_git_svcj=YES onewake_git_umask=027", `onewake_git_command='/bin/a "b c"'`)
 	b.must("start")
-	m := b.started()
+	m, daemon := b.started(), b.pid("onewake_git.daemon.pid")
 	b.same("arguments", m.args[2:], "--", "/bin/a", "b c")
 	if j := b.lastCall("jail"); j[len(j)-1] != "name=svcj-onewake_git" {
 		b.Errorf("jail %q", j)
@@ -442,7 +459,7 @@ func TestServiceJail(t *testing.T) {
 	}
 	b.must("reload")
 	b.must("stop")
-	b.gone("onewake_git", m.pid)
+	b.gone("onewake_git", daemon, m.pid)
 	b.refused("stop", "not running?")
 	b.must("faststop")
 }
@@ -452,7 +469,7 @@ func TestShellcheck(t *testing.T) {
 	if _, err := exec.LookPath("shellcheck"); err != nil {
 		t.Skip("no shellcheck")
 	}
-	if out, err := exec.Command("shellcheck", "-s", "sh", "onewake", "../run.sh").CombinedOutput(); err != nil {
+	if out, err := exec.Command("shellcheck", "-s", "sh", "onewake", "../tools/run.sh").CombinedOutput(); err != nil {
 		t.Errorf("%s", out)
 	}
 }
@@ -500,8 +517,7 @@ func TestRealOnewake(t *testing.T) {
 		t.Errorf("configtest says:\n%s", out)
 	}
 	b.must("start")
-	pid := b.pid("onewake.pid")
-	t.Cleanup(func() { syscall.Kill(pid, syscall.SIGKILL) })
+	pid, daemon := b.pid("onewake.pid"), b.pid("onewake.daemon.pid")
 	socket, want := b.path("var/run/onewake/onewake.sock"), b.path("etc")+"\ntwo words\n"
 	if s := ask(t, "unix", socket); !strings.HasSuffix(s, want) {
 		t.Errorf("answer: %s", s)
@@ -516,7 +532,7 @@ func TestRealOnewake(t *testing.T) {
 		t.Errorf("answer after a restart that was refused: %s", s)
 	}
 	b.must("stop")
-	b.gone("onewake", pid)
+	b.gone("onewake", daemon, pid)
 	if b.exists("var/run/onewake/onewake.sock") {
 		t.Error("the socket is still there")
 	}

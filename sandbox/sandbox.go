@@ -79,6 +79,30 @@ func (unsupported) Error() string { return "not supported on " + runtime.GOOS }
 
 func (unsupported) Is(target error) bool { return target == errors.ErrUnsupported }
 
+// A State is how a process is confined, for a program that tells of it. The zero
+// State is Off.
+type State int
+
+const (
+	Off      State = iota // Enter was not called
+	None                  // Enter returned ErrUnsupported
+	Confined              // Enter returned nil
+)
+
+// String returns "off", "none: not supported on" the system, or "capability
+// mode".
+func (s State) String() string {
+	switch s {
+	case Off:
+		return "off"
+	case None:
+		return "none: " + ErrUnsupported.Error()
+	case Confined:
+		return "capability mode"
+	}
+	return fmt.Sprintf("state %d", int(s))
+}
+
 // Rights is a set of things that may be done with a descriptor, after
 // rights(4), whose names these are. The zero Rights permits nothing at all: such
 // a descriptor can still be kept, passed on and closed.

@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -102,10 +104,14 @@ func childChildren() error {
 		return err
 	}
 	errs := make(chan error)
+	var all sync.WaitGroup // to be there at once, on a thread each
+	all.Add(20)
 	for range 20 {
 		go func() {
+			runtime.LockOSThread()
+			all.Done()
+			all.Wait()
 			_, err := os.ReadFile("/etc/passwd")
-			time.Sleep(time.Millisecond)
 			errs <- err
 		}()
 	}
@@ -146,7 +152,7 @@ func childServe() error {
 		body, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "got %s", body)
 	}))
-	client.SetDeadline(time.Now().Add(5 * time.Second))
+	client.SetDeadline(time.Now().Add(time.Minute))
 	fmt.Fprintf(client, "POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello")
 	out, err := io.ReadAll(client)
 	fmt.Printf("answer: %q, %v\n", out, err)

@@ -3,12 +3,12 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 )
 
 // roles are what this test binary can pose as: everything here is for good, and
@@ -88,6 +88,17 @@ func TestUnsupported(t *testing.T) {
 	}
 }
 
+func TestState(t *testing.T) {
+	var zero State
+	for s, want := range map[State]string{
+		zero: "off", None: "none: not supported on " + runtime.GOOS, Confined: "capability mode", 7: "state 7",
+	} {
+		if got := s.String(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 func TestRights(t *testing.T) {
 	for _, tt := range []struct {
 		r    Rights
@@ -134,7 +145,8 @@ func TestAcquireReaper(t *testing.T) {
 	}
 }
 
-// childReaper has a child that leaves an orphan, which must become its own.
+// childReaper has a child that leaves an orphan, which must become its own. The
+// orphan waits for the end of a pipe, and so until the child has been reaped.
 func childReaper() error {
 	for range 2 { // twice is no error
 		if err := AcquireReaper(); err != nil {
@@ -145,9 +157,16 @@ func childReaper() error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("/bin/sh", "-c", `"$0" & echo $!`, self)
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command("/bin/sh", "-c", `"$0" <&3 3<&- >/dev/null 2>&1 & echo $!`, self)
 	cmd.Env = []string{"SANDBOX_TEST_ROLE=orphan"}
+	cmd.ExtraFiles = []*os.File{r}
 	out, err := cmd.Output()
+	r.Close()
+	w.Close()
 	if err != nil {
 		return err
 	}
@@ -170,10 +189,9 @@ func childReaper() error {
 	return nil
 }
 
-// childOrphan outlives the shell that started it.
+// childOrphan ends when its input does, with a status to know it by.
 func childOrphan() error {
-	os.Stdout.Close()
-	time.Sleep(300 * time.Millisecond)
+	io.Copy(io.Discard, os.Stdin)
 	os.Exit(7)
 	return nil
 }

@@ -27,9 +27,8 @@ type Addr struct {
 // String gives back the form that [Parse] reads.
 func (a Addr) String() string { return a.Network + ":" + a.Address }
 
-// maxPath is how long the path of a socket can be, in bytes: sun_path of
-// unix(4) less a NUL, 103 on FreeBSD and 107 on Linux. Both could do without
-// the NUL; C programs that read the name back could not.
+// maxPath is sun_path of unix(4) less a NUL: both systems could do without it, C
+// programs that read the name back could not.
 const maxPath = len(unix.RawSockaddrUnix{}.Path) - 1
 
 // Parse reads an address in one of the forms
@@ -54,12 +53,6 @@ func Parse(s string) (Addr, error) {
 		address, err = parseHostPort(network, address)
 	case ok && network == FD:
 		_, err = parseFD(address)
-	case strings.HasPrefix(s, "/"):
-		if err = checkPath(s); err == nil {
-			err = badAddr("a path needs its network, use unix:%s", s)
-		}
-	case strings.HasPrefix(s, "@"):
-		err = errAbstract
 	default:
 		err = noNetwork(s)
 	}
@@ -73,6 +66,12 @@ var errAbstract = badAddr("no permissions guard an abstract socket, use unix:/pa
 
 // noNetwork says what may have been meant by an address without a network.
 func noNetwork(s string) error {
+	if strings.HasPrefix(s, "/") || strings.HasPrefix(s, "@") {
+		if err := checkPath(s); err != nil {
+			return err
+		}
+		return badAddr("a path needs its network, use unix:%s", s)
+	}
 	for _, network := range []string{TCP4, TCP6} {
 		if a, err := parseHostPort(network, strings.TrimPrefix(s, "tcp:")); err == nil {
 			return badAddr("a host and a port need their network, use %s:%s", network, a)
@@ -82,6 +81,7 @@ func noNetwork(s string) error {
 }
 
 func checkPath(p string) error {
+	isControl := func(r rune) bool { return r < ' ' || r == 0x7f }
 	switch {
 	case p == "":
 		return badAddr("no path, use unix:/path")
@@ -89,7 +89,7 @@ func checkPath(p string) error {
 		return errAbstract
 	case p[0] != '/':
 		return badAddr("a relative path, use unix:/path")
-	case strings.IndexFunc(p, isControl) >= 0:
+	case strings.ContainsFunc(p, isControl):
 		return badAddr("a control character in the path")
 	case strings.HasSuffix(p, "/"), strings.HasSuffix(p, "/."), strings.HasSuffix(p, "/.."):
 		return badAddr("names a directory, use unix:%s/NAME", strings.TrimSuffix(path.Clean(p), "/"))
@@ -105,8 +105,6 @@ func checkPath(p string) error {
 	return nil
 }
 
-func isControl(r rune) bool { return r < ' ' || r == 0x7f }
-
 func parseFD(s string) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 31)
 	if err != nil || strconv.FormatUint(n, 10) != s {
@@ -121,10 +119,7 @@ func parseFD(s string) (int, error) {
 // parseHostPort checks an address of network TCP4 or TCP6 and returns it in one
 // form only.
 func parseHostPort(network, s string) (string, error) {
-	like := "tcp4:127.0.0.1:8080"
-	if network == TCP6 {
-		like = "tcp6:[::1]:8080"
-	}
+	like := map[string]string{TCP4: "tcp4:127.0.0.1:8080", TCP6: "tcp6:[::1]:8080"}[network]
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
 		if ip, err := netip.ParseAddr(s); err == nil && ip.Is6() && network == TCP6 {
@@ -143,11 +138,13 @@ func parseHostPort(network, s string) (string, error) {
 		return "", badAddr("no host, use tcp4:0.0.0.0:%s for every IPv4 address", port)
 	case host == "":
 		return "", badAddr("no host, use tcp6:[::]:%s for every IPv6 address", port)
+	case err != nil && (strings.Trim(host, "0123456789.") == "" || strings.Contains(host, ":")):
+		return "", badAddr("host %q is not an address, use %s", host, like)
+	case err != nil && (len(host) > 253 || host[0] == '-' || host[0] == '.' || strings.ContainsFunc(host, isNotName)):
+		return "", badAddr("host %q is not a name, use %s", host, like)
 	case err != nil:
-		if err := checkHostName(host, like); err != nil {
-			return "", err
-		}
-	case strings.IndexFunc(ip.Zone(), isNotName) >= 0:
+		return net.JoinHostPort(host, port), nil
+	case strings.ContainsFunc(ip.Zone(), isNotName):
 		return "", badAddr("no interface is called %q", ip.Zone())
 	case network == TCP4 && !ip.Is4():
 		return "", badAddr("not an IPv4 address, use tcp6:%s", net.JoinHostPort(host, port))
@@ -157,23 +154,11 @@ func parseHostPort(network, s string) (string, error) {
 		return "", badAddr("an IPv4 address in IPv6 form, use tcp4:%s", net.JoinHostPort(ip.Unmap().String(), port))
 	case ip.IsLinkLocalUnicast() && ip.Is6() && ip.Zone() == "":
 		return "", badAddr("a link-local address needs its interface, use tcp6:[%s%%em0]:%s or such", host, port)
-	default:
-		host = ip.String()
 	}
-	return net.JoinHostPort(host, port), nil
+	return net.JoinHostPort(ip.String(), port), nil
 }
 
 func isNotName(r rune) bool {
 	return r != '-' && r != '.' && r != '_' &&
 		(r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
-}
-
-func checkHostName(host, like string) error {
-	if strings.Trim(host, "0123456789.") == "" || strings.Contains(host, ":") {
-		return badAddr("host %q is not an address, use %s", host, like)
-	}
-	if len(host) > 253 || host[0] == '-' || host[0] == '.' || strings.IndexFunc(host, isNotName) >= 0 {
-		return badAddr("host %q is not a name, use %s", host, like)
-	}
-	return nil
 }

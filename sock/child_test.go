@@ -2,12 +2,15 @@ package sock
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,15 +23,23 @@ import (
 )
 
 // unchanged leaves mode and owner alone.
-var unchanged = perms.Spec{Mode: -1, UID: -1, GID: -1}
+var unchanged perms.Spec
 
-func mode(m int) perms.Spec { return perms.Spec{Mode: m, UID: -1, GID: -1} }
+func mode(m int) perms.Spec { return perms.Spec{Mode: perms.Set(m)} }
 
-// nobody is an ordinary user and group for children of root.
-const nobody = 65534
+const (
+	// nobody is an ordinary user and group for children of root.
+	nobody = 65534
+	// hang is after how long a test is given up.
+	hang = time.Minute
+	// never is a patience that must not pass.
+	never = time.Hour
+)
 
 // TestMain lets the test binary pose as another process: as one of another
-// user, or one that gets killed.
+// user, or one that gets killed. A child tells what it does on its standard
+// output, one line each, and does the next thing when it has read a line, or has
+// come to the end, of its standard input.
 func TestMain(m *testing.M) {
 	role := os.Getenv("SOCK_TEST_ROLE")
 	if role == "" {
@@ -38,17 +49,15 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(code)
 	}
-	if err := roles[role](os.Getenv("SOCK_TEST_PATH"), os.Getenv("SOCK_TEST_ARG")); err != nil {
+	if err := roles[role](childContext(), os.Getenv("SOCK_TEST_PATH")); err != nil {
 		fmt.Println("error:", err)
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-var roles = map[string]func(path, arg string) error{
+var roles = map[string]func(ctx context.Context, path string) error{
 	"connect": childConnect,
-	"kill":    childKill,
-	"race":    childRace,
 	"hold":    childHold,
 	"other":   childOther,
 }
@@ -56,84 +65,72 @@ var roles = map[string]func(path, arg string) error{
 // Roles lets the examples, which are in a package of their own, add theirs.
 var Roles = roles
 
-// childConnect connects, says so, and stays until its input ends.
-func childConnect(path, _ string) error {
-	c, err := net.Dial("unix", path)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	fmt.Println("connected", os.Getpid())
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return err
+// withSteps has f called at each step of Listen.
+func withSteps(f func(name string)) context.Context {
+	return context.WithValue(context.Background(), stepKey{}, f)
 }
 
-// childKill listens and kills itself at a step.
-func childKill(path, at string) error {
-	stepHook = func(name string) {
-		if name == at {
-			syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			time.Sleep(time.Minute)
+// childContext has a child tell of the steps that SOCK_TEST_TELL lists, the
+// first time that it is there, and stop at SOCK_TEST_HALT.
+func childContext() context.Context {
+	tell := strings.Split(os.Getenv("SOCK_TEST_TELL"), ",")
+	halt := os.Getenv("SOCK_TEST_HALT")
+	return withSteps(func(name string) {
+		if i := slices.Index(tell, name); i >= 0 {
+			tell[i] = ""
+			fmt.Println("at", name)
 		}
-	}
-	syscall.Umask(0o777)
-	l, err := Listen(Addr{Unix, path}, mode(0o060))
-	if err != nil {
-		return err
-	}
-	if at == "served" {
-		step("served")
-	}
-	return l.Close()
+		if name == halt {
+			halt = ""
+			fmt.Println("at", name)
+			stdin.ReadString('\n')
+		}
+	})
 }
 
-// childRace listens, and proves that it is alone.
-func childRace(path, _ string) error {
-	for range 3 {
-		l, err := Listen(Addr{Unix, path}, mode(0o600))
-		if err != nil {
-			return err
-		}
-		claim := filepath.Join(filepath.Dir(path), "claim")
-		if err := os.Mkdir(claim, 0o700); err != nil {
-			return fmt.Errorf("not alone: %w", err)
+var stdin = bufio.NewReader(os.Stdin)
+
+// childConnect connects each time that it is told to.
+func childConnect(_ context.Context, path string) error {
+	for {
+		if _, err := stdin.ReadString('\n'); err != nil {
+			return nil
 		}
 		c, err := net.Dial("unix", path)
 		if err != nil {
-			return err
+			fmt.Println(err)
+			continue
 		}
-		c.Close()
-		time.Sleep(2 * time.Millisecond)
-		if err := os.Remove(claim); err != nil {
-			return err
-		}
-		if err := l.Close(); err != nil {
-			return err
-		}
+		defer c.Close()
+		fmt.Println("connected", os.Getpid())
 	}
-	return nil
 }
 
 // childHold listens until its input ends.
-func childHold(path, _ string) error {
-	l, err := Listen(Addr{Unix, path}, mode(0o600))
+func childHold(ctx context.Context, path string) error {
+	syscall.Umask(0o777) // it has no say
+	wait := never
+	if s := os.Getenv("SOCK_TEST_WAIT"); s != "" {
+		wait, _ = time.ParseDuration(s)
+	}
+	l, err := Config{Perms: mode(0o060), LockWait: wait}.Listen(ctx, Addr{Unix, path})
 	if err != nil {
 		return err
 	}
-	fmt.Println("listening")
-	io.Copy(io.Discard, os.Stdin)
+	step(ctx, "served")
+	io.Copy(io.Discard, stdin)
 	return l.Close()
 }
 
 // childOther is a program that knows nothing of this package, and serves at the
 // path without much care until its input ends.
-func childOther(path, _ string) error {
+func childOther(_ context.Context, path string) error {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return err
 	}
 	l.SetUnlinkOnClose(false)
-	fmt.Println("listening")
+	fmt.Println("at listening")
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -151,7 +148,7 @@ func childOther(path, _ string) error {
 type child struct {
 	*exec.Cmd
 	out *bufio.Reader
-	in  io.Closer
+	in  io.WriteCloser
 }
 
 // theBinary is a copy of the test binary that other users may run: go test
@@ -183,7 +180,9 @@ var binaryDir string
 // when it ends.
 const noSleep = "GORACE=atexit_sleep_ms=0"
 
-func start(t *testing.T, role, path, arg string, cred *syscall.Credential) *child {
+// start starts a child, as another user if there is a cred. env is what it
+// needs to know besides its role.
+func start(t *testing.T, role, path string, cred *syscall.Credential, env ...string) *child {
 	t.Helper()
 	self, err := os.Executable()
 	if cred != nil {
@@ -194,7 +193,7 @@ func start(t *testing.T, role, path, arg string, cred *syscall.Credential) *chil
 	}
 	cmd := exec.Command(self)
 	cmd.Dir = "/"
-	cmd.Env = []string{noSleep, "SOCK_TEST_ROLE=" + role, "SOCK_TEST_PATH=" + path, "SOCK_TEST_ARG=" + arg}
+	cmd.Env = append([]string{noSleep, "SOCK_TEST_ROLE=" + role, "SOCK_TEST_PATH=" + path}, env...)
 	cmd.Stderr = os.Stderr
 	if cred != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
@@ -210,8 +209,14 @@ func start(t *testing.T, role, path, arg string, cred *syscall.Credential) *chil
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	hung := time.AfterFunc(hang, func() { cmd.Process.Kill() })
 	c := &child{cmd, bufio.NewReader(out), in}
-	t.Cleanup(func() { in.Close(); cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(func() {
+		hung.Stop()
+		in.Close()
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
 	return c
 }
 
@@ -220,17 +225,43 @@ func (c *child) line(t *testing.T) string {
 	t.Helper()
 	s, err := c.out.ReadString('\n')
 	if err != nil {
-		t.Fatalf("child ended: %v", err)
+		t.Fatalf("child ended: %q, %v", s, err)
 	}
 	return strings.TrimSpace(s)
 }
 
-// end lets the child finish, in 20 s at most, and returns the rest of its output.
+// at waits until the child tells that it is at a step.
+func (c *child) at(t *testing.T, name string) {
+	t.Helper()
+	if s := c.line(t); s != "at "+name {
+		t.Fatalf("want the child at %q, got %q", name, s)
+	}
+}
+
+// tell tells the child a line, and returns what it answers.
+func (c *child) tell(t *testing.T, line string) string {
+	t.Helper()
+	if _, err := io.WriteString(c.in, line+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	return c.line(t)
+}
+
+// end lets the child finish, and returns the rest of its output.
 func (c *child) end() (string, error) {
-	defer time.AfterFunc(20*time.Second, func() { c.Process.Kill() }).Stop()
 	c.in.Close()
 	out, _ := io.ReadAll(c.out)
 	return strings.TrimSpace(string(out)), c.Wait()
+}
+
+// kill kills the child, which must not have ended before.
+func (c *child) kill(t *testing.T) {
+	t.Helper()
+	c.Process.Kill()
+	var exit *exec.ExitError
+	if err := c.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("was not killed: %v", err)
+	}
 }
 
 // tempDir is a directory for sockets. t.TempDir can be too long for their paths.
@@ -265,9 +296,10 @@ func chown(t *testing.T, path string, uid, gid int) {
 	}
 }
 
+// listen listens at a path that nobody else is to hold.
 func listen(t *testing.T, path string, spec perms.Spec) *Listener {
 	t.Helper()
-	l, err := Listen(Addr{Unix, path}, spec)
+	l, err := listenAt(path, spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,10 +307,23 @@ func listen(t *testing.T, path string, spec perms.Spec) *Listener {
 	return l
 }
 
-func hurry(t *testing.T) {
-	old := lockPatience
-	lockPatience = 50 * time.Millisecond
-	t.Cleanup(func() { lockPatience = old })
+// listenAt waits for no lock.
+func listenAt(path string, spec perms.Spec) (*Listener, error) {
+	return Config{Perms: spec, LockWait: -1}.Listen(context.Background(), Addr{Unix, path})
+}
+
+func check(path string, spec perms.Spec) (note string, err error) {
+	return Config{Perms: spec}.Check(context.Background(), Addr{Unix, path})
+}
+
+// file looks at a file, which must be there.
+func file(t *testing.T, path string) os.FileInfo {
+	t.Helper()
+	fi, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fi
 }
 
 func exists(path string) bool {
@@ -286,16 +331,61 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// TestOrdinaryUser runs the tests that need no other user as an ordinary one.
+// same checks that a file was not replaced or changed.
+func same(t *testing.T, before os.FileInfo, path string) {
+	t.Helper()
+	after, err := os.Lstat(path)
+	switch {
+	case before == nil && after == nil:
+	case before == nil || after == nil || !os.SameFile(before, after):
+		t.Errorf("%s is another file now (%v)", path, err)
+	case before.Mode() != after.Mode() || before.Size() != after.Size():
+		t.Errorf("%s was %v, is %v", path, before.Mode(), after.Mode())
+	}
+}
+
+// leftover makes a socket file that nobody listens on.
+func leftover(t *testing.T, path string, mode os.FileMode) {
+	t.Helper()
+	bound(t, path, unix.SOCK_STREAM, -1, true)
+	chmod(t, path, mode)
+}
+
+// bound binds a socket, as a program that knows nothing of the lock would. It
+// listens if backlog is not negative.
+func bound(t *testing.T, path string, typ, backlog int, closeIt bool) int {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, typ, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	if backlog >= 0 {
+		if err := unix.Listen(fd, backlog); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if closeIt {
+		unix.Close(fd)
+	} else {
+		t.Cleanup(func() { unix.Close(fd) })
+	}
+	return fd
+}
+
+// TestOrdinaryUser runs all tests as an ordinary user, who may do less.
 func TestOrdinaryUser(t *testing.T) {
 	needRoot(t)
+	t.Parallel()
 	self, err := theBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := tempDir(t)
 	chown(t, dir, nobody, nobody)
-	cmd := exec.Command(self, "-test.v")
+	cmd := exec.Command(self, "-test.v", "-test.skip=^TestStress")
 	cmd.Dir = "/"
 	cmd.Env = []string{noSleep, "TMPDIR=" + dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}

@@ -1,6 +1,7 @@
 package sock_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -19,20 +20,44 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/onewake/onewake/perms"
 	"github.com/onewake/onewake/sandbox"
 	"github.com/onewake/onewake/sock"
 )
 
-func init() { sock.Roles["server"] = server }
+func init() {
+	sock.Roles["example"] = func(ctx context.Context, path string) error {
+		return untilStopped(path, func(srv *http.Server) error { return serve(ctx, srv, path) })
+	}
+	sock.Roles["server"] = func(ctx context.Context, path string) error {
+		return untilStopped(path, func(srv *http.Server) error { return servePatiently(ctx, srv, path) })
+	}
+}
 
-// server is a program that serves as the example does, and knows no more of
-// sockets than that. SIGTERM stops it.
-func server(path, _ string) error {
+// servePatiently is serve for tests, which decide how long it waits.
+func servePatiently(ctx context.Context, srv *http.Server, path string) error {
+	c := sock.Config{Perms: perms.Spec{Mode: perms.Set(0o660)}, LockWait: time.Hour}
+	l, err := c.Listen(ctx, sock.Addr{Network: sock.Unix, Address: path})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	for _, err := range []error{l.Limit(), sandbox.Enter()} {
+		if err != nil && !errors.Is(err, sandbox.ErrUnsupported) {
+			return err
+		}
+	}
+	return srv.Serve(l)
+}
+
+// untilStopped is a program that serves until SIGTERM stops it, and knows no
+// more of sockets than the example does.
+func untilStopped(path string, serve func(*http.Server) error) error {
 	srv := &http.Server{
 		Handler: handler(path),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			cred, err := sock.PeerCred(c.(syscall.Conn))
-			return context.WithValue(ctx, peerKey{}, fmt.Sprint(cred.UID, " ", cred.PID, " ", err))
+			cred, err := perms.PeerCred(c.(syscall.Conn))
+			return context.WithValue(ctx, peerKey{}, fmt.Sprint(cred.UID, " ", err))
 		},
 	}
 	term := make(chan os.Signal, 1)
@@ -42,16 +67,15 @@ func server(path, _ string) error {
 		<-term
 		stopped <- srv.Shutdown(context.Background())
 	}()
-	begun := time.Now()
-	err := serve(srv, path)
-	switch {
+	switch err := serve(srv); {
 	case errors.Is(err, http.ErrServerClosed):
 		return <-stopped
 	case errors.Is(err, sock.ErrInUse):
-		fmt.Println("in use after", time.Since(begun).Milliseconds())
+		fmt.Println("in use")
 		return nil
+	default:
+		return err
 	}
-	return err
 }
 
 type peerKey struct{}
@@ -101,14 +125,21 @@ func powers(w io.Writer, path string) {
 	}
 }
 
-// startServer starts server in another process. stop ends it, and returns when
-// it has ended.
-func startServer(path string) (stop func()) {
+// startExample starts the example in another process, and returns when it
+// listens. stop ends it, and returns when it has ended.
+func startExample(path string) (stop func()) {
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = []string{"GORACE=atexit_sleep_ms=0", "SOCK_TEST_ROLE=server", "SOCK_TEST_PATH=" + path}
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	cmd.Env = []string{"GORACE=atexit_sleep_ms=0", "SOCK_TEST_ROLE=example", "SOCK_TEST_PATH=" + path, "SOCK_TEST_TELL=listening"}
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		log.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		log.Fatal(err)
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		log.Print("the server says nothing: ", err)
 	}
 	return func() {
 		cmd.Process.Signal(syscall.SIGTERM)
@@ -118,19 +149,11 @@ func startServer(path string) (stop func()) {
 	}
 }
 
-// get asks the server at path, as soon as there is one.
+// get asks the server at path.
 func get(path, url string) string {
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+	client := http.Client{Timeout: time.Minute, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext: func(context.Context, string, string) (net.Conn, error) {
-			for tries := 0; ; tries++ {
-				c, err := net.Dial("unix", path)
-				if err == nil || tries > 500 {
-					return c, err
-				}
-				time.Sleep(10 * time.Millisecond)
-			}
-		},
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) },
 	}}
 	resp, err := client.Get("http://unix" + url)
 	if err != nil {

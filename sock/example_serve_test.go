@@ -1,6 +1,7 @@
 package sock_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log"
@@ -16,12 +17,12 @@ import (
 // the handlers need of files, names and time zones must be there by now: from
 // Enter on, on FreeBSD, whoever breaks in can neither open a file nor connect to
 // anything.
-func serve(srv *http.Server, path string) error {
+func serve(ctx context.Context, srv *http.Server, path string) error {
 	spec, err := perms.Parse("0660", "", "")
 	if err != nil {
 		return err
 	}
-	l, err := sock.Listen(sock.Addr{Network: sock.Unix, Address: path}, spec)
+	l, err := sock.Listen(ctx, sock.Addr{Network: sock.Unix, Address: path}, spec)
 	if err != nil {
 		return err
 	}
@@ -46,7 +47,7 @@ func Example() {
 
 	// A confined process cannot leave the sandbox, nor connect to itself: the
 	// server is another process, which calls serve.
-	stop := startServer(path)
+	stop := startExample(path)
 	fmt.Print(get(path, "/hello"))
 	fi, err := os.Lstat(path)
 	if err != nil {

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"net"
-	"net/http"
 	"os"
-	"syscall"
 
 	"github.com/onewake/onewake/perms"
 	"github.com/onewake/onewake/sock"
@@ -36,7 +33,7 @@ func ExampleParse() {
 }
 
 // What a start would find, as for a program's -check flag.
-func ExampleCheck() {
+func ExampleConfig_Check() {
 	dir, err := os.MkdirTemp("", "ow")
 	if err != nil {
 		log.Fatal(err)
@@ -47,57 +44,22 @@ func ExampleCheck() {
 		log.Fatal(err)
 	}
 	a := sock.Addr{Network: sock.Unix, Address: dir + "/hello.sock"}
+	c := sock.Config{Perms: spec}
 
-	_, err = sock.Check(a, spec)
+	_, err = c.Check(context.Background(), a)
 	fmt.Println("at first:", err)
 
 	if err := os.Chmod(dir, 0o777); err != nil {
 		log.Fatal(err)
 	}
-	_, err = sock.Check(a, spec)
+	_, err = c.Check(context.Background(), a)
+	var e *sock.Error
+	if errors.As(err, &e) && e.Cause == sock.DirWritable {
+		fmt.Printf("to mend: chmod to take %04o away from the directory: %v\n", e.Mode, e.Path == dir)
+	}
 	fmt.Println("unsafe directory:", errors.Is(err, sock.ErrUnsafeDir))
 	// Output:
 	// at first: <nil>
+	// to mend: chmod to take 0022 away from the directory: true
 	// unsafe directory: true
-}
-
-// An HTTP handler that knows who asks.
-func ExamplePeerCred() {
-	type peer struct{}
-	srv := &http.Server{
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			cred, err := sock.PeerCred(c.(syscall.Conn))
-			if err != nil {
-				return ctx
-			}
-			return context.WithValue(ctx, peer{}, cred)
-		},
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			cred, ok := r.Context().Value(peer{}).(sock.Cred)
-			if !ok || cred.UID != os.Geteuid() {
-				http.Error(w, "not for you", http.StatusForbidden)
-				return
-			}
-			fmt.Fprintln(w, "hello, my user")
-		}),
-	}
-
-	dir, err := os.MkdirTemp("", "ow")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	path := dir + "/hello.sock"
-	spec, err := perms.Parse("0666", "", "")
-	if err != nil {
-		log.Fatal(err)
-	}
-	l, err := sock.Listen(sock.Addr{Network: sock.Unix, Address: path}, spec)
-	if err != nil {
-		log.Fatal(err)
-	}
-	go srv.Serve(l)
-	defer srv.Close()
-	fmt.Print(get(path, "/"))
-	// Output: hello, my user
 }

@@ -5,56 +5,24 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-func TestLocked(t *testing.T) {
-	hurry(t)
-	path := filepath.Join(tempDir(t), "s")
-	c := start(t, "hold", path, "", nil)
-	c.line(t)
-	before, _ := os.Lstat(path)
-	_, err := Listen(Addr{Unix, path}, mode(0o600))
-	if !errors.Is(err, ErrLocked) || !errors.Is(err, ErrInUse) {
-		t.Errorf("Listen: %v", err)
-	}
-	want := "listen unix:" + path + ": address already in use: a running server holds " + filepath.Dir(path) + "/.s.lock"
-	if err == nil || !strings.HasPrefix(err.Error(), want) {
-		t.Errorf("got  %v\nwant %s", err, want)
-	}
-	if _, err := Check(Addr{Unix, path}, mode(0o600)); !errors.Is(err, ErrLocked) {
-		t.Errorf("Check: %v", err)
-	}
-	// Something else being wrong is not hidden by that.
-	chmod(t, filepath.Dir(path), 0o777)
-	if _, err := Check(Addr{Unix, path}, mode(0o600)); errors.Is(err, ErrLocked) || !errors.Is(err, ErrUnsafeDir) {
-		t.Errorf("Check: %v", err)
-	}
-	chmod(t, filepath.Dir(path), 0o700)
-	same(t, before, path)
-
-	// A killed server's lock is nobody's, at once.
-	c.Process.Kill()
-	c.Wait()
-	if note, err := Check(Addr{Unix, path}, mode(0o600)); err != nil || note == "" {
-		t.Errorf("Check: %q, %v", note, err)
-	}
-	listen(t, path, mode(0o600))
-}
-
 func TestPredecessorEnds(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	l := listen(t, path, mode(0o600))
-	time.AfterFunc(100*time.Millisecond, func() { l.Close() })
-	begun := time.Now()
-	next := listen(t, path, mode(0o600))
-	if d := time.Since(begun); d < 90*time.Millisecond || d > 2*time.Second {
-		t.Errorf("took %v", d)
+	ctx := withSteps(func(name string) {
+		if name == "waiting" {
+			l.Close()
+		}
+	})
+	next, err := Config{Perms: mode(0o600), LockWait: never}.Listen(ctx, Addr{Unix, path})
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer next.Close()
 	talk(t, next)
 }
 
@@ -69,13 +37,13 @@ func TestLockFileLinked(t *testing.T) {
 		if err := os.Link(lock, filepath.Join(tempDir(t), "link")); err != nil {
 			t.Fatal(err)
 		}
-		if note, err := Check(Addr{Unix, path}, mode(0o600)); err != nil || note != "" {
+		if note, err := check(path, mode(0o600)); err != nil || note != "" {
 			t.Errorf("Check in a directory of mode %v: %q, %v", m, note, err)
 		}
 		l := listen(t, path, mode(0o600))
 		talk(t, l)
 		// It is a lock as ever.
-		if _, err := Check(Addr{Unix, path}, mode(0o600)); !errors.Is(err, ErrLocked) {
+		if _, err := check(path, mode(0o600)); !errors.Is(err, ErrLocked) {
 			t.Errorf("Check: %v", err)
 		}
 		l.Close()
@@ -84,7 +52,6 @@ func TestLockFileLinked(t *testing.T) {
 
 // In a sticky directory anybody may have put anything in the lock's place.
 func TestLockFileAttacks(t *testing.T) {
-	hurry(t)
 	for _, tt := range []struct {
 		name string
 		root bool
@@ -136,10 +103,10 @@ func TestLockFileAttacks(t *testing.T) {
 			tt.put(t, lock, other)
 			before, _ := os.Lstat(lock)
 			precious, _ := os.Lstat(other)
-			if _, err := Check(Addr{Unix, path}, mode(0o600)); !errors.Is(err, ErrUnsafeLock) || !errors.Is(err, ErrUnsafeDir) {
+			if _, err := check(path, mode(0o600)); !errors.Is(err, ErrUnsafeLock) || !errors.Is(err, ErrUnsafeDir) {
 				t.Errorf("Check: %v", err)
 			}
-			if _, err := Listen(Addr{Unix, path}, mode(0o600)); !errors.Is(err, ErrUnsafeLock) {
+			if _, err := listenAt(path, mode(0o600)); !errors.Is(err, ErrUnsafeLock) {
 				t.Errorf("Listen: %v", err)
 			}
 			same(t, before, lock)
@@ -151,13 +118,60 @@ func TestLockFileAttacks(t *testing.T) {
 	}
 }
 
+// Whoever changes what is in the lock's place between a look and the opening
+// gains nothing by it.
+func TestLockFileSwapped(t *testing.T) {
+	for name, put := range map[string]func(lock, other string) error{
+		"symbolic link": func(lock, other string) error { return os.Symlink(other, lock) },
+		"dangling link": func(lock, other string) error { return os.Symlink(other+"2", lock) },
+		"hard link":     func(lock, other string) error { return os.Link(other, lock) },
+		"named pipe":    func(lock, other string) error { return unix.Mkfifo(lock, 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := tempDir(t)
+			chmod(t, dir, 0o1777)
+			path, lock, other := filepath.Join(dir, "s"), filepath.Join(dir, ".s.lock"), filepath.Join(dir, "other")
+			if err := os.WriteFile(other, []byte("precious"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			precious := file(t, other)
+			swap := func() {
+				if err := put(lock, other); err != nil {
+					t.Error(err)
+				}
+			}
+			if _, err := listenWhile(path, mode(0o600), "lock seen", swap); err == nil || errors.Is(err, ErrInUse) {
+				t.Errorf("Listen: %v", err)
+			}
+			same(t, precious, other)
+			if exists(path) || exists(other+"2") {
+				t.Error("something was made")
+			}
+			// The same while somebody checks: a pipe is not waited for.
+			if err := errors.Join(os.Remove(lock), os.WriteFile(lock, nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Config{}.Check(withSteps(func(name string) {
+				if name == "lock seen" {
+					os.Remove(lock)
+					swap()
+				}
+			}), Addr{Unix, path})
+			if err == nil || errors.Is(err, ErrInUse) {
+				t.Errorf("Check: %v", err)
+			}
+			same(t, precious, other)
+		})
+	}
+}
+
 // Whoever tidies the lock file away does not let two in.
 func TestLockFileRemoved(t *testing.T) {
 	between := func(t *testing.T, again bool) {
 		path := filepath.Join(tempDir(t), "s")
 		lock := filepath.Join(filepath.Dir(path), ".s.lock")
 		times := 0
-		stepHook = func(name string) {
+		ctx := withSteps(func(name string) {
 			if name == "lock opened" {
 				if times++; times == 1 {
 					os.Remove(lock)
@@ -166,9 +180,12 @@ func TestLockFileRemoved(t *testing.T) {
 					}
 				}
 			}
+		})
+		l, err := Config{Perms: mode(0o600), LockWait: -1}.Listen(ctx, Addr{Unix, path})
+		if err != nil {
+			t.Fatal(err)
 		}
-		defer func() { stepHook = nil }()
-		l := listen(t, path, mode(0o600))
+		defer l.Close()
 		if times != 2 {
 			t.Errorf("opened %d times", times)
 		}
@@ -181,34 +198,34 @@ func TestLockFileRemoved(t *testing.T) {
 	t.Run("and made anew", func(t *testing.T) { between(t, true) })
 	t.Run("while held", func(t *testing.T) {
 		path := filepath.Join(tempDir(t), "s")
-		l := listen(t, path, mode(0o600))
+		listen(t, path, mode(0o600))
 		os.Remove(filepath.Join(filepath.Dir(path), ".s.lock"))
-		if _, err := Listen(Addr{Unix, path}, mode(0o600)); !errors.Is(err, ErrInUse) {
+		if _, err := listenAt(path, mode(0o600)); !errors.Is(err, ErrInUse) {
 			t.Errorf("got %v", err)
 		}
-		if _, _, _, err := l.Info(); err != nil {
-			t.Errorf("the server's file: %v", err)
+		if !exists(path) {
+			t.Error("the server's file is gone")
 		}
 	})
 }
 
 func TestOpenLockCreatesNothing(t *testing.T) {
-	p, err := openPlace(filepath.Join(tempDir(t), "s"))
+	p, err := Config{}.prepare(t.Context(), filepath.Join(tempDir(t), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.dir.Close()
-	if _, err := p.openLock(unix.O_RDONLY); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := p.openLock(t.Context(), unix.O_RDONLY); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
-	if held, err := p.lockHeld(); held || err != nil {
+	if held, err := p.lockHeld(t.Context()); held || err != nil {
 		t.Error(held, err)
 	}
 	// What a process under a strict umask leaves if it is killed at once.
-	if err := os.WriteFile(p.join(p.lockName()), nil, 0); err != nil {
+	if err := os.WriteFile(p.lockPath(), nil, 0); err != nil {
 		t.Fatal(err)
 	}
-	if note, err := Check(Addr{Unix, p.path}, mode(0o600)); note != "" || err != nil {
+	if note, err := check(p.path, mode(0o600)); note != "" || err != nil {
 		t.Error(note, err)
 	}
 }

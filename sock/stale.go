@@ -1,9 +1,11 @@
 package sock
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"time"
 
@@ -12,102 +14,99 @@ import (
 	"github.com/onewake/onewake/perms"
 )
 
-// A verdict is what a socket file turned out to be.
+// A verdict is what was found at the path of a socket.
 type verdict int
 
 const (
-	absent  verdict = iota
-	stale           // left over, nobody listens
-	alive           // somebody has it open
-	mute            // ours, but without permission for us to ask
-	refused         // not for us to ask
+	free    verdict = iota // nothing
+	changed                // something, that went away while it was looked at
+	stale                  // a socket left over, nobody listens
+	mute                   // a socket of ours, but without permission for us to ask
+	refused                // something that must stay: the error says what
 )
 
-// kinds names the types of file that can stand in a socket's place.
-var kinds = map[uint32]string{
-	unix.S_IFREG: "a regular file",
-	unix.S_IFDIR: "a directory",
-	unix.S_IFLNK: "a symbolic link",
-	unix.S_IFIFO: "a named pipe",
-	unix.S_IFCHR: "a device",
-	unix.S_IFBLK: "a device",
+// clear makes the place free for a new socket: it removes a leftover file and
+// refuses everything else. The caller holds the lock: what answers is not ours.
+func (p *place) clear(ctx context.Context) error {
+	for range 10 { // not for ever, should it come and go
+		st, v, err := p.judge(ctx)
+		if v == mute {
+			v, err = p.askAloud(ctx, st)
+		}
+		if err != nil || v == free {
+			return err
+		}
+		if v == stale {
+			step(ctx, "stale")
+			if err := p.remove(st); err != nil {
+				return fmt.Errorf("leftover socket %s: %w", p.path, err)
+			}
+			step(ctx, "cleared")
+		}
+	}
+	return taken("comes and goes")
 }
 
-// clear makes the place free for a new socket: it removes a leftover file and
-// refuses everything else. The caller holds the lock, so that what answers here
-// is not one of ours.
-func (p *place) clear() error {
-	// A file that goes away by itself is looked for again, but not for ever.
-	for range 10 {
-		st, err := p.lookForSocket()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		v, err := p.ask(st)
-		if v == mute {
-			v, err = p.askAloud(st)
-		}
-		switch {
-		case v == absent && err == nil:
-			continue
-		case v == alive:
-			return inUse("answers")
-		case v != stale:
-			return err
-		}
-		step("stale")
-		if _, err := p.remove(st); err != nil {
-			return fmt.Errorf("leftover socket %s: %w", p.path, err)
-		}
-		step("cleared")
+// judge finds out what stands at the path, and changes nothing.
+func (p *place) judge(ctx context.Context) (stat, verdict, error) {
+	st, err := p.lookForSocket()
+	if errors.Is(err, fs.ErrNotExist) {
+		return st, free, nil
 	}
-	return inUse("comes and goes")
+	if err != nil {
+		return st, refused, err
+	}
+	v, err := p.ask(ctx, st)
+	// The rule of sticky(7).
+	us := os.Geteuid()
+	if v == stale && p.st.mode&unix.S_ISVTX != 0 && us != 0 && us != p.st.uid && us != st.uid {
+		return st, refused, failf(NotRemovable, p.path, fs.ErrPermission, "leftover socket %s: owned by user %s, not by %s",
+			p.path, perms.UserName(st.uid), perms.UserName(us))
+	}
+	return st, v, err
 }
 
 // lookForSocket looks at what stands at the path, which must be a socket.
 func (p *place) lookForSocket() (stat, error) {
 	st, err := p.stat(p.name)
 	if err == nil && st.kind() != unix.S_IFSOCK {
-		what := kinds[st.kind()]
-		if what == "" {
+		what, ok := map[uint32]string{unix.S_IFREG: "a regular file", unix.S_IFDIR: "a directory",
+			unix.S_IFLNK: "a symbolic link", unix.S_IFIFO: "a named pipe"}[st.kind()]
+		if !ok {
 			what = "something else"
 		}
-		return st, kindf(ErrNotSocket, "%s: %w but %s, move it away or use another path", p.path, ErrNotSocket, what)
+		err = failf(Other, p.path, nil, "%s: %w but %s, move it away or use another path", p.path, ErrNotSocket, what)
 	}
 	return st, err
 }
 
-// ask finds out by connect(2) whether anybody listens. It never waits in a
-// full queue: the descriptor does not block.
-//
-// A live server with a full queue is told from a stale file where the system
-// can tell: Linux says EAGAIN, see unix(7). The others say ECONNREFUSED to both,
-// so that the question is repeated for as long as refusalPatience.
-func (p *place) ask(st stat) (verdict, error) {
-	deadline := time.Now().Add(refusalPatience)
+// ask finds out by connect(2) whether anybody listens. A live server with a full
+// queue is told from a stale file where the system can tell: Linux says EAGAIN,
+// see unix(7). The others say ECONNREFUSED to both, so that the question is
+// repeated for as long as the Config says.
+func (p *place) ask(ctx context.Context, st stat) (verdict, error) {
+	deadline := time.Now().Add(p.config.refusalWait())
 	for {
+		over := !time.Now().Before(deadline)
 		err := connect(p.path)
 		switch {
-		case err == nil, err == unix.EAGAIN, err == unix.EINPROGRESS:
-			return alive, nil
-		case err == unix.EPROTOTYPE:
-			// A datagram socket, say; it is open, or this would be a refusal.
-			return alive, nil
+		case err == nil, err == unix.EAGAIN, err == unix.EPROTOTYPE: // the last one is for datagrams, and open
+			return refused, taken("answers")
 		case err == unix.ECONNREFUSED:
-			if !time.Now().Before(deadline) {
+			if over {
 				return stale, nil
 			}
-			time.Sleep(20 * time.Millisecond)
-		case err == unix.ENOENT, err == unix.ENOTSOCK:
-			return absent, nil
-		case errors.Is(err, fs.ErrPermission):
-			if st.uid == os.Geteuid() && st.mode&0o200 == 0 {
-				return mute, nil
+			step(ctx, "refused")
+			if err := pause(ctx, 20*time.Millisecond); err != nil {
+				return refused, fmt.Errorf("%s: stopped while asking who has it: %w", p.path, err)
 			}
-			return refused, fmt.Errorf("%s: connect: %w: a socket of user %s, whose server may be running (to mend: stop that server, remove the file)", p.path, err, perms.UserName(st.uid))
+		case err == unix.ENOENT, err == unix.ENOTSOCK:
+			return changed, nil
+		case errors.Is(err, fs.ErrPermission) && st.uid == os.Geteuid() && st.mode&0o200 == 0:
+			return mute, nil
+		case errors.Is(err, fs.ErrPermission):
+			return refused, failf(NoAnswer, p.path, nil, "%s: connect: %w: a socket of user %s, whose server may be running",
+				p.path, err, perms.UserName(st.uid))
 		default:
 			return refused, &os.PathError{Op: "connect", Path: p.path, Err: err}
 		}
@@ -115,42 +114,37 @@ func (p *place) ask(st stat) (verdict, error) {
 }
 
 // askAloud is ask for a file of ours whose mode keeps us out, such as one left
-// by a server with mode 0060. If it turns out to be alive it has its mode back.
-func (p *place) askAloud(st stat) (verdict, error) {
-	mode := int(st.mode & 0o777)
-	spec := perms.Spec{Mode: mode | 0o200, UID: perms.Unchanged, GID: perms.Unchanged}
-	if err := spec.ApplyAt(p.dir, p.name); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return absent, nil
-		}
+// by a server with mode 0060. If it has to stay it gets its mode back.
+func (p *place) askAloud(ctx context.Context, st stat) (verdict, error) {
+	set := func(mode uint32) error {
+		return perms.Spec{Mode: perms.Set(int(mode & 0o777))}.ApplyAt(p.dir, p.name)
+	}
+	if err := set(st.mode | 0o200); errors.Is(err, fs.ErrNotExist) {
+		return changed, nil
+	} else if err != nil {
 		return refused, err
 	}
-	step("mode lent")
-	st.mode |= 0o200
-	v, err := p.ask(st)
-	if v == alive || v == refused {
-		spec.Mode = mode
+	step(ctx, "mode lent")
+	lent := st
+	lent.mode |= 0o200
+	v, err := p.ask(ctx, lent)
+	if v == refused {
 		if now, serr := p.stat(p.name); serr == nil && now.sameFile(st) {
-			err = collect(err, spec.ApplyAt(p.dir, p.name))
+			err = collect(err, set(st.mode))
 		}
 	}
 	return v, err
 }
 
-// connect tries to connect to a stream socket and hangs up at once.
+// connect tries to connect to a stream socket and hangs up at once. It never
+// waits in a full queue: package net's descriptors do not block.
 func connect(path string) error {
-	for {
-		fd, err := socket(unix.AF_UNIX)
-		if err != nil {
-			return err
-		}
-		err = unix.SetNonblock(fd, true)
-		if err == nil {
-			err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
-		}
-		unix.Close(fd)
-		if err != unix.EINTR {
-			return err
-		}
+	c, err := net.Dial("unix", path)
+	if err == nil {
+		return c.Close()
 	}
+	if errno := unix.Errno(0); errors.As(err, &errno) {
+		return errno
+	}
+	return err
 }

@@ -12,60 +12,64 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func listenTCP(a Addr) (*Listener, error) {
-	ln, err := bindTCP(a)
+func listenTCP(ctx context.Context, a Addr) (*Listener, error) {
+	to, err := resolve(ctx, a)
 	if err != nil {
 		return nil, err
 	}
-	// One descriptor is to remain, and none that the poller watches: see
-	// bind. A duplicate is made blocking while nobody else has it.
-	fd := -1
-	rc, err := ln.SyscallConn()
-	if err == nil {
-		cerr := rc.Control(func(n uintptr) {
-			fd, err = unix.FcntlInt(n, unix.F_DUPFD_CLOEXEC, 0)
-		})
-		if err == nil {
-			err = cerr
-		}
+	ln, err := bindTCP(ctx, a.Network, to)
+	if err != nil {
+		return nil, err
 	}
+	// One descriptor is to remain, which no poller watches: see netListener.
+	fd := -1
+	err = onFD(ln, func(n int) (err error) {
+		fd, err = unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, 0)
+		return os.NewSyscallError("fcntl", err)
+	})
 	ln.Close()
 	if err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	if err := unix.SetNonblock(fd, false); err != nil {
-		unix.Close(fd)
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	f := os.NewFile(uintptr(fd), a.String())
-	l, err := fromFile(a, f)
-	if err != nil {
-		f.Close()
 		return nil, err
 	}
-	host, port, _ := net.SplitHostPort(a.Address)
-	l.name(host)
-	if port == "0" {
-		l.addr.Address = net.JoinHostPort(host, l.port)
-	}
-	return l, nil
+	return fromFD(a, fd, ln.Addr())
 }
 
-func bindTCP(a Addr) (*net.TCPListener, error) {
-	host, port, err := net.SplitHostPort(a.Address)
+// resolve finds the host and port that are meant: of a name's addresses, the
+// first one.
+func resolve(ctx context.Context, a Addr) (*net.TCPAddr, error) {
+	host, port, _ := net.SplitHostPort(a.Address) // Parse has looked at both
+	n, _ := strconv.Atoi(port)
+	ip, err := netip.ParseAddr(host)
 	if err != nil {
-		return nil, err
+		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip"+a.Network[len("tcp"):], host)
+		var dns *net.DNSError
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case errors.As(err, &dns) && dns.IsNotFound:
+			return nil, badAddr("%w", err)
+		case err != nil:
+			return nil, err
+		}
+		ip = ips[0].Unmap()
 	}
-	// Package net takes an interface that it does not find for none.
-	if ip, err := netip.ParseAddr(host); err == nil && ip.Zone() != "" {
-		if _, err := interfaceNamed(ip.Zone()); err != nil {
-			return nil, badAddr("no interface is called %q%s", ip.Zone(), toFind("the names", "ifconfig -l", "ip link"))
+	if zone := ip.Zone(); zone != "" {
+		// Package net takes an interface that it does not find for none.
+		_, err := net.InterfaceByName(zone)
+		if index, nerr := strconv.Atoi(zone); err != nil && nerr == nil {
+			_, err = net.InterfaceByIndex(index)
+		}
+		if err != nil {
+			return nil, failf(NoInterface, "", ErrBadAddr, "no interface is called %q", zone)
 		}
 	}
+	return &net.TCPAddr{IP: ip.AsSlice(), Port: n, Zone: ip.Zone()}, nil
+}
+
+func bindTCP(ctx context.Context, network string, to *net.TCPAddr) (*net.TCPListener, error) {
 	var lc net.ListenConfig
-	// What comes here comes from a web server nearby.
-	lc.SetMultipathTCP(false)
-	ln, err := lc.Listen(context.Background(), a.Network, a.Address)
+	lc.SetMultipathTCP(false) // what comes here comes from nearby
+	ln, err := lc.Listen(ctx, network, to.String())
 	if err == nil {
 		return ln.(*net.TCPListener), nil
 	}
@@ -74,50 +78,13 @@ func bindTCP(a Addr) (*net.TCPListener, error) {
 	if errors.As(err, &op) {
 		err = op.Err
 	}
-	var dns *net.DNSError
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return nil, inUse("has it")
-	case errors.Is(err, unix.EACCES) && isLowPort(port):
+		return nil, taken("has it")
+	case errors.Is(err, unix.EACCES) && to.Port < 1024:
 		return nil, fmt.Errorf("%w: only root may have a port below 1024, use a higher one", err)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return nil, kindf(ErrBadAddr, "%w: no interface of this machine has the address%s", err, toFind("its addresses", "ifconfig", "ip address"))
-	case errors.As(err, &dns) && dns.IsNotFound:
-		return nil, kindf(ErrBadAddr, "%w", err)
+		return nil, failf(NoLocal, "", ErrBadAddr, "%w: no interface of this machine has the address", err)
 	}
 	return nil, err
-}
-
-func isLowPort(port string) bool {
-	n, err := strconv.Atoi(port)
-	return err == nil && n < 1024
-}
-
-func interfaceNamed(zone string) (*net.Interface, error) {
-	if i, err := net.InterfaceByName(zone); err == nil {
-		return i, nil
-	}
-	var index int
-	if _, err := fmt.Sscanf(zone, "%d", &index); err != nil {
-		return nil, err
-	}
-	return net.InterfaceByIndex(index)
-}
-
-// listenFD takes over a descriptor by its number. It is looked at before a file
-// is made of it, since the file would close it.
-func listenFD(a Addr) (*Listener, error) {
-	fd, err := parseFD(a.Address)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := checkListening(fd); err != nil {
-		return nil, err
-	}
-	// Blocking until a file is made of it, to keep it from the poller: see
-	// bind. Who passed it on is not accepting at this time.
-	if err := unix.SetNonblock(fd, false); err != nil {
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	return fromFile(a, os.NewFile(uintptr(fd), a.String()))
 }

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/onewake/onewake/spawn"
+	"github.com/onewake/onewake/internal/control"
 )
 
 // A core that has been taken over: this test binary, put in the place of
@@ -27,6 +27,13 @@ func init() {
 		os.Exit(poseAsCore())
 	}
 }
+
+// A core's argv[0] and its descriptors, for who poses as one.
+const (
+	coreName    = "onewake: core"
+	coreControl = 3
+	coreFirst   = 4
+)
 
 // Kinds of messages, see spawn/message.go.
 const (
@@ -71,7 +78,7 @@ func (c *taken) write(b []byte) {
 }
 
 // startText is the payload of a harmless start.
-const startText = "\x00QUERY_STRING=x\x00"
+const startText = "\x00\x00QUERY_STRING=x\x00"
 
 // plans are what it can do when it is ready. It waits for its end afterwards.
 var plans = map[string]func(*taken){
@@ -126,7 +133,7 @@ func poseAsCore() int {
 	var cfg struct{ MaxProcs int }
 	json.Unmarshal([]byte(text2), &cfg)
 	c.maxProcs = cfg.MaxProcs
-	version := spawn.Version
+	version := control.Version
 	if what == "version" {
 		version = arg
 	}

@@ -22,13 +22,15 @@ const installNginx = "apt-get install nginx-light"
 
 // webServer is a web server that a test has started.
 type webServer struct {
+	t      *testing.T
 	addr   string // to dial
 	cmd    *exec.Cmd
 	exited chan struct{}
 }
 
-// startWebServer starts a web server, waits until it accepts connections at
-// addr, and ends it with the test. What it writes goes to a file in dir.
+// startWebServer starts a web server, or a FastCGI one, waits until it accepts
+// connections at addr, and ends it with the test. What it writes goes to a file
+// in dir.
 func startWebServer(t *testing.T, addr, dir string, cred *syscall.Credential, argv ...string) *webServer {
 	t.Helper()
 	log, err := os.Create(filepath.Join(dir, filepath.Base(argv[0])+".out"))
@@ -36,7 +38,7 @@ func startWebServer(t *testing.T, addr, dir string, cred *syscall.Credential, ar
 		t.Fatal(err)
 	}
 	defer log.Close()
-	w := &webServer{addr: addr, exited: make(chan struct{})}
+	w := &webServer{t: t, addr: addr, exited: make(chan struct{})}
 	w.cmd = exec.Command(argv[0], argv[1:]...)
 	w.cmd.Dir = dir
 	w.cmd.Env = []string{"PATH=" + commandPath, "HOME=" + dir}
@@ -74,11 +76,19 @@ func startWebServer(t *testing.T, addr, dir string, cred *syscall.Credential, ar
 	return w
 }
 
+// stop ends the server and its workers, before the one that was started is waited
+// for, so that the group is still theirs.
 func (w *webServer) stop() {
-	w.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-w.exited:
+		return
+	default:
+	}
+	syscall.Kill(-w.cmd.Process.Pid, syscall.SIGTERM)
 	select {
 	case <-w.exited:
 	case <-time.After(patience):
+		w.t.Errorf("%q has not ended within %v", w.cmd.Args, patience)
 		syscall.Kill(-w.cmd.Process.Pid, syscall.SIGKILL)
 		<-w.exited
 	}
@@ -387,6 +397,7 @@ func TestNginxGit(t *testing.T) {
 		defer cancel()
 		cmd := exec.CommandContext(ctx, git, args...)
 		cmd.Dir, cmd.Env, cmd.Stdin = dir, gitEnv(dir), strings.NewReader(stdin)
+		cmd.WaitDelay = time.Second // git's own children hold its pipes
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("git %q: %v\n%s", args, err, out)
 		}
@@ -404,7 +415,7 @@ func TestNginxGit(t *testing.T) {
 		"-env", "GIT_CONFIG_COUNT=1", "-env", "GIT_CONFIG_KEY_0=http.receivepack", "-env", "GIT_CONFIG_VALUE_0=true", "--", backend)
 	url := "http://" + addr + "/git/r.git"
 	run("", "-C", "one", "-c", "http.postBuffer=1000000", "push", "-q", url, "main")
-	s.await("request", "method", "POST", "path", "/git/r.git/git-receive-pack", "status", "200", "exit", "exit 0")
+	s.await("request", "method", "POST", "target", "/git/r.git/git-receive-pack", "status", "200", "exit", "exit 0")
 	// git looks for all that a commit needs before it takes it.
 	want, err := os.ReadFile(dir + "/one/refs/heads/main")
 	if got, err2 := os.ReadFile(dir + "/repos/r.git/refs/heads/main"); err != nil || err2 != nil || !bytes.Equal(got, want) {

@@ -175,7 +175,6 @@ func TestPagePeer(t *testing.T) {
 			{other.Uid, fmt.Sprintf("uid %d", other.Uid)}, // a user, and nothing that is let in names it
 		}, true},
 		{[]string{"-allow", "nobody"}, []peer{{other.Uid, fmt.Sprintf("uid %d nobody", other.Uid)}}, false},
-		{[]string{"-socket-group", fmt.Sprint(other.Gid)}, []peer{{other.Uid, fmt.Sprintf("uid %d nobody", other.Uid)}}, true},
 	} {
 		s := start(t, append([]string{"-socket-mode", "0666"}, tt.flags...)...)
 		for _, p := range tt.peers {

@@ -660,14 +660,6 @@ func parseRecord(line string) (record, bool) {
 			return nil, false
 		}
 		for k, v := range m {
-			if list, ok := v.([]any); ok {
-				var quoted []string
-				for _, e := range list {
-					quoted = append(quoted, strconv.Quote(fmt.Sprint(e)))
-				}
-				r[k] = strings.Join(quoted, ",")
-				continue
-			}
 			r[k] = fmt.Sprint(v)
 		}
 		return r, r["msg"] != ""
@@ -680,54 +672,24 @@ func parseRecord(line string) (record, bool) {
 		if !ok || strings.ContainsAny(key, " \"") {
 			return nil, false
 		}
-		var list []string
-		for strings.HasPrefix(rest, `"`) {
-			q, err := strconv.QuotedPrefix(rest)
-			if err != nil {
-				return nil, false
-			}
-			rest = rest[len(q):]
-			list = append(list, q)
-			if !strings.HasPrefix(rest, ",") {
-				break
-			}
-			rest = rest[1:]
-		}
-		switch len(list) {
-		case 0:
-			r[key], rest, _ = strings.Cut(rest, " ")
-			line = rest
+		if !strings.HasPrefix(rest, `"`) {
+			r[key], line, _ = strings.Cut(rest, " ")
 			continue
-		case 1:
-			r[key], _ = strconv.Unquote(list[0])
-			// A list of one is written like a string; whoever wants a
-			// list uses splitList, which takes both.
-		default:
-			r[key] = strings.Join(list, ",")
 		}
-		if rest != "" && rest[0] != ' ' {
+		q, err := strconv.QuotedPrefix(rest)
+		if err != nil {
 			return nil, false
 		}
-		line = strings.TrimPrefix(rest, " ")
+		r[key], _ = strconv.Unquote(q)
+		if line = rest[len(q):]; line != "" && line[0] != ' ' {
+			return nil, false
+		}
+		line = strings.TrimPrefix(line, " ")
 	}
 	return r, r["msg"] != "" && r["level"] != ""
 }
 
-func splitList(s string) (list []string) {
-	for strings.HasPrefix(s, `"`) {
-		q, err := strconv.QuotedPrefix(s)
-		if err != nil {
-			return list
-		}
-		u, _ := strconv.Unquote(q)
-		list = append(list, u)
-		s = strings.TrimPrefix(s[len(q):], ",")
-	}
-	if list == nil && s != "" {
-		list = []string{s}
-	}
-	return list
-}
+func splitList(s string) []string { return strings.Split(s, ", ") }
 
 // dialable turns a listener's name into what dial takes.
 func dialable(name string) string {

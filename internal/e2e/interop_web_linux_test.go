@@ -198,9 +198,12 @@ func TestInteropWebServers(t *testing.T) {
 	script(t, root, "probe.cgi", `printf 'Content-Type: text/plain\n\n'
 echo "$REQUEST_METHOD $SCRIPT_NAME $PATH_INFO $QUERY_STRING"
 [ "$REQUEST_METHOD" = GET ] || cksum`)
-	socket := newDir(t, nil) + "/fcgi.sock"
-	background(t, nil, fcgiwrap, "-c", "6", "-s", "unix:"+socket)
-	eventually(t, "fcgiwrap's socket", func() bool { return os.Chmod(socket, 0o777) == nil })
+	dir := newDir(t, nil)
+	socket := dir + "/fcgi.sock"
+	startWebServer(t, "unix:"+socket, dir, nil, fcgiwrap, "-c", "6", "-s", "unix:"+socket)
+	if err := os.Chmod(socket, 0o777); err != nil {
+		t.Fatal(err)
+	}
 	for _, kind := range []string{"nginx", "lighttpd", "apache", "caddy"} {
 		for _, simple := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/simple=%v", kind, simple), func(t *testing.T) {

@@ -29,8 +29,8 @@ func TestMessages(t *testing.T) {
 	}
 	defer ln.Close()
 	toFind := map[string]string{"freebsd": " (to find it: sockstat -l)", "linux": " (to find it: ss -lnp)"}[runtime.GOOS]
-	inUse := "onewake: listen unix:" + taken + ": address already in use: another server answers" + toFind + "\n"
-	writable := "onewake: listen unix:" + unsafe + "/s: " + unsafe + ": writable by its group and others (to mend: chmod go-w " + unsafe + ")\n"
+	inUse := "listen unix:" + taken + ": address already in use: another server answers" + toFind
+	writable := "listen unix:" + unsafe + "/s: " + unsafe + ": writable by its group and others (to mend: chmod go-w " + unsafe + ")"
 	for _, tt := range []struct {
 		name string
 		args []string
@@ -40,10 +40,8 @@ func TestMessages(t *testing.T) {
 		{"all at once", []string{"-listen", listen, "-dir", "/no-such", "no-such"}, result{status: statusConfig,
 			stderr: "onewake: -dir \"/no-such\": no such file or directory (to mend: install -d -o " + perms.UserName(os.Geteuid()) + " /no-such)\n" +
 				"onewake: command \"no-such\": not in PATH=" + commandPath + ", give its absolute path\n"}},
-		{"unsafe directory", []string{"-listen", "unix:" + unsafe + "/s"}, result{status: statusConfig, stderr: writable}},
-		{"address taken", []string{"-listen", "unix:" + taken}, result{status: statusInUse, stderr: inUse}},
 		{"bad by -check", []string{"-check", "-timeout", "5", "-listen", listen, "-listen", "unix:" + taken, "sh"}, result{status: statusUsage,
-			stdout: "command \"sh\": " + need(t, "sh", "install the base system") + "\n", stderr: "onewake: -timeout \"5\": no unit, use 5s or such\n" + inUse}},
+			stdout: "command \"sh\": " + need(t, "sh", "install the base system") + "\n", stderr: "onewake: -timeout \"5\": no unit, use 5s or such\nonewake: " + inUse + "\n"}},
 		{"good by -check", []string{"-check", "-listen", listen}, result{stdout: "configuration is good\n"}},
 		{"version", []string{"-version"}, result{stdout: fmt.Sprintf("onewake %s %s %s/%s\n", testVersion, runtime.Version(), runtime.GOOS, runtime.GOARCH)}},
 	} {
@@ -52,6 +50,19 @@ func TestMessages(t *testing.T) {
 				t.Errorf("got  %+v\nwant %+v", r, tt.want)
 			}
 		})
+	}
+	// What ends a service that has begun to start is a record.
+	for _, tt := range []struct {
+		path, want string
+		status     int
+	}{{unsafe + "/s", writable, statusConfig}, {taken, inUse, statusInUse}} {
+		s := launch{raw: true, args: []string{"-log-format", "json", "-listen", "unix:" + tt.path}}.begin(t)
+		if st := s.wait(); st != tt.status {
+			t.Errorf("%s: exit status %d, want %d", tt.path, st, tt.status)
+		}
+		if r := s.await("the service ends"); r["error"] != tt.want || r["level"] != "ERROR" {
+			t.Errorf("%v, want %q", r, tt.want)
+		}
 	}
 	t.Run("help", func(t *testing.T) {
 		r := run(t, "-h")

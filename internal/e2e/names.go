@@ -8,6 +8,7 @@ const (
 	statusOK     = 0
 	statusUsage  = 64
 	statusInUse  = 69
+	statusBreach = 70
 	statusOS     = 71
 	statusNoPerm = 77
 	statusConfig = 78

@@ -35,23 +35,6 @@ func processState(pid int) string {
 	return ""
 }
 
-// resident is the memory that a process holds, in KiB.
-func resident(t *testing.T, pid int) int {
-	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); f[0] == "VmRSS:" {
-			n, _ := strconv.Atoi(f[1])
-			return n
-		}
-	}
-	t.Fatalf("no VmRSS of process %d", pid)
-	return 0
-}
-
 // descriptors tells what a process has open, "0 /dev/null" and so on.
 func descriptors(t *testing.T, pid int) (list []string) {
 	t.Helper()

@@ -59,7 +59,7 @@ func TestInteropGit(t *testing.T) {
 		}
 	}
 	ask(t, addr, "POST", "/git/another.git/git-receive-pack", "0000").wantStatus(t, 401)
-	s.await("request", "path", "/git/example.git/git-receive-pack", "status", "200", "client", "127.0.0.1")
+	s.await("request", "target", "/git/example.git/git-receive-pack", "status", "200", "client", "127.0.0.1")
 	s.stop()
 }
 
@@ -265,8 +265,10 @@ env | sort
 	dir := "/var/run/fcgiwrap"
 	m.mkdir(dir, 0o777)
 	socket := m.root + dir + "/fcgiwrap.sock"
-	background(t, m.onewake, "/usr/bin/env", "HOME=/", fcgiwrap, "-s", "unix:"+socket)
-	eventually(t, "fcgiwrap's socket", func() bool { return os.Chmod(socket, 0o777) == nil })
+	startWebServer(t, "unix:"+socket, m.root+dir, m.onewake, fcgiwrap, "-s", "unix:"+socket)
+	if err := os.Chmod(socket, 0o777); err != nil {
+		t.Fatal(err)
+	}
 	// The page's own block of nginx for fcgiwrap, at another path.
 	i := slices.IndexFunc(p.blocks, func(b recipeBlock) bool { return strings.Contains(b.text, "fastcgi_pass") })
 	old := strings.NewReplacer("location /cgi-bin/ {", "location ~ ^/old/hello.cgi(?<hello_path>.*)$ {", "include fastcgi_params", "include /etc/nginx/fastcgi_params").

@@ -112,7 +112,7 @@ func TestInteropFronts(t *testing.T) {
 						}
 					}
 				}
-				s.awaitN(2, "request", "path", "/env", "client", "127.0.0.1")
+				s.awaitN(2, "request", "target", "/env", "client", "127.0.0.1")
 				if r := s.find("request", "request_id", "evil"); len(r) > 0 {
 					t.Errorf("access record %v", r)
 				}
@@ -224,7 +224,7 @@ func TestInteropNginxPath(t *testing.T) {
 	m.console(p)
 	ask(t, addr, "GET", "/elsewhere", "").wantStatus(t, 404)
 	ask(t, addr, "GET", "/datelessness", "").wantStatus(t, 404)
-	s.await("request", "path", "/date", "client", "127.0.0.1", "status", "200")
+	s.await("request", "target", "/date", "client", "127.0.0.1", "status", "200")
 	s.stop()
 }
 

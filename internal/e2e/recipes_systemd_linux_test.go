@@ -110,9 +110,7 @@ func TestInteropSystemd(t *testing.T) {
 		s.await("request", "method", "POST")
 		s.signal(syscall.SIGHUP)
 		s.await("core replaced")
-		if r := s.status(); r["served"] != "2" {
-			t.Error(r)
-		}
+		eventually(t, "the last word of the core before", func() bool { return s.status()["served"] == "2" })
 		s.stop()
 		for _, r := range s.records {
 			if r["level"] == "ERROR" {

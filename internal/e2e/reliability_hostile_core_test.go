@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -24,61 +25,62 @@ func hijack(t *testing.T, args ...string) *hijacked {
 	return h
 }
 
-// take replaces the core, once. Those that follow are honest.
-func (h *hijacked) take(plan string) (core int) {
+// take replaces the core by one for each plan, one after the other. Those that
+// follow are honest.
+func (h *hijacked) take(plans ...string) (core int) {
 	h.t.Helper()
 	if err := replace(filepath.Join(filepath.Dir(h.bin), "honest"), underTest); err != nil {
 		h.t.Fatal(err)
 	}
-	pose(h.t, h.bin, plan)
+	pose(h.t, h.bin, strings.Join(plans, "\n"))
 	h.signal(syscall.SIGHUP)
 	core, _ = strconv.Atoi(h.await("core replaced")["core"])
 	return core
 }
 
-// Whatever a core says that no honest core says ends it, starts nothing, and
-// leaves nothing behind. Here is one of each kind; all of them are in
-// spawn.TestBreach.
+// What no honest core says ends the service: exit 70, no socket file, and nothing
+// left of what was started. Here is one of each kind; all of them are in
+// control.TestBreach. A core that dies in the middle of a message has only
+// crashed.
 func TestHostileCoreBreaches(t *testing.T) {
 	t.Parallel()
-	needRoot(t, "it counts the descriptors of processes that are closed to their own user")
+	needRoot(t, "it looks at processes that are closed to their own user")
 	frame := func(kind byte, id uint64, payload string) string {
 		return "frame: " + strconv.Quote(string(frameBytes(kind, id, payload)))
 	}
 	for _, tt := range []struct {
-		name, plan string
-		says       string // in the record of the breach; empty: it dies by itself
-		starts     int    // how many harmless starts it begins with
+		name, plan, says string
+		starts           int // harmless ones that come before
 	}{
-		{"variable", frame(kindStart, 1, "\x00LD_PRELOAD=/tmp/evil.so\x00"), "LD_PRELOAD", 0},
-		{"length", "frame: " + strconv.Quote("\xff\xff\xff\xff\x02"), "frame of 4294967299 bytes", 0},
-		{"end of what never began", frame(kindEnd, 1, ""), "never began", 0},
-		{"too many at once", "too many", "more than 1 requests at once", 1},
-		{"descriptors", "descriptors", "request number 1 after 1", 0},
-		{"half a message", "half a frame", "", 0},
+		{"variable", frame(kindStart, 1, "\x00\x00LD_PRELOAD=/tmp/evil.so\x00"), "LD_PRELOAD", 0},
+		{"length", "frame: " + strconv.Quote("\xff\xff\xff\xff\x02\x00\x00\x00\x00\x00\x00\x00\x01"), "frame of 4294967299 bytes", 0},
+		{"number", frame(kindEnd, 1, ""), "never began", 0},
+		{"too many", "too many", "more than 1 requests at once", 1},
+		{"half a frame", "half a frame", "", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := meet(t, nil)
 			h := hijack(t, append([]string{"-dir", m.dir, "-max-procs", "1", "-kill-after", "1ms"}, sh(`echo $$ >told; read x <go`)...)...)
-			before := len(descriptors(t, h.pid))
 			core := h.take(tt.plan)
 			if tt.says == "" {
-				h.await("core died", "core", strconv.Itoa(core))
+				h.await("core died", "exit", "exit 0")
 				eventually(t, "an honest core", func() bool { return executes(h.currentCore(), h.bin) })
-			} else if r := h.await("breach by core", "core", strconv.Itoa(core)); !strings.Contains(r["error"], tt.says) {
+				h.stop()
+				return
+			}
+			if r := h.await("breach by core"); !strings.Contains(r["error"], tt.says) {
 				t.Errorf("%v, want %q", r, tt.says)
 			}
+			if st := h.wait(); st != statusBreach {
+				t.Errorf("exit status %d, want %d", st, statusBreach)
+			}
+			if _, err := os.Lstat(h.path); err == nil {
+				t.Error("the socket file is left")
+			}
 			awaitGone(t, core)
-			started := strings.Fields(m.rest())
-			for _, pid := range started {
-				n, _ := strconv.Atoi(pid)
-				awaitGone(t, n)
+			if n := strings.Count(m.rest(), "\n"); n > tt.starts {
+				t.Errorf("%d starts, want at most %d", n, tt.starts)
 			}
-			if len(started) > tt.starts {
-				t.Errorf("%d starts, want at most %d", len(started), tt.starts)
-			}
-			eventually(t, "as many descriptors in the monitor as before", func() bool { return len(descriptors(t, h.pid)) <= before })
-			h.stop()
 		})
 	}
 }

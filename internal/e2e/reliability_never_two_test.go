@@ -233,7 +233,7 @@ func TestSocketDirectory(t *testing.T) {
 		if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 			t.Fatal(err)
 		}
-		fails(t, launch{dir: dir}, statusOS, "/.s.lock: read-only file system")
+		fails(t, launch{dir: dir}, statusOS, ": read-only file system")
 	})
 	t.Run("removed", func(t *testing.T) {
 		dir := filepath.Join(newDir(t, nil), "d")

@@ -56,7 +56,7 @@ func TestScarcity(t *testing.T) {
 	})
 	t.Run("memory", func(t *testing.T) {
 		s.get("/small").wantStatus(t, 500)
-		if r := s.await("command failed"); !strings.HasPrefix(r["status"], "signal ") {
+		if r := s.await("command failed"); !strings.HasPrefix(r["exit"], "signal ") {
 			t.Errorf("%v, want a death by a signal", r)
 		}
 		s.get("/").want(t, 200, "")

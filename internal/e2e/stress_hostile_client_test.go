@@ -62,6 +62,13 @@ echo "$REQUEST_METHOD $PATH_INFO $n" | tee -a "`+dir+`/log"`)
 						return
 					}
 					c.SetReadDeadline(time.Now().Add(patience))
+					if head, _ := c.r.Peek(5); name == "HTTP/0.9" && string(head) != "HTTP/" {
+						// nginx speaks it: an answer is a body and nothing else.
+						if b, err := io.ReadAll(c.r); err == nil {
+							n, last, says = n+1, 200, append(says, strings.TrimSpace(string(b)))
+						}
+						return
+					}
 					resp, err := http.ReadResponse(c.r, &http.Request{Method: "GET"})
 					if err != nil {
 						return

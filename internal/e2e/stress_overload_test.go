@@ -311,7 +311,7 @@ echo "$PATH_INFO -"`))
 			if tt.status < 0 {
 				// Its end is seen in the server: nothing is read here.
 				eventuallyFor(t, tt.most+patience, "the end of an answer that is not read", func() bool {
-					return len(s.find("request", "path", "/big")) > 0
+					return len(s.find("request", "target", "/big")) > 0
 				})
 			} else if a, err := c.tryAnswer("GET"); tt.status == 0 && err == nil || tt.status > 0 && (err != nil || a.status != tt.status) {
 				t.Errorf("%v, %v; want status %d", a, err, tt.status)

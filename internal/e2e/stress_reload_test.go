@@ -22,7 +22,7 @@ func TestStressReloadUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := filepath.Join(newDir(t, nil), "other")
-	if err := build(other, "github.com/onewake/onewake/spawn.Version=other"); err != nil {
+	if err := build(other, "github.com/onewake/onewake/internal/control.Version=other"); err != nil {
 		t.Fatal(err)
 	}
 	good, err := os.ReadFile(underTest)
@@ -95,7 +95,7 @@ func TestStressReloadUnderLoad(t *testing.T) {
 		t.Errorf("%v, want an exec format error", r[len(r)-1])
 	}
 	put([]byte("#!/bin/sh\nexit 3\n"), 0o755)
-	fails("exits at once", "core died", "status", "exit 3")
+	fails("exits at once", "core died", "exit", "exit 3")
 	put(good, 0o644)
 	fails("not executable", "reload failed, the old core stays")
 	os.Remove(bin)

@@ -1,0 +1,87 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/onewake/onewake/perms"
+	"github.com/onewake/onewake/sock"
+)
+
+// TestHint: each error of package sock of which there is more to say has it
+// said, as a command where there is one.
+func TestHint(t *testing.T) {
+	us := perms.UserName(os.Geteuid())
+	find := func(what, freebsd, linux string) string {
+		how := map[string]string{"freebsd": freebsd, "linux": linux}[runtime.GOOS]
+		if how == "" {
+			return ""
+		}
+		return " (to find " + what + ": " + how + ")"
+	}
+	want := map[sock.Cause]string{
+		sock.Other:        "",
+		sock.NoDir:        " (to mend: install -d -o " + us + " -m 0750 /a/b)",
+		sock.DirOwner:     " (to mend: chown " + us + " /a/b)",
+		sock.ParentOwner:  " (to mend: put the socket elsewhere, or chown " + us + " /a/b)",
+		sock.DirWritable:  " (to mend: chmod g-w /a/b)",
+		sock.ForeignLink:  " (to mend: remove it)",
+		sock.BadLock:      " (to mend: remove it)",
+		sock.LockHeld:     find("it", "fstat /a/b", "fuser /a/b"),
+		sock.Taken:        find("it", "sockstat -l", "ss -lnp"),
+		sock.NoAnswer:     " (to mend: stop that server, remove the file)",
+		sock.NotRemovable: " (to mend: remove it)",
+		sock.CannotChown:  " (to mend: leave the owner out, or start it as that user)",
+		sock.CannotChgrp:  " (to mend: add the user to the group, or give it the directory)",
+		sock.NoInterface:  find("the names", "ifconfig -l", "ip link"),
+		sock.NoLocal:      find("its addresses", "ifconfig", "ip address"),
+	}
+	for cause := sock.Other; cause <= sock.NoLocal; cause++ {
+		err := fmt.Errorf("listen: %w", &sock.Error{Cause: cause, Path: "/a/b", Mode: 0o020})
+		if w, ok := want[cause]; !ok || hint(err) != w {
+			t.Errorf("cause %d: %q, want %q", cause, hint(err), w)
+		}
+	}
+	for mode, who := range map[os.FileMode]string{0o020: "g", 0o002: "o", 0o022: "go"} {
+		if got := hint(&sock.Error{Cause: sock.DirWritable, Path: "/a", Mode: mode}); got != " (to mend: chmod "+who+"-w /a)" {
+			t.Errorf("mode %04o: %q", mode, got)
+		}
+	}
+	if got := hint(errors.New("x")) + hint(nil); got != "" {
+		t.Errorf("of another error: %q", got)
+	}
+}
+
+// Package sock's own errors lead to a hint: here by way of a start.
+func TestHintOfListen(t *testing.T) {
+	dir := shortDir(t)
+	_, err := sock.Listen(t.Context(), sock.Addr{Network: sock.Unix, Address: dir + "/no/s"}, perms.Spec{})
+	want := "listen unix:" + dir + "/no/s: " + dir + "/no: no such file or directory (to mend: install -d -o " +
+		perms.UserName(os.Geteuid()) + " -m 0750 " + dir + "/no)"
+	if err == nil || err.Error()+hint(err) != want || ExitStatus(err) != StatusConfig {
+		t.Errorf("got  %v%s\nwant %s", err, hint(err), want)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	_, err = sock.Listen(t.Context(), sock.Addr{Network: sock.Unix, Address: dir + "/s"}, perms.Spec{})
+	if !strings.HasSuffix(hint(err), "(to mend: chmod go-w "+dir+")") || ExitStatus(err) != StatusConfig {
+		t.Errorf("%v%s", err, hint(err))
+	}
+}
+
+// shortDir is a directory for sockets: t.TempDir can be too long for their
+// paths.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}

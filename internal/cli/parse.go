@@ -1,0 +1,374 @@
+package cli
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/internal/control"
+	"github.com/onewake/onewake/internal/scripts"
+	"github.com/onewake/onewake/perms"
+	"github.com/onewake/onewake/sock"
+)
+
+const (
+	// maxDuration, a year, keeps sums of durations from overflowing.
+	maxDuration = 365 * 24 * time.Hour
+	// commandPath is PATH for the command, whatever the daemon's own is.
+	commandPath = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
+	// What to do about a name that nobody has.
+	listUsers  = " (to see all: getent passwd)"
+	listGroups = " (to see all: getent group)"
+)
+
+// What a command line asks for besides a service.
+type Action int
+
+// The actions.
+const (
+	Run     Action = iota
+	Check          // -check
+	Version        // -version
+	Help           // -h, which has been printed
+)
+
+// Parse parses the command line. All problems are in the error, which
+// [ExitStatus] and [Report] understand.
+func Parse(args []string) (*Config, Action, error) {
+	f := newFlags()
+	if err := f.set.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			f.usage(os.Stdout)
+			return nil, Help, nil
+		}
+		// Package flag has taken the argument that it stopped at, unless it is
+		// not of a flag's form.
+		i := len(args) - f.set.NArg()
+		if !strings.HasPrefix(err.Error(), "bad flag syntax") {
+			i--
+		}
+		return nil, Run, usageError{fmt.Errorf("%w\nonewake -h lists the flags", f.misuse(args[i]))}
+	}
+	if f.version {
+		return nil, Version, nil
+	}
+	c := &Config{
+		CGI: f.cgi, Stream: f.stream, Form: f.form, AccessLog: f.accessLog, Command: f.set.Args(), Times: DefaultTimes,
+	}
+	p := &parser{flags: f}
+	c.Protocol = p.choice("protocol", HTTP, FastCGI)
+	p.listen(c)
+	p.perms(c)
+	p.allow(c)
+	p.env(c)
+	c.ContentType = p.mime()
+	if p.text("dir") != "" {
+		c.Dir = p.directory("dir", unix.X_OK, "enter it")
+	}
+	c.SpoolDir = p.directory("spool-dir", unix.W_OK|unix.X_OK, "make files there, use one where it can, such as /var/tmp")
+	c.ScriptName = p.script()
+	p.forwarded(c)
+	p.params(c)
+	c.Timeout = p.duration("timeout")
+	c.KillAfter = p.duration("kill-after")
+	c.Drain = p.duration("drain")
+	c.MaxProcs = p.count("max-procs", 1)
+	c.MaxQueue = p.count("max-queue", 0)
+	c.MaxConns = p.count("max-conns", 1)
+	c.MaxBody = p.size("max-body")
+	c.Sandbox = p.choice("sandbox", "on", "off") == "on"
+	c.LogFormat = p.choice("log-format", Text, JSON)
+	if p.all["scripts"].set {
+		p.scripts(c)
+	} else {
+		p.command(c)
+	}
+	p.dir(c)
+	action := Run
+	if f.check {
+		action = Check
+	}
+	return c, action, p.errs.ErrorOrNil()
+}
+
+// parser turns flags' texts into options and collects what is wrong.
+type parser struct {
+	*flags
+	errs *multierror.Error
+}
+
+func (p *parser) text(name string) string { return p.all[name].texts[0] }
+
+// bad notes a value of a flag that cannot be used.
+func (p *parser) bad(name, text, want string) {
+	p.errs = multierror.Append(p.errs, usageError{fmt.Errorf("-%s %q: %s", name, text, want)})
+}
+
+func (p *parser) config(err error) {
+	p.errs = multierror.Append(p.errs, configError{err})
+}
+
+func (p *parser) listen(c *Config) {
+	seen := make(map[sock.Addr]bool)
+	for _, s := range p.all["listen"].texts {
+		a, err := sock.Parse(s)
+		switch {
+		case err != nil:
+			p.bad("listen", s, errors.Unwrap(err).Error()) // without the address
+		case seen[a] && !strings.HasSuffix(a.Address, ":0"):
+			p.bad("listen", s, "given twice, once is enough")
+		default:
+			seen[a] = true
+			c.Listen = append(c.Listen, a)
+		}
+	}
+}
+
+func (p *parser) perms(c *Config) {
+	mode, owner, group := p.text("socket-mode"), p.text("socket-owner"), p.text("socket-group")
+	if _, err := perms.Parse(mode, "", ""); mode == "" || err != nil {
+		p.bad("socket-mode", mode, "not an octal mode from 0 to 0777, such as 0660")
+		mode = ""
+	}
+	if _, err := perms.Parse("", owner, ""); err != nil {
+		p.config(fmt.Errorf("-socket-owner %q: no such user%s", owner, listUsers))
+		owner = ""
+	}
+	if _, err := perms.Parse("", "", group); err != nil {
+		p.config(fmt.Errorf("-socket-group %q: no such group%s", group, listGroups))
+		group = ""
+	}
+	c.SocketPerms, _ = perms.Parse(mode, owner, group)
+}
+
+func (p *parser) allow(c *Config) {
+	text := p.text("allow")
+	if !p.all["allow"].set {
+		return
+	}
+	c.Allow.Set = true
+	for name := range strings.SplitSeq(text, ",") {
+		name = strings.TrimSpace(name)
+		if group, ok := strings.CutPrefix(name, ":"); ok {
+			gid, err := perms.LookupGroup(group)
+			if err != nil {
+				p.config(fmt.Errorf("-allow %q: %q: no such group%s", text, name, listGroups))
+				continue
+			}
+			c.Allow.GIDs = append(c.Allow.GIDs, gid)
+			continue
+		}
+		uid, err := perms.LookupUser(name)
+		if err != nil {
+			why := "no such user, a group is written :GROUP and a comma is between names" + listUsers
+			if _, err := perms.LookupGroup(name); err == nil {
+				why = "a group and no user, use :" + name
+			}
+			if name == "" {
+				why = "no name, use USER or :GROUP with a comma between them, or no -allow at all"
+			}
+			p.config(fmt.Errorf("-allow %q: %q: %s", text, name, why))
+			continue
+		}
+		c.Allow.UIDs = append(c.Allow.UIDs, uid)
+	}
+}
+
+func (p *parser) env(c *Config) {
+	have := map[string]int{"PATH": 0}
+	c.Env = []string{"PATH=" + commandPath}
+	for _, s := range p.all["env"].texts {
+		name, _, given := strings.Cut(s, "=")
+		switch {
+		case name == "":
+			p.bad("env", s, "no name, use NAME=VALUE, or NAME to copy it")
+			continue
+		case strings.IndexByte(s, 0) >= 0:
+			p.bad("env", s, "NUL in a variable")
+			continue
+		case control.IsRequestVariable(name):
+			p.bad("env", s, name+" is kept for what requests say, use another name")
+			continue
+		case !given:
+			v, ok := os.LookupEnv(name)
+			if !ok {
+				p.config(fmt.Errorf("-env %q: not in the environment of onewake, set it there or use %s=VALUE", name, name))
+				continue
+			}
+			s = name + "=" + v
+		}
+		if i, ok := have[name]; ok {
+			c.Env[i] = s
+			continue
+		}
+		have[name] = len(c.Env)
+		c.Env = append(c.Env, s)
+	}
+}
+
+func (p *parser) mime() string {
+	s := p.text("content-type")
+	if !strings.Contains(s, "/") || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		p.bad("content-type", s, "not a media type, such as text/html")
+	}
+	return s
+}
+
+// directory makes sure that the directory of a flag is there and usable: mode is
+// that of access(2).
+func (p *parser) directory(name string, mode uint32, why string) string {
+	dir := p.text(name)
+	if !filepath.IsAbs(dir) {
+		abs, err := filepath.Abs(dir)
+		if dir == "" || err != nil {
+			abs = "/var/tmp"
+		}
+		p.bad(name, dir, "not an absolute path, use "+abs)
+		return dir
+	}
+	fi, err := os.Stat(dir)
+	if err == nil && fi.IsDir() {
+		err = unix.Faccessat(unix.AT_FDCWD, dir, mode, unix.AT_EACCESS)
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		p.errs = multierror.Append(p.errs, fmt.Errorf("-%s %q: %w: user %s cannot %s", name, dir, fs.ErrPermission, perms.UserName(os.Geteuid()), why))
+	case errors.Is(err, fs.ErrNotExist):
+		p.config(fmt.Errorf("-%s %q: %w (to mend: install -d -o %s %s)", name, dir, cause(err), perms.UserName(os.Geteuid()), dir))
+	case err != nil:
+		p.config(fmt.Errorf("-%s %q: %w", name, dir, cause(err)))
+	case !fi.IsDir():
+		p.config(fmt.Errorf("-%s %q: not a directory, use %s", name, dir, filepath.Dir(dir)))
+	}
+	return filepath.Clean(dir)
+}
+
+// dir is where the command runs without -dir: by RFC 3875 § 7.2 a CGI program in
+// its own directory.
+func (p *parser) dir(c *Config) {
+	switch {
+	case p.text("dir") != "":
+	case c.Scripts != "": // each in its own
+	case c.CGI && c.Path != "":
+		c.Dir = filepath.Dir(c.Path)
+	default:
+		c.Dir = "/"
+	}
+}
+
+func (p *parser) script() string {
+	s := p.text("script-name")
+	if s == "/" {
+		return ""
+	}
+	if s != "" && (s[0] != '/' || strings.HasSuffix(s, "/") || strings.ContainsAny(s, "?#\x00")) {
+		p.bad("script-name", s, "not a path such as /cgi-bin/foo, without ? or # and without a slash at its end")
+	}
+	return s
+}
+
+func (p *parser) forwarded(c *Config) {
+	var err error
+	if c.Forwarded, err = ParseForwarded(p.text("forwarded")); err != nil {
+		p.bad("forwarded", p.text("forwarded"), err.Error())
+	}
+}
+
+func (p *parser) params(c *Config) {
+	for _, s := range p.all["param"].texts {
+		switch {
+		case s == "" || strings.ContainsFunc(s, func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') && (r < '0' || r > '9') }):
+			p.bad("param", s, "not the name of a parameter, of capital letters, digits and _")
+		case s == "PATH" || s == "HTTP_PROXY" || strings.HasPrefix(s, "LD_"):
+			p.bad("param", s, "never taken from a request")
+		default:
+			c.Param = append(c.Param, s)
+		}
+	}
+}
+
+// scripts makes sure that the directory of -scripts can be read. What is in it
+// is the monitor's to find out.
+func (p *parser) scripts(c *Config) {
+	c.CGI = true
+	c.Scripts = p.directory("scripts", unix.R_OK|unix.X_OK, "read it")
+	if len(c.Command) > 0 {
+		p.errs = multierror.Append(p.errs, usageError{fmt.Errorf("-scripts %q: there is a command as well, %q, give one of them", c.Scripts, c.Command[0])})
+		return
+	}
+	if _, err := scripts.Read(c.Scripts); err != nil {
+		p.config(fmt.Errorf("-scripts %q: %w", c.Scripts, err))
+	}
+}
+
+func (p *parser) duration(name string) time.Duration {
+	d, err := time.ParseDuration(p.text(name))
+	if s, serr := time.ParseDuration(p.text(name) + "s"); err != nil && serr == nil && s > 0 {
+		p.bad(name, p.text(name), "no unit, use "+p.text(name)+"s or such")
+	} else if err != nil || d <= 0 || d > maxDuration {
+		p.bad(name, p.text(name), "not a duration above 0 and up to 8760h, such as 90s or 2m30s")
+	}
+	return d
+}
+
+func (p *parser) count(name string, least int) int {
+	n, err := strconv.Atoi(p.text(name))
+	if err != nil || n < least || n > 1<<30 {
+		p.bad(name, p.text(name), fmt.Sprintf("not a number from %d to %d", least, 1<<30))
+	}
+	return n
+}
+
+func (p *parser) size(name string) int64 {
+	n, err := parseSize(p.text(name))
+	if err != nil {
+		p.bad(name, p.text(name), err.Error())
+	}
+	return n
+}
+
+// parseSize parses a number of bytes, or of KiB, MiB or GiB.
+func parseSize(s string) (int64, error) {
+	digits, shift := s, 0
+	for _, u := range []struct {
+		unit  string
+		shift int
+	}{{"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"K", 10}, {"M", 20}, {"G", 30}} {
+		if d, ok := strings.CutSuffix(s, u.unit); ok {
+			digits, shift = d, u.shift
+			break
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 62)
+	if err != nil || n == 0 || n > 1<<(62-shift) {
+		return 0, errors.New("not a size above 0, such as 65536, 512KiB or 16MiB")
+	}
+	return int64(n) << shift, nil
+}
+
+func (p *parser) choice(name string, words ...string) string {
+	if !slices.Contains(words, p.text(name)) {
+		p.bad(name, p.text(name), "not one of its values, use "+strings.Join(words, " or "))
+	}
+	return p.text(name)
+}
+
+// cause takes the operation and the path off an error that will name them in
+// its own words.
+func cause(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}

@@ -1,0 +1,79 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A directory of scripts by FastCGI, behind nginx with its stock parameters.
+func TestNginxFastCGI(t *testing.T) {
+	t.Parallel()
+	const params = "/etc/nginx/fastcgi_params"
+	if _, err := os.Stat(params); err != nil {
+		missing(t, "no %s (to get it: apt-get install nginx-common)", params)
+	}
+	root, dir, addr := newDir(t, nil), newDir(t, nil), freeAddr(t)
+	os.Mkdir(filepath.Join(root, "sub"), 0o755)
+	script(t, root, "sub/a.cgi", `printf 'Content-Type: text/plain\n\n%s|%s|%s|%s' "$SCRIPT_NAME" "$PATH_INFO" "$SERVER_PORT" "$PWD"; cat`)
+	line, flags := asWebServer()
+	s := start(t, append(flags, "-protocol", "fastcgi", "-scripts", root)...)
+	startNginx(t, dir, "tcp:"+addr, line, `
+	upstream onewake { server unix:`+s.path+`; keepalive 4; }
+	server {
+		listen `+addr+`;
+		location / {
+			include `+params+`;
+			fastcgi_keep_conn on;
+			fastcgi_pass onewake;
+		}
+	}`)
+	_, port, _ := strings.Cut(addr, ":")
+	web := &server{t: t, addr: "tcp:" + addr}
+	for range 2 {
+		web.get("/sub/a.cgi/x/y").want(t, 200, "/sub/a.cgi|/x/y|"+port+"|"+root+"/sub")
+		web.request("POST", post11("/sub/a.cgi", strings.Repeat("x", 200_000))).want(t, 200, "/sub/a.cgi||"+port+"|"+root+"/sub"+strings.Repeat("x", 200_000))
+	}
+	web.get("/none").wantStatus(t, 404)
+	s.stop()
+}
+
+// The table of scripts by HTTP: a script that is new is found, one that is gone
+// is not run, and a reload reads them anew.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	root := newDir(t, nil)
+	hello := `printf 'Content-Type: text/plain\n\n%s %s' "$SCRIPT_NAME" "$PATH_INFO"`
+	script(t, root, "a", hello)
+	s := start(t, "-scripts", root, "-script-name", "/cgi")
+	s.get("/cgi/a/b").want(t, 200, "/cgi/a /b")
+	s.get("/cgi/b").wantStatus(t, 404)
+	s.get("/a").wantStatus(t, 404)
+	script(t, root, "b", hello)
+	eventually(t, "the new script is known", func() bool { return s.get("/cgi/b").status == 200 })
+	os.Remove(root + "/a")
+	s.get("/cgi/a").wantStatus(t, 404)
+	s.await("script cannot be run", "script", "a")
+	script(t, root, "c", hello)
+	s.signal(syscall.SIGHUP)
+	s.await("core replaced")
+	s.get("/cgi/c/d").want(t, 200, "/cgi/c /d")
+	s.stop()
+	if r := run(t, "-check", "-listen", "unix:"+s.dir+"/s", "-scripts", root); r.status != 0 || r.stdout != "script b\nscript c\nconfiguration is good\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// -stream: the first line goes out before the command ends. -form: no parsing.
+func TestStreamAndForm(t *testing.T) {
+	t.Parallel()
+	m := meet(t, nil)
+	s := shell(t, `echo "first $FORM_a"; read x <go; echo last`, "-dir", m.dir, "-stream", "-form")
+	c := dial(t, s.addr).send("%s", get11("/?a=%22b%22&c=d"))
+	c.until("first \"b\"\n")
+	m.release(1)
+	c.until("last\n")
+	s.stop()
+}

@@ -1,0 +1,157 @@
+package front
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/onewake/onewake/internal/cgi"
+	"github.com/onewake/onewake/internal/control"
+)
+
+// eachPair takes name-value pairs apart (§ 3.4).
+func eachPair(b string, f func(name, value string)) error {
+	for len(b) > 0 {
+		var n [2]int
+		for i := range n {
+			switch {
+			case len(b) >= 1 && b[0]&0x80 == 0:
+				n[i], b = int(b[0]), b[1:]
+			case len(b) >= 4:
+				n[i], b = int(b[0]&0x7f)<<24|int(b[1])<<16|int(b[2])<<8|int(b[3]), b[4:]
+			default:
+				return errNotFastCGI
+			}
+		}
+		if n[0] > len(b) || n[1] > len(b)-n[0] {
+			return errNotFastCGI
+		}
+		f(b[:n[0]], b[n[0]:n[0]+n[1]])
+		b = b[n[0]+n[1]:]
+	}
+	return nil
+}
+
+// request makes a request of the parameters. The web server is believed: they
+// are the variables. Of a repeated one the last counts.
+func (r *fcgiRequest) request() (*cgi.Request, error) {
+	f := r.c.f
+	params, all := make(map[string]string), string(r.params)
+	var bad error
+	err := eachPair(all, func(name, value string) {
+		switch {
+		case strings.Contains(value, "\x00"):
+			bad = &cgi.Refusal{Status: 400, Reason: fmt.Sprintf("NUL in parameter %.64q", name)}
+		case f.names.Allow(name):
+			params[name] = value
+		default:
+			f.drop(name)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	req := &cgi.Request{
+		Method: params["REQUEST_METHOD"], Target: params["REQUEST_URI"], Peer: r.c.peer, Client: params["REMOTE_ADDR"],
+		Query: params["QUERY_STRING"], Type: params["CONTENT_TYPE"], Length: -1, Vars: new(control.Vars),
+	}
+	req.Record.Received = time.Now()
+	if req.Target == "" {
+		req.Target = params["SCRIPT_NAME"] + params["PATH_INFO"]
+	}
+	if req.ID = params["UNIQUE_ID"]; !isVisible(req.ID, maxRequestID) {
+		if req.ID = params["HTTP_X_REQUEST_ID"]; !isVisible(req.ID, maxRequestID) {
+			req.ID = newRequestID()
+		}
+		params["UNIQUE_ID"] = req.ID
+	}
+	if s := params["CONTENT_LENGTH"]; s != "" {
+		n, err := strconv.ParseUint(s, 10, 62)
+		if err != nil {
+			bad = &cgi.Refusal{Status: 400, Reason: fmt.Sprintf("CONTENT_LENGTH is no number: %.64q", s)}
+		}
+		req.Length = int64(n)
+	}
+	delete(params, "CONTENT_LENGTH") // it is set when the body is here
+	if params["GATEWAY_INTERFACE"] == "" {
+		params["GATEWAY_INTERFACE"] = "CGI/1.1"
+	}
+	if f.Scripts != nil && !f.script(req, params) && bad == nil {
+		bad = &cgi.Refusal{Status: 404, Reason: "no such script"}
+	}
+	for name, value := range params {
+		req.Vars.Add(name, value)
+	}
+	if bad == nil && req.Vars.TooLarge() {
+		bad = &cgi.Refusal{Status: 431, Reason: "parameters too large for a command's environment"}
+	}
+	l := r.c.listener
+	keep := r.keep
+	req.Wire = func() *cgi.Wire {
+		w := &cgi.Wire{Listener: l.Name, Unix: l.Unix, Local: l.local(), Protocol: "FastCGI", Keep: keep}
+		eachPair(all, func(name, value string) { w.Fields = append(w.Fields, cgi.Field{Name: name, Value: value}) })
+		return w
+	}
+	return req, bad
+}
+
+// script finds the program of a request: by SCRIPT_FILENAME where it lies below
+// the directory, or by DOCUMENT_ROOT and SCRIPT_NAME likewise, else by
+// SCRIPT_NAME alone. What follows its name is PATH_INFO.
+func (f *FastCGI) script(req *cgi.Request, params map[string]string) bool {
+	file := params["SCRIPT_FILENAME"]
+	if file == "" {
+		file = params["DOCUMENT_ROOT"] + params["SCRIPT_NAME"]
+	}
+	below, ok := strings.CutPrefix(file, f.Config.Scripts)
+	if !ok || !strings.HasPrefix(below, "/") {
+		below = params["SCRIPT_NAME"]
+	}
+	name, info, ok := f.Scripts.Find(below)
+	if !ok {
+		return false
+	}
+	req.Script = name
+	params["SCRIPT_FILENAME"] = f.Config.Scripts + "/" + name
+	if info != "" {
+		params["PATH_INFO"] = info
+		params["SCRIPT_NAME"] = strings.TrimSuffix(params["SCRIPT_NAME"], info)
+	}
+	return true
+}
+
+// drop logs once that a parameter is not passed on.
+func (f *FastCGI) drop(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.dropped) < maxDropped && !f.dropped[name] {
+		f.dropped[name] = true
+		f.Log.Info("parameter not passed on", "name", name)
+	}
+}
+
+// maxDropped is how many names of dropped parameters are remembered.
+const maxDropped = 256
+
+// fcgiBody is standard input up to CONTENT_LENGTH, which may be less than what
+// comes; -1 stands for all of it.
+type fcgiBody struct {
+	r    *io.PipeReader
+	left int64
+}
+
+func (b *fcgiBody) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, io.EOF
+	}
+	if b.left > 0 && int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.r.Read(p)
+	if b.left > 0 {
+		b.left -= int64(n)
+	}
+	return n, err
+}

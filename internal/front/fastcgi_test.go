@@ -1,0 +1,545 @@
+package front
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/onewake/onewake/internal/cgi"
+	"github.com/onewake/onewake/internal/cli"
+)
+
+func fcgiConfig() *cli.Config {
+	c := config()
+	c.Protocol = cli.FastCGI
+	return c
+}
+
+// pairs encodes name-value pairs; a length of 128 and more takes four bytes, and
+// so do all if long is set.
+func pairs(long bool, nv ...string) []byte {
+	var b []byte
+	for i := 0; i < len(nv); i += 2 {
+		for _, s := range nv[i : i+2] {
+			if len(s) < 128 && !long {
+				b = append(b, byte(len(s)))
+			} else {
+				b = binary.BigEndian.AppendUint32(b, uint32(len(s))|1<<31)
+			}
+		}
+		b = append(append(b, nv[i]...), nv[i+1]...)
+	}
+	return b
+}
+
+// rec encodes a record, with padding.
+func rec(kind byte, id uint16, content []byte, padding ...int) []byte {
+	b := appendRecord(nil, kind, id, content)
+	if len(padding) > 0 {
+		b[6] = byte(padding[0])
+		b = append(b, bytes.Repeat([]byte("P"), padding[0])...)
+	}
+	return b
+}
+
+func beginRec(id uint16, role, flags byte) []byte {
+	return rec(fcgiBegin, id, []byte{0, role, flags, 0, 0, 0, 0, 0})
+}
+
+// ask encodes a whole request.
+func ask(id uint16, keep bool, body string, nv ...string) []byte {
+	flags := byte(0)
+	if keep {
+		flags = fcgiKeepConn
+	}
+	b := beginRec(id, fcgiResponder, flags)
+	b = append(b, rec(fcgiParams, id, pairs(false, nv...))...)
+	b = append(b, rec(fcgiParams, id, nil)...)
+	if body != "" {
+		b = append(b, rec(fcgiStdin, id, []byte(body))...)
+	}
+	return append(b, rec(fcgiStdin, id, nil)...)
+}
+
+// fcgiAnswer is what came for one request.
+type fcgiAnswer struct {
+	stdout    string
+	appStatus uint32
+	status    byte
+	empty     int // records of standard output without content
+	kinds     []byte
+}
+
+// read reads records up to the end of a request.
+func (c *client) readEnd(id uint16) (a fcgiAnswer, err error) {
+	for {
+		var h [fcgiHeader]byte
+		if _, err := io.ReadFull(c.r, h[:]); err != nil {
+			return a, err
+		}
+		content := make([]byte, binary.BigEndian.Uint16(h[4:]))
+		if _, err := io.ReadFull(c.r, content); err != nil {
+			return a, err
+		}
+		if h[6] >= 128 {
+			c.t.Errorf("%d bytes of padding", h[6])
+		}
+		if _, err := io.CopyN(io.Discard, c.r, int64(h[6])); err != nil {
+			return a, err
+		}
+		a.kinds = append(a.kinds, h[1])
+		if got := binary.BigEndian.Uint16(h[2:]); got != id {
+			if h[1] == fcgiResult || h[1] == fcgiUnknown || h[1] == fcgiEnd {
+				a.stdout += string(content)
+				a.status = content[4]
+				return a, nil
+			}
+			c.t.Errorf("a record of request %d", got)
+		}
+		switch h[1] {
+		case fcgiStdout:
+			a.stdout += string(content)
+			if len(content) == 0 {
+				a.empty++
+			}
+		case fcgiEnd:
+			a.appStatus, a.status = binary.BigEndian.Uint32(content), content[4]
+			return a, nil
+		default:
+			c.t.Errorf("a record of type %d", h[1])
+		}
+	}
+}
+
+func (c *client) mustEnd(id uint16) fcgiAnswer {
+	c.t.Helper()
+	a, err := c.readEnd(id)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return a
+}
+
+const helloAnswer = "Status: 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
+
+// Whatever the pieces in which a request comes, it is the same.
+func TestFastCGISplit(t *testing.T) {
+	bodies := make(chan string, 1)
+	f := start(t, fcgiConfig(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
+		b, _ := io.ReadAll(r.Body)
+		bodies <- string(b)
+		hello(ctx, r, w)
+	})
+	nv := pairs(true, "REQUEST_METHOD", "POST", "CONTENT_LENGTH", "9", "HTTP_X", strings.Repeat("x", 200))
+	var whole []byte
+	whole = append(whole, beginRec(1, fcgiResponder, fcgiKeepConn)...)
+	for _, p := range [][]byte{nv[:1], nv[1:7], nv[7:]} { // in the middle of a length, of a name
+		whole = append(whole, rec(fcgiParams, 1, p, 7)...)
+	}
+	whole = append(whole, rec(fcgiParams, 1, nil, 255)...)
+	for _, p := range []string{"nine", " b", "yte"} {
+		whole = append(whole, rec(fcgiStdin, 1, []byte(p), 3)...)
+	}
+	whole = append(whole, rec(fcgiStdin, 1, nil, 8)...)
+	c := f.dial()
+	for _, size := range []int{1, 3, 8, 100, len(whole)} {
+		for b := whole; len(b) > 0; b = b[min(size, len(b)):] {
+			if _, err := c.Write(b[:min(size, len(b))]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a := c.mustEnd(1)
+		if a.stdout != helloAnswer || a.empty != 1 || a.status != fcgiComplete || <-bodies != "nine byte" {
+			t.Fatalf("size %d: %+v", size, a)
+		}
+		if v := variables(<-f.done); len(v["HTTP_X"]) != 200 || v["REQUEST_METHOD"] != "POST" {
+			t.Errorf("%v", v)
+		}
+	}
+}
+
+func TestFastCGIKeep(t *testing.T) {
+	f := start(t, fcgiConfig(), "unix", hello)
+	c := f.dial()
+	for id := range uint16(3) {
+		c.send(string(ask(id+1, true, "", "REQUEST_METHOD", "GET")))
+		c.mustEnd(id + 1)
+	}
+	c.send(string(ask(9, false, "", "REQUEST_METHOD", "GET")))
+	c.mustEnd(9)
+	if rest := c.ended(); rest != "" {
+		t.Errorf("%q", rest)
+	}
+}
+
+func TestFastCGIManagement(t *testing.T) {
+	f := start(t, fcgiConfig(), "unix", hello)
+	c := f.dial()
+	c.send(string(rec(fcgiGetValues, 0, pairs(false, "FCGI_MPXS_CONNS", "", "FCGI_MAX_CONNS", "", "OTHER", ""))))
+	a := c.mustEnd(1)
+	want := "\x0f\x01FCGI_MPXS_CONNS0\x0e\x02FCGI_MAX_CONNS16"
+	if a.kinds[0] != fcgiResult || a.stdout != want {
+		t.Errorf("%q", a.stdout)
+	}
+	c.send(string(rec(77, 0, nil)))
+	if a := c.mustEnd(1); a.kinds[0] != fcgiUnknown || a.stdout[0] != 77 {
+		t.Errorf("%+v", a)
+	}
+	c.send(string(beginRec(1, 2, fcgiKeepConn))) // an authorizer
+	if a := c.mustEnd(1); a.status != fcgiUnknownRole {
+		t.Errorf("%+v", a)
+	}
+	// Nothing of that has harmed the connection. Records of no request are skipped.
+	c.send(string(rec(fcgiStdin, 7, []byte("lost"))))
+	c.send(string(ask(1, false, "", "REQUEST_METHOD", "GET")))
+	if a := c.mustEnd(1); a.stdout != helloAnswer {
+		t.Errorf("%+v", a)
+	}
+}
+
+// In the middle of a request a second one is refused, and questions are answered.
+func TestFastCGIMeanwhile(t *testing.T) {
+	in, goOn := make(chan bool), make(chan bool)
+	f := start(t, fcgiConfig(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
+		in <- true
+		<-goOn
+		hello(ctx, r, w)
+	})
+	c := f.dial()
+	c.send(string(ask(1, true, "", "REQUEST_METHOD", "GET")))
+	<-in
+	c.send(string(beginRec(2, fcgiResponder, fcgiKeepConn)))
+	if a := c.mustEnd(2); a.status != fcgiCantMpx {
+		t.Errorf("%+v", a)
+	}
+	c.send(string(rec(fcgiGetValues, 0, pairs(false, "FCGI_MPXS_CONNS", ""))))
+	if a := c.mustEnd(1); a.kinds[0] != fcgiResult {
+		t.Errorf("%+v", a)
+	}
+	goOn <- true
+	if a := c.mustEnd(1); a.stdout != helloAnswer {
+		t.Errorf("%+v", a)
+	}
+}
+
+// An abort and a close end the request; a half-close does not.
+func TestFastCGIGone(t *testing.T) {
+	for _, how := range []string{"abort", "close", "half-close"} {
+		t.Run(how, func(t *testing.T) {
+			in, goOn, ended := make(chan bool), make(chan bool), make(chan error, 1)
+			f := start(t, fcgiConfig(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
+				in <- true
+				select {
+				case <-ctx.Done():
+					ended <- context.Cause(ctx)
+				case <-goOn:
+					ended <- nil
+				}
+				hello(ctx, r, w)
+			})
+			c := f.dial()
+			c.send(string(ask(1, true, "", "REQUEST_METHOD", "GET")))
+			<-in
+			switch how {
+			case "abort":
+				c.send(string(rec(fcgiAbort, 1, nil)))
+			case "close":
+				c.Close()
+			case "half-close":
+				c.halfClose()
+				goOn <- true
+				if err := <-ended; err != nil {
+					t.Error(err)
+				}
+				if a := c.mustEnd(1); a.stdout != helloAnswer {
+					t.Errorf("%+v", a)
+				}
+				c.ended()
+				return
+			}
+			if err := <-ended; !errors.Is(err, cgi.ErrClientGone) {
+				t.Errorf("%v", err)
+			}
+			if how == "abort" {
+				c.mustEnd(1)
+				c.send(string(ask(1, false, "", "REQUEST_METHOD", "GET")))
+				<-in
+				goOn <- true
+				c.mustEnd(1)
+			}
+		})
+	}
+}
+
+// An abort that comes before the request is whole starts nothing.
+func TestFastCGIAbortEarly(t *testing.T) {
+	f := start(t, fcgiConfig(), "unix", hello)
+	c := f.dial()
+	c.send(string(beginRec(1, fcgiResponder, fcgiKeepConn)) + string(rec(fcgiParams, 1, pairs(false, "A", "b"))) + string(rec(fcgiAbort, 1, nil)))
+	if a := c.mustEnd(1); a.stdout != "" || a.status != fcgiComplete {
+		t.Errorf("%+v", a)
+	}
+	if len(f.done) != 0 {
+		t.Error("a request was served")
+	}
+}
+
+func TestFastCGIBody(t *testing.T) {
+	for _, tt := range []struct {
+		name, length, body string
+		want               string // of the body, or a status
+	}{
+		{"as long as it says", "4", "four", "four"},
+		{"longer", "4", "four and more", "four"},
+		{"no length", "", "any", "any"},
+		{"nothing", "", "", ""},
+		{"shorter", "5", "four", "ErrBodyCut"},
+		{"no number", "x", "four", "400"},
+		{"negative", "-1", "four", "400"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := make(chan string, 1)
+			f := start(t, fcgiConfig(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
+				want := max(r.Length, 0)
+				b, err := io.ReadAll(r.Body)
+				if err == nil && int64(len(b)) < want {
+					got <- "ErrBodyCut"
+				} else {
+					got <- string(b)
+				}
+				hello(ctx, r, w)
+			})
+			c := f.dial()
+			c.send(string(ask(1, true, tt.body, "REQUEST_METHOD", "POST", "CONTENT_LENGTH", tt.length)))
+			a := c.mustEnd(1)
+			if tt.want == "400" {
+				if !strings.HasPrefix(a.stdout, "Status: 400 Bad Request\r\n") {
+					t.Errorf("%+v", a)
+				}
+			} else if b := <-got; b != tt.want {
+				t.Errorf("%q", b)
+			}
+			// What was not read is not taken for something else.
+			c.send(string(ask(1, false, "", "REQUEST_METHOD", "GET")))
+			c.mustEnd(1)
+		})
+	}
+}
+
+func TestFastCGIParameters(t *testing.T) {
+	cfg := fcgiConfig()
+	cfg.Param, cfg.Env = []string{"MY_PARAM"}, []string{"PATH=/bin", "SERVER_ADMIN=me"}
+	f := start(t, cfg, "unix", hello)
+	c := f.dial()
+	c.send(string(ask(1, true, "", "REQUEST_METHOD", "GET", "SCRIPT_NAME", "/a", "REMOTE_USER", "joe", "HTTPS", "on",
+		"HTTP_PROXY", "no", "PATH", "no", "LD_PRELOAD", "no", "SERVER_ADMIN", "no", "MY_PARAM", "yes", "OTHER", "no", "other", "no",
+		"A=B", "no", "", "no", "HTTP_a", "no", "CONTENT_LENGTH", "", "REMOTE_ADDR", "192.0.2.1", "SSL_CLIENT_S_DN", "dn", "QUERY_STRING", "1", "QUERY_STRING", "2")))
+	c.mustEnd(1)
+	r := <-f.done
+	have := variables(r)
+	want := map[string]string{"REQUEST_METHOD": "GET", "SCRIPT_NAME": "/a", "REMOTE_USER": "joe", "HTTPS": "on", "MY_PARAM": "yes",
+		"REMOTE_ADDR": "192.0.2.1", "SSL_CLIENT_S_DN": "dn", "QUERY_STRING": "2", "GATEWAY_INTERFACE": "CGI/1.1", "UNIQUE_ID": r.ID}
+	for name, value := range have {
+		if want[name] != value {
+			t.Errorf("%s=%q, want %q", name, value, want[name])
+		}
+		delete(want, name)
+	}
+	if len(want) > 0 || r.Client != "192.0.2.1" || r.Target != "/a" {
+		t.Errorf("missing %v; %+v", want, r)
+	}
+	if log := f.log.String(); strings.Count(log, "name=OTHER") != 1 {
+		t.Errorf("%s", log)
+	}
+	c.send(string(ask(1, true, "", "REQUEST_METHOD", "GET", "QUERY_STRING", "a\x00b", "OTHER", "again")))
+	if a := c.mustEnd(1); !strings.HasPrefix(a.stdout, "Status: 400 ") {
+		t.Errorf("%+v", a)
+	}
+	if log := f.log.String(); strings.Count(log, "name=OTHER") != 1 {
+		t.Errorf("told twice: %s", log)
+	}
+}
+
+// What is malformed, too much or too late ends the connection.
+func TestFastCGIMalformed(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		raw  []byte
+	}{
+		{"version", []byte("\x02\x01\x00\x01\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00")},
+		{"HTTP", []byte(get("/"))},
+		{"short begin", rec(fcgiBegin, 1, []byte{0, 1, 0})},
+		{"pair past its end", append(beginRec(1, 1, 1), append(rec(fcgiParams, 1, []byte{5, 5, 'a'}), rec(fcgiParams, 1, nil)...)...)},
+		{"half of a length", append(beginRec(1, 1, 1), append(rec(fcgiParams, 1, []byte{0x80, 0}), rec(fcgiParams, 1, nil)...)...)},
+		{"huge lengths", append(beginRec(1, 1, 1), append(rec(fcgiParams, 1, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}), rec(fcgiParams, 1, nil)...)...)},
+		{"too many parameters", append(beginRec(1, 1, 1), bytes.Repeat(rec(fcgiParams, 1, make([]byte, 60000)), 3)...)},
+		{"a question that is none", rec(fcgiGetValues, 0, []byte{9})},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := start(t, fcgiConfig(), "unix", hello)
+			c := f.dial()
+			c.Write(tt.raw)
+			if rest := c.ended(); rest != "" || len(f.done) != 0 {
+				t.Errorf("%q", rest)
+			}
+		})
+	}
+}
+
+func TestFastCGITimes(t *testing.T) {
+	const soon = 20 * time.Millisecond
+	t.Run("nothing sent", func(t *testing.T) {
+		cfg := fcgiConfig()
+		cfg.Times.Header = soon
+		start(t, cfg, "unix", hello).dial().ended()
+	})
+	t.Run("parameters", func(t *testing.T) {
+		cfg := fcgiConfig()
+		cfg.Times.Header = soon
+		c := start(t, cfg, "unix", hello).dial()
+		c.send(string(beginRec(1, 1, 1)))
+		c.ended()
+	})
+	t.Run("idle", func(t *testing.T) {
+		cfg := fcgiConfig()
+		cfg.Times.Idle = soon
+		c := start(t, cfg, "unix", hello).dial()
+		c.send(string(ask(1, true, "", "REQUEST_METHOD", "GET")))
+		c.mustEnd(1)
+		c.ended()
+	})
+	t.Run("body", func(t *testing.T) {
+		cfg := fcgiConfig()
+		cfg.Times.IO = soon
+		failed := make(chan error, 1)
+		f := start(t, cfg, "unix", func(_ context.Context, r *cgi.Request, w cgi.Writer) {
+			_, err := io.ReadAll(r.Body)
+			failed <- err
+			r.Refuse(w, 408, "late")
+		})
+		c := f.dial()
+		b := ask(1, true, "half", "REQUEST_METHOD", "POST", "CONTENT_LENGTH", "10")
+		c.send(string(b[:len(b)-fcgiHeader]))
+		a := c.mustEnd(1)
+		if err := <-failed; !errors.Is(err, cgi.ErrBodyStalled) || !strings.HasPrefix(a.stdout, "Status: 408 ") {
+			t.Errorf("%v, %+v", err, a)
+		}
+		c.ended()
+	})
+	t.Run("slow client", func(t *testing.T) {
+		cfg := fcgiConfig()
+		cfg.Times.IO = soon
+		failed := make(chan error, 1)
+		f := start(t, cfg, "unix", func(_ context.Context, r *cgi.Request, w cgi.Writer) {
+			w.Begin(200, nil, -1)
+			for {
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					failed <- err
+					w.Cut()
+					return
+				}
+			}
+		})
+		f.dial().send(string(ask(1, true, "", "REQUEST_METHOD", "GET")))
+		if err := <-failed; !errors.Is(err, cgi.ErrClientSlow) {
+			t.Error(err)
+		}
+	})
+}
+
+// A cut is a connection that ends without the end of the request.
+func TestFastCGICut(t *testing.T) {
+	f := start(t, fcgiConfig(), "unix", func(_ context.Context, r *cgi.Request, w cgi.Writer) {
+		w.Begin(200, nil, -1)
+		io.WriteString(w, "half")
+		w.Flush()
+		w.Cut()
+	})
+	c := f.dial()
+	c.send(string(ask(1, true, "", "REQUEST_METHOD", "GET")))
+	a, err := c.readEnd(1)
+	if a.stdout != "Status: 200 OK\r\n\r\nhalf" || err != io.EOF || a.empty != 0 {
+		t.Errorf("%+v, %v", a, err)
+	}
+}
+
+func TestFastCGILarge(t *testing.T) {
+	f := start(t, fcgiConfig(), "unix", func(_ context.Context, r *cgi.Request, w cgi.Writer) {
+		w.Begin(200, nil, -1)
+		for range 30 {
+			w.Write(bytes.Repeat([]byte("x"), 100_000))
+		}
+		r.Record.ExitStatus = 3
+	})
+	c := f.dial()
+	c.send(string(ask(1, true, "", "REQUEST_METHOD", "GET")))
+	a := c.mustEnd(1)
+	if len(a.stdout) != len("Status: 200 OK\r\n\r\n")+3_000_000 || a.appStatus != 3 || a.empty != 1 {
+		t.Errorf("%d bytes, status %d", len(a.stdout), a.appStatus)
+	}
+}
+
+func TestFastCGIStop(t *testing.T) {
+	in, goOn := make(chan bool), make(chan bool)
+	f := start(t, fcgiConfig(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
+		if r.Method == "SLOW" {
+			in <- true
+			<-goOn
+		}
+		hello(ctx, r, w)
+	})
+	idle, busy := f.dial(), f.dial()
+	idle.send(string(ask(1, true, "", "REQUEST_METHOD", "GET")))
+	idle.mustEnd(1)
+	busy.send(string(ask(1, true, "", "REQUEST_METHOD", "SLOW")))
+	<-in
+	f.gate.Stop()
+	f.gate.WaitListeners()
+	idle.ended()
+	goOn <- true
+	if a := busy.mustEnd(1); a.stdout != helloAnswer {
+		t.Errorf("%+v", a)
+	}
+	busy.ended()
+	f.gate.WaitIdle()
+}
+
+// Whatever comes, the server lives, and a request is served once or not at all.
+func FuzzFastCGI(f *testing.F) {
+	f.Add(ask(1, true, "body", "REQUEST_METHOD", "POST", "CONTENT_LENGTH", "4"))
+	f.Add(append(ask(1, true, "", "A", "b"), ask(2, false, "")...))
+	f.Add(append(beginRec(1, 1, 0), rec(fcgiAbort, 1, nil)...))
+	f.Add(rec(fcgiGetValues, 0, pairs(false, "FCGI_MPXS_CONNS", "")))
+	f.Add(rec(fcgiParams, 0, []byte{0x80}, 255))
+	cfg := fcgiConfig()
+	cfg.Times.IO = 50 * time.Millisecond
+	log := new(lines)
+	_ = log
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s := start(t, cfg, "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
+			io.Copy(io.Discard, r.Body)
+			hello(ctx, r, w)
+		})
+		c, err := net.Dial("unix", s.addr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(patience))
+		go func() {
+			c.Write(b)
+			c.(*net.UnixConn).CloseWrite()
+		}()
+		if _, err := io.Copy(io.Discard, c); err != nil && !errors.Is(err, net.ErrClosed) && !strings.Contains(err.Error(), "reset") {
+			t.Fatal(err)
+		}
+		s.gate.Stop()
+		s.gate.WaitIdle()
+	})
+}

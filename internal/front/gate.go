@@ -1,0 +1,317 @@
+// Package front holds what speaks to web servers: HTTP over net/http, and
+// FastCGI. Both let connections in by a [Gate] and hand package cgi the same
+// thing, a request and a writer.
+package front
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/onewake/onewake/internal/cgi"
+	"github.com/onewake/onewake/internal/cli"
+	"github.com/onewake/onewake/perms"
+)
+
+// A Listener is a listening socket and what its requests are told of it.
+type Listener struct {
+	net.Listener
+	Name string // as on the command line, with the port that was taken
+	Host string // SERVER_NAME
+	Port string // SERVER_PORT
+	Unix bool
+
+	gate *Gate
+}
+
+// local tells whether no other machine can reach the listener.
+func (l *Listener) local() bool {
+	a, ok := l.Addr().(*net.TCPAddr)
+	return !ok || a.IP.IsLoopback()
+}
+
+// Scripts finds the program of -scripts that a path begins with, by its name,
+// and what follows it.
+type Scripts interface {
+	Find(path string) (name, info string, ok bool)
+}
+
+// phase is what a gate does.
+type phase = int32
+
+const (
+	serving  phase = iota
+	retiring       // a successor accepts; what is here is answered once more
+	stopping       // nobody accepts any more; what has come is answered
+)
+
+// A Gate accepts connections, at most Config.MaxConns at once, from those who
+// may connect, and ends them when the service does. Make one with [NewGate].
+type Gate struct {
+	cfg   *cli.Config
+	log   *slog.Logger
+	room  chan struct{} // one for each connection
+	phase atomic.Int32
+	over  chan struct{} // closed when nothing is accepted any more
+
+	mu        sync.Mutex
+	listeners []*Listener
+	conns     map[*conn]struct{}
+	gone      sync.Cond // something has been closed
+
+	quotas map[int]*quota // of records of refused peers, by uid
+	failed quota          // of records of failed accepts
+}
+
+// acceptPause is how long nothing is accepted after a failure.
+const acceptPause = 50 * time.Millisecond
+
+// NewGate makes a gate for some listeners. One connection a listener is allowed
+// on top of -max-conns, so that none is left without.
+func NewGate(cfg *cli.Config, log *slog.Logger, listeners ...*Listener) *Gate {
+	g := &Gate{
+		cfg: cfg, log: log, listeners: listeners,
+		room: make(chan struct{}, cfg.MaxConns+max(0, len(listeners)-1)),
+		over: make(chan struct{}), conns: make(map[*conn]struct{}),
+	}
+	g.gone.L = &g.mu
+	g.failed.per = 10 * time.Second
+	for _, l := range listeners {
+		l.gate = g
+	}
+	return g
+}
+
+// Listeners are those of the gate.
+func (g *Gate) Listeners() []*Listener { return g.listeners }
+
+// Conns tells how many connections are open.
+func (g *Gate) Conns() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.conns)
+}
+
+// Retire leaves the listeners to a successor. Each connection gets its next
+// answer, the last one; those that are idle have Times.Idle.
+func (g *Gate) Retire() { g.end(retiring) }
+
+// Stop takes in whoever has connected already, and closes the listeners and all
+// connections that are idle. It may follow Retire.
+func (g *Gate) Stop() { g.end(stopping) }
+
+func (g *Gate) end(p phase) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	old := g.phase.Load()
+	if old >= p {
+		return
+	}
+	g.phase.Store(p)
+	if old == serving {
+		close(g.over)
+		for _, l := range g.listeners {
+			l.Listener.(interface{ SetDeadline(time.Time) error }).SetDeadline(longAgo)
+		}
+	}
+	if p == stopping {
+		for c := range g.conns {
+			c.wake()
+		}
+	}
+}
+
+// ending tells whether an answer is the last of its connection.
+func (g *Gate) ending() bool { return g.phase.Load() != serving }
+
+// WaitListeners returns when, after Retire or Stop, no listener is open.
+func (g *Gate) WaitListeners() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for len(g.listeners) > 0 {
+		g.gone.Wait()
+	}
+}
+
+// WaitIdle returns when no listener and no connection is open.
+func (g *Gate) WaitIdle() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for len(g.listeners) > 0 || len(g.conns) > 0 {
+		g.gone.Wait()
+	}
+}
+
+var longAgo = time.Unix(1, 0)
+
+// Accept waits for a connection of somebody who may connect.
+func (l *Listener) Accept() (net.Conn, error) {
+	g := l.gate
+	if !g.takeRoom() {
+		return nil, net.ErrClosed
+	}
+	for {
+		nc, err := l.Listener.Accept()
+		if err != nil && g.phase.Load() == stopping {
+			nc, err = l.last()
+		}
+		if err != nil {
+			if g.ending() || errors.Is(err, net.ErrClosed) {
+				<-g.room
+				return nil, net.ErrClosed
+			}
+			g.acceptLater(l, err)
+			continue
+		}
+		peer, ok := g.admit(nc, l)
+		if !ok {
+			nc.Close()
+			continue
+		}
+		c := &conn{Conn: nc, listener: l, peer: peer}
+		if l.Unix {
+			c.raw, _ = nc.(syscall.Conn).SyscallConn()
+		}
+		g.mu.Lock()
+		g.conns[c] = struct{}{}
+		g.mu.Unlock()
+		return c, nil
+	}
+}
+
+// acceptLater waits a moment, for a descriptor say, that connections could not be
+// accepted for want of.
+func (g *Gate) acceptLater(l *Listener, err error) {
+	if more, say := g.failed.take(); say {
+		g.log.Error("cannot accept", "listen", l.Name, "error", err, "more", more)
+	}
+	select {
+	case <-time.After(acceptPause):
+	case <-g.over:
+	}
+}
+
+// takeRoom waits for the room of one more connection. It fails if a successor
+// accepts them. At a stop it goes on waiting, since nobody else does.
+func (g *Gate) takeRoom() bool {
+	select {
+	case g.room <- struct{}{}:
+		return true
+	case <-g.over:
+	}
+	if g.phase.Load() == retiring {
+		return false
+	}
+	g.room <- struct{}{}
+	return true
+}
+
+// last takes one of those who have connected before the stop. What the kernel
+// has let in would otherwise be reset when the last listener is closed.
+func (l *Listener) last() (net.Conn, error) {
+	rc, err := l.Listener.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	for {
+		fd := -1
+		if cerr := rc.Control(func(lfd uintptr) { fd, err = accept(int(lfd)) }); cerr != nil {
+			return nil, cerr
+		}
+		if err != nil {
+			return nil, os.NewSyscallError("accept4", err)
+		}
+		f := os.NewFile(uintptr(fd), "connection")
+		nc, err := net.FileConn(f)
+		f.Close()
+		if err == nil {
+			return nc, nil
+		} // else it was reset in the backlog
+	}
+}
+
+// Close closes a listener for good. It may be called more than once.
+func (l *Listener) Close() error {
+	err := l.Listener.Close()
+	g := l.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.listeners = slices.DeleteFunc(g.listeners, func(x *Listener) bool { return x == l })
+	g.gone.Broadcast()
+	return err
+}
+
+// admit says who a peer is and whether -allow lets it in.
+func (g *Gate) admit(nc net.Conn, l *Listener) (cgi.Peer, bool) {
+	if !l.Unix {
+		addr := nc.RemoteAddr()
+		if addr == nil { // reset in the backlog, and accepted at a stop
+			return cgi.Peer{}, false
+		}
+		host, port, err := net.SplitHostPort(addr.String())
+		return cgi.Peer{Addr: host, Port: port, UID: -1}, err == nil
+	}
+	p := cgi.Peer{Addr: cgi.NoAddr, UID: -1}
+	cred, err := perms.PeerCred(nc.(syscall.Conn))
+	if err == nil {
+		p.UID = cred.UID
+	}
+	if !g.cfg.Allow.Set {
+		return p, true
+	}
+	ok := err == nil && (slices.Contains(g.cfg.Allow.UIDs, cred.UID) || slices.ContainsFunc(g.cfg.Allow.GIDs, cred.In))
+	if !ok {
+		if more, say := g.refused(p.UID).take(); say {
+			g.log.Warn("peer refused", "listen", l.Name, "uid", p.UID, "verdict", "not in -allow", "more", more)
+		}
+	}
+	return p, ok
+}
+
+// refused is the quota of records about one user, or about all others where
+// there are too many.
+func (g *Gate) refused(uid int) *quota {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.quotas) >= maxQuotas && g.quotas[uid] == nil {
+		uid = -1
+	}
+	q := g.quotas[uid]
+	if q == nil {
+		q = &quota{per: 10 * time.Second}
+		if g.quotas == nil {
+			g.quotas = make(map[int]*quota)
+		}
+		g.quotas[uid] = q
+	}
+	return q
+}
+
+// maxQuotas is for how many users records are counted apart.
+const maxQuotas = 64
+
+// quota lets something be said once in a while.
+type quota struct {
+	per  time.Duration
+	mu   sync.Mutex
+	last time.Time
+	more int
+}
+
+// take tells whether it is to be said now, and how often it was not since.
+func (q *quota) take() (more int, say bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if now := time.Now(); q.last.IsZero() || now.Sub(q.last) >= q.per {
+		more, q.more, q.last = q.more, 0, now
+		return more, true
+	}
+	q.more++
+	return 0, false
+}

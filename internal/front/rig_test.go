@@ -1,0 +1,182 @@
+package front
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/onewake/onewake/internal/cgi"
+	"github.com/onewake/onewake/internal/cli"
+)
+
+// patience ends a test that hangs; no time is measured by it.
+const patience = time.Minute
+
+// handler is a [cgi.Handler] made of a function.
+type handler func(ctx context.Context, r *cgi.Request, w cgi.Writer)
+
+func (h handler) Serve(ctx context.Context, r *cgi.Request, w cgi.Writer) { h(ctx, r, w) }
+
+// front is a server of either protocol on a socket of its own.
+type front struct {
+	t    *testing.T
+	cfg  *cli.Config
+	gate *Gate
+	l    *Listener
+	addr net.Addr
+	done chan *cgi.Request // each request, when it is over
+	log  *lines
+}
+
+// lines collects a log.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// config is one in which no time passes by itself.
+func config() *cli.Config {
+	c := &cli.Config{Protocol: cli.HTTP, MaxConns: 16, MaxBody: 1 << 20}
+	c.Times = cli.Times{Header: patience, Idle: patience, IO: patience, Grace: patience}
+	return c
+}
+
+// start serves on a Unix socket, or on a TCP port of this machine.
+func start(t *testing.T, cfg *cli.Config, network string, h handler) *front {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	address := "127.0.0.1:0"
+	if network == "unix" {
+		address = filepath.Join(dir, "s")
+	}
+	ln, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &front{t: t, cfg: cfg, addr: ln.Addr(), done: make(chan *cgi.Request, 100), log: new(lines)}
+	f.l = &Listener{Listener: ln, Name: network + ":" + address, Host: "host.test", Port: "8080", Unix: network == "unix"}
+	log := slog.New(slog.NewTextHandler(f.log, nil))
+	f.gate = NewGate(cfg, log, f.l)
+	done := func(r *cgi.Request) { f.done <- r }
+	serve := func(*Listener) error { return nil }
+	if cfg.Protocol == cli.FastCGI {
+		serve = (&FastCGI{Config: cfg, Gate: f.gate, Handler: h, Done: done, Log: log}).Serve
+	} else {
+		s := &HTTP{Config: cfg, Gate: f.gate, Handler: h, Software: "onewake/test", Done: done,
+			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+		s.Prepare()
+		serve = s.Serve
+	}
+	go func() {
+		serve(f.l)
+		f.l.Close()
+	}()
+	t.Cleanup(func() {
+		f.gate.Stop()
+		f.gate.WaitListeners()
+	})
+	return f
+}
+
+// client is a connection to a front.
+type client struct {
+	net.Conn
+	t *testing.T
+	r *bufio.Reader
+}
+
+func (f *front) dial() *client {
+	f.t.Helper()
+	c, err := net.Dial(f.addr.Network(), f.addr.String())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(patience))
+	return &client{c, f.t, bufio.NewReader(c)}
+}
+
+func (c *client) send(text string) *client {
+	c.t.Helper()
+	if _, err := io.WriteString(c, text); err != nil {
+		c.t.Fatal(err)
+	}
+	return c
+}
+
+// answer reads one HTTP answer.
+func (c *client) answer(method string) (*http.Response, string) {
+	c.t.Helper()
+	resp, err := http.ReadResponse(c.r, &http.Request{Method: method})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		b = append(b, " ("+err.Error()+")"...)
+	}
+	return resp, string(b)
+}
+
+// ended reads to the end of the connection and gives what came.
+func (c *client) ended() string {
+	c.t.Helper()
+	b, err := io.ReadAll(c.r)
+	if os.IsTimeout(err) {
+		c.t.Fatal("the connection is not closed")
+	}
+	return string(b)
+}
+
+func (c *client) halfClose() *client {
+	c.t.Helper()
+	if err := c.Conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		c.t.Fatal(err)
+	}
+	return c
+}
+
+// hello answers every request.
+func hello(_ context.Context, r *cgi.Request, w cgi.Writer) {
+	w.Begin(200, []cgi.Field{{Name: "Content-Type", Value: "text/plain"}}, 5)
+	io.WriteString(w, "hello")
+}
+
+// variables are those of a request, NAME=VALUE.
+func variables(r *cgi.Request) map[string]string {
+	vars := make(map[string]string)
+	for v := range strings.SplitSeq(strings.TrimSuffix(string(r.Vars.Bytes()), "\x00"), "\x00") {
+		name, value, _ := strings.Cut(v, "=")
+		vars[name] = value
+	}
+	return vars
+}
+
+func get(target string, fields ...string) string {
+	return "GET " + target + " HTTP/1.1\r\nHost: example.org\r\n" + strings.Join(append(fields, ""), "\r\n") + "\r\n"
+}

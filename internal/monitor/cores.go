@@ -1,0 +1,316 @@
+package monitor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/internal/cli"
+	"github.com/onewake/onewake/internal/control"
+	coreprocess "github.com/onewake/onewake/internal/core"
+	"github.com/onewake/onewake/internal/process"
+	"github.com/onewake/onewake/internal/scripts"
+)
+
+const (
+	// maxFailures is how many cores in a row may end before they are ready.
+	maxFailures = 3
+	// maxBackoff is the longest time before another core is started.
+	maxBackoff = 30 * time.Second
+	// maxMissed is how many heartbeats may be missing before a core is stuck.
+	maxMissed = 3
+	// retiredTime is how long a retired core may go on after the last moment
+	// at which something that it does is in time.
+	retiredTime = 2 * time.Minute
+)
+
+// state is the life of a core, in one word.
+type state uint8
+
+const (
+	starting state = iota
+	serving
+	retiring // it has a successor, or the service stops
+	dead     // it has been told to die, or has; nothing that it says counts
+)
+
+// core is one core, as the monitor sees it.
+type core struct {
+	pid, handle int
+	peer        *control.Peer
+	state       state
+	since       time.Time      // it has served
+	pulse       *process.Timer // kills it, if it is not ready or does not beat
+	last        *process.Timer // kills it, if it has retired and does not end
+	stats       control.Stats
+	names       scripts.Names // that it has been told
+}
+
+// startCore starts a core: with an empty environment, and no descriptor but
+// those it needs.
+func (m *monitor) startCore() error {
+	set := m.setup()
+	setup, err := json.Marshal(set)
+	if err != nil {
+		return err
+	}
+	pair, err := controlPair()
+	if err != nil {
+		return os.NewSyscallError("socketpair", err)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		unix.Close(pair[0])
+		unix.Close(pair[1])
+		return err
+	}
+	defer null.Close()
+	files := []uintptr{null.Fd(), null.Fd(), 2, uintptr(pair[1])}
+	for _, l := range m.listeners {
+		files = append(files, fileFD(l.File()))
+	}
+	for _, l := range m.listeners {
+		if f := l.LockFile(); f != nil {
+			files = append(files, fileFD(f))
+		}
+	}
+	pid, handle, err := process.Start(m.exe, []string{coreprocess.Name}, "/", []string{}, files...)
+	unix.Close(pair[1])
+	if err != nil {
+		unix.Close(pair[0])
+		return &os.PathError{Op: "start core", Path: m.exe, Err: err}
+	}
+	c := &core{pid: pid, handle: handle, names: set.Names}
+	m.cores[pid] = c
+	if c.peer, err = control.NewPeer(pair[0], m.loop, m.sup, m.peerOptions()); err == nil {
+		err = m.loop.WatchProcess(pid, handle, func() { m.coreExited(c) })
+	}
+	if err != nil {
+		if c.peer == nil {
+			unix.Close(pair[0])
+		}
+		m.kill(c)
+		m.reap(c)
+		return err
+	}
+	c.peer.OnReady = func(sandbox string, err error) { m.coreReady(c, sandbox, err) }
+	c.peer.OnBroken = func(err error) { m.coreBroken(c, err) }
+	c.peer.OnClosed = func() { m.coreClosed(c) }
+	if m.table != nil {
+		c.peer.OnNames = func() []string { return m.scriptNames(c) }
+	}
+	c.peer.OnStats = func(s control.Stats) { m.coreStats(c, s) }
+	c.pulse = m.loop.After(m.Times.Ready, func() {
+		m.log.Error("core is not ready in time", "core", c.pid)
+		m.kill(c)
+	})
+	if m.current == nil {
+		m.current = c
+	} else {
+		m.next = c
+	}
+	c.peer.Configure(setup)
+	return nil
+}
+
+// coreReady puts a core to work, in the place of an older one if there is one.
+func (m *monitor) coreReady(c *core, sandbox string, err error) {
+	switch {
+	case c.state != starting:
+		m.coreBroken(c, fmt.Errorf("%w: ready twice", control.ErrBreach))
+		return
+	case err != nil:
+		m.log.Error("core speaks another control version", "core", c.pid, "error", err)
+		m.kill(c)
+		return
+	}
+	c.state, c.since = serving, time.Now()
+	m.failures = 0
+	m.coreStats(c, control.Stats{})
+	if c == m.next {
+		old := m.current
+		m.current, m.next = c, nil
+		m.retire(old)
+		m.log.Info("core replaced", "core", c.pid, "old", old.pid, "sandbox", sandbox)
+	}
+	if !m.started {
+		m.started = true
+		m.startRecord(sandbox)
+	}
+	m.reloadAgain()
+}
+
+// retire has a core finish what it has begun. One that never comes to an end
+// must not keep its copy of the listeners for good.
+func (m *monitor) retire(c *core) {
+	c.state = retiring
+	c.peer.Retire()
+	c.last = m.loop.After(m.Timeout+m.KillAfter+retiredTime, func() {
+		m.log.Error("retired core does not end", "core", c.pid)
+		m.kill(c)
+	})
+}
+
+// coreStats takes a core's counters, which are its heartbeat too.
+func (m *monitor) coreStats(c *core, s control.Stats) {
+	c.stats = s
+	c.pulse.Stop()
+	c.pulse = m.loop.After(maxMissed*m.Times.Heartbeat, func() {
+		m.log.Error("core is stuck", "core", c.pid)
+		m.kill(c)
+	})
+}
+
+func (m *monitor) coreClosed(c *core) {
+	if m.phase != running && c == m.current {
+		m.closeListeners()
+	}
+}
+
+// coreBroken is told of a control socket that has ended or been misused. What
+// the core has started is being ended already.
+func (m *monitor) coreBroken(c *core, err error) {
+	switch {
+	case errors.Is(err, control.ErrBreach):
+		// Whatever has taken the core over may have handed the listeners on.
+		m.log.Error("breach by core", "core", c.pid, "error", err)
+		m.end(fmt.Errorf("%w: %w", cli.ErrBreach, err))
+	case c.state == retiring || m.phase != running:
+		c.peer.Close() // it has finished its work, and is ending
+	default:
+		m.log.Error("core is gone or stuck", "core", c.pid, "error", err)
+		m.kill(c)
+	}
+}
+
+// kill ends a core at once. Nothing that it still says counts.
+func (m *monitor) kill(c *core) {
+	c.state = dead
+	if c.peer != nil {
+		c.peer.Close()
+	}
+	unix.Kill(c.pid, unix.SIGKILL)
+}
+
+// reap waits for a core that is dying or dead.
+func (m *monitor) reap(c *core) (st unix.WaitStatus) {
+	for {
+		if _, err := unix.Wait4(c.pid, &st, 0, nil); err != unix.EINTR {
+			break
+		}
+	}
+	delete(m.cores, c.pid)
+	if c.handle >= 0 {
+		unix.Close(c.handle)
+	}
+	return st
+}
+
+// coreExited reaps a core and decides what comes next.
+func (m *monitor) coreExited(c *core) {
+	c.peer.Drain() // its last word
+	st := m.reap(c)
+	c.pulse.Stop()
+	c.last.Stop()
+	c.peer.Close()
+	m.past.AddTotals(c.stats)
+	meant := st.Exited() && st.ExitStatus() == 0 || c.state == dead
+	if m.phase == running && c.state != retiring || !meant {
+		m.log.Error("core died", "core", c.pid, "exit", control.Describe(control.Status(st)), "ready", !c.since.IsZero())
+	}
+	switch {
+	case m.phase != running:
+		if c == m.current {
+			m.current = nil
+			m.closeListeners()
+		}
+		if m.phase == draining {
+			m.endIfDone()
+		}
+	case c == m.next:
+		m.next = nil
+		m.log.Error("reload failed, the old core stays", "core", m.current.pid)
+		m.reloadAgain()
+	case c == m.current:
+		m.current = nil
+		m.coreLost(c, st)
+	}
+}
+
+// coreLost has another core take the place of one that died, at once or after a
+// while.
+func (m *monitor) coreLost(c *core, st unix.WaitStatus) {
+	m.restarts++
+	if m.next != nil {
+		// It is about to be ready; the clients can wait for it.
+		m.current, m.next = m.next, nil
+		return
+	}
+	wait := time.Duration(0)
+	if c.since.IsZero() || time.Since(c.since) < m.Times.Backoff {
+		m.backoff = min(max(2*m.backoff, m.Times.Backoff), maxBackoff)
+		wait = m.backoff
+	} else {
+		m.backoff = 0
+	}
+	if c.since.IsZero() && m.failed(fmt.Errorf("core ended before it was ready, the last time with %s", control.Describe(control.Status(st)))) {
+		return
+	}
+	m.loop.After(wait, m.startAgain)
+}
+
+// failed counts a core that never was ready, and ends the service after some.
+func (m *monitor) failed(err error) bool {
+	if m.failures++; m.failures < maxFailures {
+		return false
+	}
+	m.end(fmt.Errorf("%d times in a row: %w", maxFailures, err))
+	return true
+}
+
+// startAgain starts a core where there is none. For want of something that may
+// come back it tries again, for ever.
+func (m *monitor) startAgain() {
+	if m.phase != running || m.current != nil {
+		return
+	}
+	err := m.startCore()
+	if err == nil {
+		return
+	}
+	m.log.Error("cannot start a core", "error", err)
+	if !control.IsTemporary(err) && m.failed(fmt.Errorf("core cannot be started: %v", err)) {
+		return
+	}
+	m.backoff = min(max(2*m.backoff, m.Times.Backoff), maxBackoff)
+	m.loop.After(m.backoff, m.startAgain)
+}
+
+// reload starts a core from the binary that is on disk now.
+func (m *monitor) reload() {
+	switch {
+	case m.phase != running:
+	case m.next != nil || m.current == nil || m.current.state != serving:
+		m.again = true
+	default:
+		m.log.Info("reload", "core", m.current.pid)
+		if m.table != nil {
+			m.readScripts()
+		}
+		if err := m.startCore(); err != nil {
+			m.log.Error("reload failed, the old core stays", "core", m.current.pid, "error", err)
+		}
+	}
+}
+
+// reloadAgain does the reload that was asked for during another.
+func (m *monitor) reloadAgain() {
+	if m.again && m.next == nil && m.current != nil && m.current.state == serving {
+		m.again = false
+		m.reload()
+	}
+}

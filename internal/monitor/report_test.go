@@ -1,0 +1,80 @@
+package monitor
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/onewake/onewake/perms"
+	"github.com/onewake/onewake/sock"
+)
+
+// TestServerAt: SERVER_NAME and SERVER_PORT.
+func TestServerAt(t *testing.T) {
+	machine, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for address, want := range map[string]string{
+		"unix:" + filepath.Join(tempDir(t), "s"): machine,
+		"tcp4:127.0.0.1:0":                       "127.0.0.1",
+		"tcp4:localhost:0":                       "localhost",
+		"tcp4:0.0.0.0:0":                         machine,
+		"tcp6:[::1]:0":                           "[::1]",
+		"tcp6:[::]:0":                            machine,
+	} {
+		a, err := sock.Parse(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := sock.Listen(t.Context(), a, perms.Spec{})
+		if err != nil {
+			t.Logf("%s: %v", address, err)
+			continue
+		}
+		defer l.Close()
+		port := "0"
+		if !l.Unix() {
+			port = l.Addr().String()[strings.LastIndex(l.Addr().String(), ":")+1:]
+		}
+		if host, p := serverAt(l); host != want || p != port {
+			t.Errorf("%s: %s %s, want %s %s", address, host, p, want, port)
+		}
+	}
+}
+
+// TestFileOf: what the log tells of a socket file is how it is now.
+func TestFileOf(t *testing.T) {
+	path := filepath.Join(tempDir(t), "s")
+	l, err := sock.Listen(t.Context(), sock.Addr{Network: sock.Unix, Address: path}, perms.Spec{Mode: perms.Set(0o640)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if mode, uid, _, err := fileOf(l); mode.Perm() != 0o640 || uid != os.Geteuid() || err != nil {
+		t.Errorf("%v, %d, %v", mode, uid, err)
+	}
+	os.Remove(path)
+	if _, _, _, err := fileOf(l); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("gone: %v", err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, _, err := fileOf(l); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("replaced: %v", err)
+	}
+}
+
+// tempDir is a directory for sockets: t.TempDir can be too long for their paths.
+func tempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}

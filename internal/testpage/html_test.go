@@ -1,0 +1,212 @@
+package testpage
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"html"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/onewake/onewake/internal/cgi"
+	"github.com/onewake/onewake/internal/cli"
+	"github.com/onewake/onewake/sandbox"
+)
+
+// TestPolicy: the page's own style is the only one that a browser may use.
+func TestPolicy(t *testing.T) {
+	t.Parallel()
+	sum := sha256.Sum256([]byte(style))
+	if want := "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"; !strings.Contains(policy, want) {
+		t.Errorf("the hash of style is %s, which policy does not have", want)
+	}
+	for _, accept := range []string{"*/*", "text/html"} {
+		r, _ := ask(t, page(), "GET / HTTP/1.1\r\nHost: h\r\nAccept: "+accept+"\r\n\r\n")
+		if got := r.Header.Get("Content-Security-Policy"); (got == policy) != (accept == "text/html") {
+			t.Errorf("%s: policy %q", accept, got)
+		}
+		if got := r.Header.Get("X-Content-Type-Options"); got != "nosniff" {
+			t.Errorf("%s: X-Content-Type-Options %q", accept, got)
+		}
+		if got := r.Header.Get("Cache-Control"); got != "no-store" {
+			t.Errorf("%s: Cache-Control %q", accept, got)
+		}
+	}
+}
+
+func TestText(t *testing.T) {
+	t.Parallel()
+	for s, want := range map[string]string{
+		"":                      "",
+		"plain \\ text":         "plain \\ text",
+		"<a href=\"x\">&'":      "&lt;a href=&#34;x&#34;&gt;&amp;&#39;",
+		"a\x01\x7fb\nc\td":      `a<i>\x01</i><i>\x7f</i>b<i>\x0a</i>c<i>\x09</i>d`,
+		"\xff<\xc3":             `<i>\xff</i>&lt;<i>\xc3</i>`,
+		"žluťoučký 馬":           "žluťoučký 馬",
+		"a\u202eb\u2028\ufeffc": `a<i>\u{202e}</i>b<i>\u{2028}</i><i>\u{feff}</i>c`,
+		"\ufffd":                "\ufffd",
+	} {
+		w := new(writer)
+		w.text(s)
+		if got := string(w.b); got != want {
+			t.Errorf("%q: %q, want %q", s, got, want)
+		}
+	}
+}
+
+// findings takes off a page what is to be mended and what is to be known,
+// without markup.
+func findings(t *testing.T, body string) (mend, know []string) {
+	t.Helper()
+	_, part, ok := strings.Cut(body, "<h2>Is the wiring right?</h2>\n")
+	part, _, ok2 := strings.Cut(part, "<h2>")
+	if !ok || !ok2 {
+		t.Fatalf("no verdict in %s", body)
+	}
+	for line := range strings.Lines(part) {
+		line = html.UnescapeString(tags.ReplaceAllString(strings.TrimSuffix(line, "\n"), ""))
+		if s, ok := strings.CutPrefix(line, "To mend: "); ok {
+			mend = append(mend, s)
+		} else if s, ok := strings.CutPrefix(line, "To know: "); ok {
+			know = append(know, s)
+		}
+	}
+	return mend, know
+}
+
+var tags = regexp.MustCompile("<[^>]*>")
+
+// TestVerdict: each thing that can be wrong is told of where it is wrong, and
+// nowhere else.
+func TestVerdict(t *testing.T) {
+	t.Parallel()
+	const (
+		get    = "GET / HTTP/1.1\r\nHost: h\r\n"
+		addr   = "X-Real-IP: 192.0.2.1\r\n"
+		scheme = "X-Forwarded-Proto: https\r\n"
+	)
+	both := cli.XRealIP | cli.XForwardedProto
+	tcpPeer := cgi.Peer{Addr: "127.0.0.1", Port: "4711", UID: -1}
+	uid := func(n int) cgi.Peer { return cgi.Peer{Addr: cgi.NoAddr, UID: n} }
+	open := func(p *Page) {
+		p.Setup.Sockets = map[string]Socket{"unix:/x": {File: "0666 a:b", Open: true, Notes: []string{"every local user can connect"}}}
+	}
+	for _, tt := range []struct {
+		name      string
+		forwarded cli.Forwarded
+		set       func(p *Page)
+		peer      cgi.Peer
+		through   string
+		request   string // without its end
+		mend      []string
+		know      []string
+		body      string // a part of the page
+	}{
+		{"well", both, nil, unixPeer, "unix", get + addr + scheme, nil, nil, "Nothing is to be mended."},
+		{"a named peer", both, nil, unixPeer, "unix", get + addr + scheme, nil, nil,
+			"through <code>unix:/x</code>, mode and owner <code>0660 &lt;7&gt;:&amp; co</code>, from a process of user <code>&lt;7&gt; &amp; co</code> (uid <code>7</code>)."},
+		{"a number", both, func(p *Page) { p.Setup.Users = nil }, unixPeer, "unix", get + addr + scheme, nil, nil, "from a process of uid <code>7</code>."},
+		{"nobody knows", both, nil, uid(-1), "unix", get + addr + scheme, nil, nil, "This system does not tell who connected."},
+		{"root connects", both, nil, uid(0), "unix", get + addr + scheme, []string{"who connected is root"}, nil, "One thing is to be mended:"},
+		{"we connect", both, nil, uid(8), "unix", get + addr + scheme, []string{"who connected is onewake's own user"}, nil, ""},
+		{"we are root", both, func(p *Page) { p.Setup.UID = 0 }, unixPeer, "unix", get + addr + scheme, []string{"onewake runs as root"}, nil, ""},
+		{"all is root", both, func(p *Page) { p.Setup.UID = 0 }, uid(0), "unix", get + addr + scheme,
+			[]string{"who connected is root", "onewake runs as root"}, nil, "2 things are to be mended:"},
+		{"open to all", both, open, unixPeer, "unix", get + addr + scheme, []string{"by the mode of the socket file, every local user can connect."}, nil, ""},
+		{"open, -allow", both, func(p *Page) { open(p); p.Setup.Allow = "www" }, unixPeer, "unix", get + addr + scheme, nil, nil, "<code>www</code> <span>by <code>-allow"},
+		{"a note", both, func(p *Page) { p.Setup.Sockets["unix:/x"] = Socket{Notes: []string{"thus"}} }, unixPeer, "unix", get + addr + scheme, nil,
+			[]string{"by the mode of the socket file, thus."}, ""},
+		{"loopback", 0, nil, tcpPeer, "127.0.0.1:0", get, nil,
+			[]string{"every user of this machine", "the client's address is not known: REMOTE_ADDR is 127.0.0.1."}, "from <code>127.0.0.1</code> port <code>4711</code>."},
+		{"every address", 0, nil, tcpPeer, "0.0.0.0:0", get, []string{"the port is not one of the loopback interface"},
+			[]string{"the client's address is not known"}, ""},
+		{"a port believes", cli.XRealIP, nil, tcpPeer, "127.0.0.1:0", get + "X-Real-IP: 127.0.0.1\r\n", nil,
+			[]string{"every user of this machine", "whoever connects to the port is believed"}, "<dd><code>127.0.0.1</code> <span>the web server says so, and is believed"},
+		{"HTTP/1.0", both, nil, unixPeer, "unix", "GET / HTTP/1.0\r\n" + addr + scheme, []string{"the request came in HTTP/1.0"}, nil, "<dt>Host</dt>\n<dd>none</dd>"},
+		{"closed", both, nil, unixPeer, "unix", get + "Connection: close\r\n" + addr + scheme, nil, []string{"the connection is closed after this request."}, ""},
+		{"chunked", both, nil, unixPeer, "unix", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n" + addr + scheme, nil, nil, ""},
+		{"nothing of the client", 0, nil, unixPeer, "unix", get, nil,
+			[]string{"the client's address is not known: REMOTE_ADDR is <unix>. nginx: proxy_set_header X-Real-IP $remote_addr;, and start onewake with -forwarded X-Real-IP"}, ""},
+		{"not believed", 0, nil, unixPeer, "unix", get + addr + scheme, nil,
+			[]string{"not believed: X-Real-IP, X-Forwarded-Proto. What the web server itself sets, in each request, can be: start onewake with -forwarded X-Real-IP,X-Forwarded-Proto"},
+			"not believed, since a client can send it too"},
+		{"one of two", cli.XRealIP, nil, unixPeer, "unix", get + addr + scheme + "X-Forwarded-For: 192.0.2.1\r\n", nil,
+			[]string{"not believed: X-Forwarded-Proto. What the web server itself sets, in each request, can be: start onewake with -forwarded X-Real-IP,X-Forwarded-Proto"}, ""},
+		{"does not come", both, nil, unixPeer, "unix", get + addr,
+			[]string{"X-Forwarded-Proto is believed, by -forwarded, but did not come. Unless the web server sets it in each request, a client can send one of its own. nginx: proxy_set_header X-Forwarded-Proto $scheme;"}, nil, ""},
+		{"no address", cli.XRealIP, nil, unixPeer, "unix", get + "X-Real-IP: unix:\r\n", nil,
+			[]string{"the web server's own client came through a Unix socket, and has no address: REMOTE_ADDR is <unix>."}, ""},
+		{"said twice", cli.XRealIP, nil, unixPeer, "unix", get + "x-real-ip: 192.0.2.2\r\n" + addr, nil, nil,
+			"<dt><code>X-Real-Ip</code></dt>\n<dd><code>192.0.2.2</code> <span>not believed: the last one of this name is</span>"},
+		{"never believed", cli.XRealIP, nil, unixPeer, "unix", get + addr + "X-Forwarded-Port: 1\r\n", nil, nil,
+			"<dt><code>X-Forwarded-Port</code></dt>\n<dd><code>1</code> <span>never believed</span>"},
+		{"not passed on", both, nil, unixPeer, "unix", get + addr + scheme + "Proxy: p\r\nX_Real_IP: q\r\nTE: trailers\r\nX-Real: r\r\nContent-Type: t\r\nContent-Length: 0\r\n", nil, nil,
+			"<dt>Not passed on</dt>\n<dd><code>Proxy, Te, X_real_ip</code>"},
+		{"no sandbox", both, func(p *Page) { p.Sandbox = func() sandbox.State { return sandbox.None } }, unixPeer, "unix", get + addr + scheme, nil,
+			[]string{"there is no sandbox: " + sandbox.ErrUnsupported.Error() + ". What breaks into the core, which reads what strangers send, can do what user service can."}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := page()
+			p.Forwarded = tt.forwarded
+			if tt.set != nil {
+				tt.set(p)
+			}
+			raw := tt.request + "Accept: text/html\r\n\r\n"
+			if strings.Contains(raw, "chunked") {
+				raw += "0\r\n\r\n"
+			}
+			_, body := askAs(t, p, tt.peer, tt.through, raw)
+			mend, know := findings(t, body)
+			same := func(what string, got, want []string) {
+				t.Helper()
+				ok := len(got) == len(want)
+				for i := 0; ok && i < len(got); i++ {
+					ok = strings.HasPrefix(got[i], want[i])
+				}
+				if !ok {
+					t.Errorf("%s: %q, want %q", what, got, want)
+				}
+			}
+			same("to mend", mend, tt.mend)
+			same("to know", know, tt.know)
+			if !strings.Contains(body, tt.body) {
+				t.Errorf("no %q in %s", tt.body, body)
+			}
+		})
+	}
+}
+
+// TestSandboxOff is of more weight where there is one.
+func TestSandboxOff(t *testing.T) {
+	t.Parallel()
+	p := page()
+	p.Sandbox = func() sandbox.State { return sandbox.Off }
+	_, body := ask(t, p, "GET / HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\n\r\n")
+	mend, know := findings(t, body)
+	told := know
+	if runtime.GOOS == "freebsd" {
+		told = mend
+	}
+	if !slices.ContainsFunc(told, func(s string) bool { return strings.HasPrefix(s, "the sandbox is off, by -sandbox off") }) {
+		t.Errorf("to mend %q, to know %q", mend, know)
+	}
+}
+
+// TestBelieved: every field that -forwarded takes has a place on the page.
+func TestBelieved(t *testing.T) {
+	t.Parallel()
+	var all cli.Forwarded
+	for _, name := range believed {
+		if f := cli.ForwardedBit(name); f == 0 || nginxVariable[name] == "" {
+			t.Errorf("%s is not known", name)
+		} else {
+			all |= f
+		}
+	}
+	if all != cli.XRemoteUser<<1-1 {
+		t.Errorf("believed are %b", all)
+	}
+}

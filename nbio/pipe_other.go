@@ -1,5 +1,0 @@
-//go:build !linux
-
-package nbio
-
-func growPipe(int, int) {}

@@ -1,0 +1,248 @@
+package sock
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/perms"
+)
+
+// listenWhile listens, and has f called when a step is reached.
+func listenWhile(path string, spec perms.Spec, at string, f func()) (*Listener, error) {
+	return Config{Perms: spec, LockWait: -1}.Listen(withSteps(func(name string) {
+		if name == at {
+			f()
+		}
+	}), Addr{Unix, path})
+}
+
+// A server whose queue is full is alive.
+func TestFullQueue(t *testing.T) {
+	if refusalWait != 0 {
+		t.Skip("this system refuses a connection when the queue is full")
+	}
+	path := filepath.Join(tempDir(t), "s")
+	bound(t, path, unix.SOCK_STREAM, 0, false)
+	for range 10 {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		unix.SetNonblock(fd, true)
+		if err = unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err == unix.EAGAIN {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := connect(path); err != unix.EAGAIN {
+		t.Fatalf("the queue is not full: %v", err)
+	}
+	if _, err := listenAt(path, mode(0o600)); !errors.Is(err, ErrInUse) {
+		t.Error(err)
+	}
+	if !exists(path) {
+		t.Error("a live server's file was removed")
+	}
+}
+
+// Where a refusal proves nothing the question is asked again, and again, before
+// a file is taken for a leftover.
+func TestRefusedAtFirst(t *testing.T) {
+	path := filepath.Join(tempDir(t), "s")
+	fd := bound(t, path, unix.SOCK_STREAM, -1, false)
+	refusals := 0
+	ctx := withSteps(func(name string) {
+		if name == "refused" {
+			if refusals++; refusals == 3 {
+				unix.Listen(fd, 5)
+			}
+		}
+	})
+	c := Config{Perms: mode(0o600), LockWait: -1, RefusalWait: never}
+	if _, err := c.Listen(ctx, Addr{Unix, path}); !errors.Is(err, ErrInUse) || errors.Is(err, ErrLocked) || refusals != 3 {
+		t.Errorf("after %d refusals: %v", refusals, err)
+	}
+	if !exists(path) {
+		t.Error("a live server's file was removed")
+	}
+
+	// Nobody listens, and in the end that is believed.
+	c.RefusalWait = 10 * time.Millisecond
+	path = filepath.Join(tempDir(t), "s")
+	leftover(t, path, 0o755)
+	l, err := c.Listen(t.Context(), Addr{Unix, path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+
+	// A stop ends the asking.
+	leftover(t, path, 0o755)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c.RefusalWait = never
+	_, err = c.Listen(context.WithValue(ctx, stepKey{}, func(name string) {
+		if name == "refused" {
+			cancel()
+		}
+	}), Addr{Unix, path})
+	if !errors.Is(err, context.Canceled) || !exists(path) {
+		t.Errorf("stopped while asking: %v, file there: %v", err, exists(path))
+	}
+}
+
+// A socket whose server comes alive while the file's mode is lent to us.
+func TestLentModeIsGivenBack(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root needs no mode; TestOrdinaryUser runs this")
+	}
+	path := filepath.Join(tempDir(t), "s")
+	bound(t, path, unix.SOCK_STREAM, 5, false)
+	chmod(t, path, 0o060)
+	var lent os.FileMode
+	_, err := listenWhile(path, mode(0o600), "mode lent", func() {
+		if st, err := os.Lstat(path); err == nil {
+			lent = st.Mode().Perm()
+		}
+	})
+	if !errors.Is(err, ErrInUse) {
+		t.Error(err)
+	}
+	if lent != 0o260 {
+		t.Errorf("lent mode %04o", lent)
+	}
+	if st, err := os.Lstat(path); err != nil || st.Mode().Perm() != 0o060 {
+		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+}
+
+// The file may vanish at any step.
+func TestVanishing(t *testing.T) {
+	path := filepath.Join(tempDir(t), "s")
+	leftover(t, path, 0o755)
+	l, err := listenWhile(path, mode(0o600), "stale", func() { os.Remove(path) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+}
+
+// A program that does not ask for the lock takes the path at the last moment.
+func TestIntruder(t *testing.T) {
+	path := filepath.Join(tempDir(t), "s")
+	leftover(t, path, 0o755)
+	var ln net.Listener
+	_, err := listenWhile(path, mode(0o600), "cleared", func() { ln, _ = net.Listen("unix", path) })
+	if !errors.Is(err, ErrInUse) {
+		t.Error(err)
+	}
+	if ln == nil || connect(path) != nil {
+		t.Error("the intruder's socket was touched")
+	}
+	ln.Close()
+}
+
+// The directory is moved away, by somebody who may, between check and bind.
+func TestMovedDirectory(t *testing.T) {
+	for _, at := range []string{"walked", "directory open", "locked", "cleared"} {
+		t.Run(at, func(t *testing.T) {
+			top := tempDir(t)
+			dir := filepath.Join(top, "d")
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if at == "cleared" {
+				leftover(t, dir+"/s", 0o755)
+			}
+			_, err := listenWhile(dir+"/s", mode(0o600), at, func() {
+				os.Rename(dir, dir+"2")
+				os.Mkdir(dir, 0o700)
+			})
+			if !errors.Is(err, ErrUnsafeDir) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A file that does not keep what it is given, as on some file systems, is not
+// served on, and not left behind.
+func TestModeNotKept(t *testing.T) {
+	path := filepath.Join(tempDir(t), "s")
+	for name, spec := range map[string]perms.Spec{"mode": mode(0o600), "owner": {UID: perms.Set(os.Geteuid())}} {
+		if name == "owner" && os.Geteuid() != 0 {
+			continue
+		}
+		_, err := listenWhile(path, spec, "owner set", func() {
+			if name == "mode" {
+				chmod(t, path, 0o666)
+			} else {
+				chown(t, path, nobody, -1)
+			}
+		})
+		if err == nil || !strings.Contains(err.Error(), path+": does not keep its mode and owner (wanted "+spec.String()) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if exists(path) {
+			t.Errorf("%s: the file was left behind", name)
+		}
+		listen(t, path, mode(0o600)).Close() // nor the lock
+	}
+}
+
+// Something else stands at the path when the new socket is looked for.
+func TestReplacedAfterBind(t *testing.T) {
+	path := filepath.Join(tempDir(t), "s")
+	_, err := listenWhile(path, mode(0o600), "bound", func() {
+		os.Remove(path)
+		os.WriteFile(path, []byte("precious"), 0o644)
+	})
+	if !errors.Is(err, ErrUnsafeDir) {
+		t.Error(err)
+	}
+	if st, err := os.Lstat(path); err != nil || st.Mode() != 0o644 || st.Size() != 8 {
+		t.Errorf("the file was touched: %v, %v", st, err)
+	}
+}
+
+func TestSticky(t *testing.T) {
+	needRoot(t)
+	dir := tempDir(t)
+	chmod(t, dir, 0o1777)
+	path := filepath.Join(dir, "s")
+	leftover(t, path, 0o777)
+	// Another user's leftover can be asked but not removed.
+	cred := &syscall.Credential{Uid: nobody, Gid: nobody}
+	out, err := start(t, "hold", path, cred).end()
+	if err == nil || !strings.Contains(out, "owned by user "+perms.UserName(0)+", not by ") {
+		t.Errorf("%s, %v", out, err)
+	}
+	if !exists(path) {
+		t.Error("another user's file was removed")
+	}
+	os.Remove(path)
+	os.Remove(filepath.Join(dir, ".s.lock"))
+	// Now another user is first, and is not disturbed.
+	c := start(t, "hold", path, cred, "SOCK_TEST_TELL=served")
+	c.at(t, "served")
+	if _, err := listenAt(path, mode(0o600)); !errors.Is(err, ErrUnsafeLock) {
+		t.Error(err)
+	}
+	if _, err := check(path, mode(0o600)); !errors.Is(err, ErrUnsafeLock) {
+		t.Error(err)
+	}
+	if out, err := c.end(); err != nil {
+		t.Errorf("%s, %v", out, err)
+	}
+}

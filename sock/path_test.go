@@ -1,0 +1,133 @@
+package sock
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/perms"
+)
+
+// What stands at the path, what Listen and Check make of it.
+func TestPath(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		put  func(t *testing.T, path string)
+		kind error  // nil: replaced
+		note string // part of Check's note
+	}{
+		{"nothing", func(*testing.T, string) {}, nil, ""},
+		{"leftover", func(t *testing.T, p string) { leftover(t, p, 0o755) }, nil, "leftover"},
+		{"leftover of mode 0060", func(t *testing.T, p string) { leftover(t, p, 0o060) }, nil, "leftover"},
+		{"leftover of mode 0", func(t *testing.T, p string) { leftover(t, p, 0) }, nil, "leftover"},
+		{"leftover, datagrams", func(t *testing.T, p string) { bound(t, p, unix.SOCK_DGRAM, -1, true) }, nil, "leftover"},
+		{"regular file", func(t *testing.T, p string) {
+			if err := os.WriteFile(p, []byte("precious"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}, ErrNotSocket, ""},
+		{"directory", func(t *testing.T, p string) {
+			if err := os.Mkdir(p, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}, ErrNotSocket, ""},
+		{"named pipe", func(t *testing.T, p string) {
+			if err := unix.Mkfifo(p, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}, ErrNotSocket, ""},
+		{"dangling link", func(t *testing.T, p string) {
+			if err := os.Symlink("nowhere", p); err != nil {
+				t.Fatal(err)
+			}
+		}, ErrNotSocket, ""},
+		{"link to a leftover", func(t *testing.T, p string) {
+			leftover(t, p+"2", 0o755)
+			if err := os.Symlink(p+"2", p); err != nil {
+				t.Fatal(err)
+			}
+		}, ErrNotSocket, ""},
+		{"link to a live socket", func(t *testing.T, p string) {
+			bound(t, p+"2", unix.SOCK_STREAM, 5, false)
+			if err := os.Symlink(p+"2", p); err != nil {
+				t.Fatal(err)
+			}
+		}, ErrNotSocket, ""},
+		{"live server", func(t *testing.T, p string) { bound(t, p, unix.SOCK_STREAM, 5, false) }, ErrInUse, ""},
+		{"live server, datagrams", func(t *testing.T, p string) { bound(t, p, unix.SOCK_DGRAM, -1, false) }, ErrInUse, ""},
+		{"live server of mode 0060", func(t *testing.T, p string) {
+			bound(t, p, unix.SOCK_STREAM, 5, false)
+			chmod(t, p, 0o060)
+		}, ErrInUse, "leftover"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := tempDir(t)
+			path := filepath.Join(dir, "s")
+			tt.put(t, path)
+			before, _ := os.Lstat(path)
+
+			note, err := check(path, mode(0o600))
+			// A file that we cannot ask without a change of its mode gets
+			// the benefit of the doubt.
+			mayNotAsk := strings.HasSuffix(tt.name, "of mode 0060") && os.Geteuid() != 0
+			if !errors.Is(err, tt.kind) && !mayNotAsk || errors.Is(err, ErrLocked) || (err == nil) != (tt.kind == nil || mayNotAsk) {
+				t.Errorf("Check: %v", err)
+			}
+			if (tt.kind == nil || mayNotAsk) && (!strings.Contains(note, tt.note) || (note == "") != (tt.note == "")) {
+				t.Errorf("Check: note %q", note)
+			}
+			if exists(filepath.Join(dir, ".s.lock")) {
+				t.Error("Check made a lock file")
+			}
+			same(t, before, path)
+
+			l, err := listenAt(path, mode(0o600))
+			if tt.kind != nil {
+				if !errors.Is(err, tt.kind) || !strings.HasPrefix(err.Error(), "listen unix:"+path+": ") {
+					t.Errorf("Listen: %v", err)
+				}
+				if tt.kind == ErrInUse && !strings.Contains(err.Error(), ": another server answers") {
+					t.Errorf("Listen: %v", err)
+				}
+				same(t, before, path)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			talk(t, l)
+		})
+	}
+}
+
+// Check has all that is wrong at once.
+func TestCheckReportsAll(t *testing.T) {
+	dir := tempDir(t)
+	path := filepath.Join(dir, "s")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("x", filepath.Join(dir, ".s.lock")); err != nil {
+		t.Fatal(err)
+	}
+	chmod(t, dir, 0o777)
+	spec := perms.Spec{UID: perms.Set(12345), GID: perms.Set(54321)}
+	_, err := check(path, spec)
+	for _, want := range []error{ErrNotSocket, ErrUnsafeDir, ErrUnsafeLock} {
+		if !errors.Is(err, want) {
+			t.Errorf("%v is no %v", err, want)
+		}
+	}
+	if os.Geteuid() != 0 && !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("%v is no ErrPermission", err)
+	}
+	if strings.Contains(err.Error(), "\n") {
+		t.Errorf("more than a line: %v", err)
+	}
+}

@@ -1,5 +1,0 @@
-//go:build !race && stress
-
-package testpage
-
-const raceDetector = false
