@@ -12,9 +12,6 @@ import (
 	"strconv"
 )
 
-// maxProcs is how many commands each server runs at once: onewake's default.
-var maxProcs = 4 * runtime.NumCPU()
-
 // serial numbers sockets and files.
 var serial int
 
@@ -23,32 +20,9 @@ func place(suffix string) string {
 	return filepath.Join(tmp, strconv.Itoa(serial)+suffix)
 }
 
-// startOnewake starts onewake on a Unix socket. The access log is off unless
-// the flags, which come before the command, have it on again.
-func startOnewake(flags []string, command ...string) (*server, error) {
-	socket := place(".sock")
-	argv := append([]string{onewake, "-listen", "unix:" + socket, "-access-log=false"}, flags...)
-	argv = append(append(argv, "--"), command...)
-	s, err := startServer("onewake", "unix", socket, argv)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.findCore(); err != nil {
-		s.stop()
-		return nil, err
-	}
-	return s, nil
-}
-
-// startBare starts a server of this program on a Unix socket.
-func startBare(kind string, args ...string) (*server, error) {
-	socket := place(".sock")
-	return startServer("net/http", "unix", socket, append([]string{self, "serve", kind, socket}, args...))
-}
-
 // find finds a peer's program: Debian has them outside of most users' PATH.
 func find(name string) string {
-	for _, dir := range []string{"", "/usr/sbin", "/usr/local/sbin", "/usr/local/bin"} {
+	for _, dir := range []string{"", "/usr/sbin", "/usr/local/sbin"} {
 		if p, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
 			return p
 		}
@@ -56,34 +30,26 @@ func find(name string) string {
 	return ""
 }
 
-// freePort finds a port of the loopback interface that nobody uses.
-func freePort() (string, error) {
+// configured writes a configuration file for a port that nobody uses.
+func configured(text func(address string) string) (address, file string, err error) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}
-
-// configured writes a configuration file for an address of its own.
-func configured(text func(address string) string) (address, file string, err error) {
-	if address, err = freePort(); err != nil {
 		return "", "", err
 	}
-	file = place(".conf")
+	defer l.Close()
+	address, file = l.Addr().String(), place(".conf")
 	return address, file, os.WriteFile(file, []byte(text(address)), 0o644)
 }
 
-// nginxConf is what all nginx instances have in common; location is where
-// they differ.
-func nginxConf(address, upstream, location string) string {
+// startNginx starts nginx before a server on a Unix socket. All instances have
+// the same configuration but for pass, which is for the upstream "behind".
+func startNginx(behind *server, pass string) (*server, error) {
 	user := ""
 	if os.Geteuid() == 0 {
-		// The others run as the calling user as well.
-		user = "user root root;"
+		user = "user root root;" // as the others run
 	}
-	return fmt.Sprintf(`%s
+	address, file, err := configured(func(address string) string {
+		return fmt.Sprintf(`%s
 daemon off;
 worker_processes auto;
 pid %[2]s/nginx.%[3]s.pid;
@@ -92,12 +58,17 @@ events { worker_connections 2048; }
 http {
 	access_log off;
 	keepalive_requests 100000000;
+	client_max_body_size 0;
 	client_body_temp_path %[2]s/body;
 	proxy_temp_path %[2]s/proxy;
 	fastcgi_temp_path %[2]s/fastcgi;
 	uwsgi_temp_path %[2]s/uwsgi;
 	scgi_temp_path %[2]s/scgi;
-	%[4]s
+	upstream behind {
+		server unix:%[4]s;
+		keepalive 8;
+		keepalive_requests 100000000;
+	}
 	server {
 		listen %[3]s;
 		location / {
@@ -105,56 +76,35 @@ http {
 		}
 	}
 }
-`, user, tmp, address, upstream, location)
-}
-
-func startNginx(name, upstream, location string) (*server, error) {
-	address, file, err := configured(func(a string) string { return nginxConf(a, upstream, location) })
+`, user, tmp, address, behind.address, pass)
+	})
 	if err != nil {
 		return nil, err
 	}
-	return startServer(name, "tcp", address, []string{find("nginx"), "-e", "stderr", "-c", file})
+	s, err := start("tcp", address, find("nginx"), "-e", "stderr", "-c", file)
+	if err == nil {
+		s.behind = behind
+	}
+	return s, err
 }
 
-// nginxOnewake puts nginx before onewake, or before the floor, as
-// docs/nginx.conf does.
-func nginxOnewake(ow *server) (*server, error) {
-	return startNginx("nginx before "+ow.name, fmt.Sprintf(`
-	upstream onewake {
-		server unix:%s;
-		keepalive 8;
-		keepalive_timeout 50s;
-		keepalive_requests 100000000;
-	}`, ow.address), `
-			proxy_pass http://onewake;
+// passHTTP is as docs/nginx.conf has it.
+const passHTTP = `
+			proxy_pass http://behind;
 			proxy_http_version 1.1;
 			proxy_set_header Connection "";
-			proxy_set_header Host $host;
+			proxy_set_header Host $http_host;
 			proxy_set_header X-Real-IP $remote_addr;
 			proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
 			proxy_set_header X-Forwarded-Proto $scheme;
-			proxy_next_upstream off;
-			proxy_buffer_size 64k;
-			proxy_buffers 8 64k;
-			proxy_busy_buffers_size 128k;`)
-}
+			proxy_next_upstream off;`
 
-// startFloor starts floor.c, which is told by kind how to go about it.
-func startFloor(kind string) (*server, error) {
-	socket := place(".sock")
-	return startServer("floor", "unix", socket, []string{program("floor"), kind, socket, program("tiny")})
-}
-
-// startFcgiwrap starts fcgiwrap, which cannot be asked but through nginx.
-func startFcgiwrap() (*server, error) {
-	socket := place(".sock")
-	return launch("fcgiwrap", "unix", socket,
-		[]string{find("fcgiwrap"), "-c", strconv.Itoa(maxProcs), "-s", "unix:" + socket})
-}
-
-func nginxFcgiwrap(fw *server, script string) (*server, error) {
-	return startNginx("nginx before fcgiwrap", "", fmt.Sprintf(`
-			fastcgi_pass unix:%s;
+// passFastCGI is for fcgiwrap and onewake alike; with passKept added,
+// connections are kept, which fcgiwrap cannot take with 8 processes for more
+// than 8 connections.
+func passFastCGI(script string) string {
+	return fmt.Sprintf(`
+			fastcgi_pass behind;
 			fastcgi_param SCRIPT_FILENAME %s;
 			fastcgi_param SCRIPT_NAME "";
 			fastcgi_param PATH_INFO $document_uri;
@@ -170,7 +120,17 @@ func nginxFcgiwrap(fw *server, script string) (*server, error) {
 			fastcgi_param REMOTE_PORT $remote_port;
 			fastcgi_param SERVER_ADDR $server_addr;
 			fastcgi_param SERVER_PORT $server_port;
-			fastcgi_param SERVER_NAME $server_name;`, fw.address, script))
+			fastcgi_param SERVER_NAME $server_name;`, script)
+}
+
+const passKept = `
+			fastcgi_keep_conn on;`
+
+// startFcgiwrap starts fcgiwrap with as many processes as onewake runs commands
+// at once.
+func startFcgiwrap() (*server, error) {
+	socket := place(".sock")
+	return launch("unix", socket, find("fcgiwrap"), "-c", strconv.Itoa(4*runtime.NumCPU()), "-s", "unix:"+socket)
 }
 
 // startLighttpd starts lighttpd with mod_cgi.
@@ -182,6 +142,7 @@ server.modules = ("mod_alias", "mod_cgi")
 server.bind = "%s"
 server.port = %s
 server.document-root = "%s"
+server.upload-dirs = ("%[3]s")
 server.max-keep-alive-requests = 65535
 alias.url = ("/" => "%s")
 cgi.assign = ("" => "")
@@ -190,7 +151,7 @@ cgi.assign = ("" => "")
 	if err != nil {
 		return nil, err
 	}
-	return startServer("lighttpd mod_cgi", "tcp", address, []string{find("lighttpd"), "-D", "-f", file})
+	return start("tcp", address, find("lighttpd"), "-D", "-f", file)
 }
 
 // startApache starts Apache with mod_cgid and the event module.
@@ -198,8 +159,7 @@ func startApache(script string) (*server, error) {
 	const modules = "/usr/lib/apache2/modules"
 	user := ""
 	if os.Geteuid() == 0 {
-		// Apache refuses to serve as root.
-		user = "User nobody\nGroup nogroup"
+		user = "User nobody\nGroup nogroup" // it refuses to serve as root
 	}
 	address, file, err := configured(func(a string) string {
 		return fmt.Sprintf(`
@@ -230,16 +190,5 @@ ScriptAliasMatch "^/.*$" %[5]s
 	if err != nil {
 		return nil, err
 	}
-	return startServer("Apache mod_cgid", "tcp", address, []string{find("apache2"), "-D", "FOREGROUND", "-f", file})
-}
-
-// startShell2http starts shell2http without a shell.
-func startShell2http(script string) (*server, error) {
-	address, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	host, port, _ := net.SplitHostPort(address)
-	return startServer("shell2http", "tcp", address,
-		[]string{find("shell2http"), "-host", host, "-port", port, "-shell=", "-cgi", "-no-index", "-no-log-timestamp", "/", script})
+	return start("tcp", address, find("apache2"), "-D", "FOREGROUND", "-f", file)
 }

@@ -4,8 +4,8 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -16,10 +16,6 @@ type sample struct {
 	rate          float64 // requests or processes per second
 	cpu           float64 // of one, in µs: onewake's two processes, or the limit's all
 	monitor, core float64 // of cpu
-	own           float64 // the limit's own part of cpu
-	tree          float64 // CPU of a request in all of the servers' processes, in µs
-	command       float64 // CPU of its command, 0 if nobody knows
-	idle          float64 // what part of all CPUs had nothing to do, in %
 	result
 }
 
@@ -34,27 +30,21 @@ type series map[string][]sample
 
 // interleave lets contenders take turns: forwards in one round, backwards in
 // the next, so that a machine that gets slower or busier favours none of them.
-func interleave(n int, cs ...contender) (series, error) {
+func interleave(cs ...contender) (series, error) {
 	out := make(series)
-	progress("  %d contenders are warm and take turns, %d rounds: %.0f s or more", len(cs), n, (time.Duration(len(cs)*n) * window).Seconds())
-	began := time.Now()
-	for r := range n {
-		if left := time.Since(began) * time.Duration(n-r) / time.Duration(max(r, 1)); r == 1 && left > time.Second {
-			progress("  round 1 of %d is done, the others take %.0f s", n, left.Seconds())
-		}
+	progress("  %d contenders, %d rounds", len(cs), rounds)
+	for r := range rounds {
 		for i := range cs {
 			c := cs[i]
 			if r%2 == 1 {
 				c = cs[len(cs)-1-i]
 			}
-			all, idle := ticks()
 			s, err := c.run()
-			all2, idle2 := ticks()
-			s.idle = 100 * (idle2 - idle) / (all2 - all)
 			if err != nil {
 				return out, fmt.Errorf("%s: %w", c.name, err)
 			}
 			out[c.name] = append(out[c.name], s)
+			time.Sleep(pause)
 		}
 	}
 	return out, nil
@@ -71,49 +61,27 @@ func (s series) of(name string, f func(sample) float64) []float64 {
 
 func rate(s sample) float64      { return s.rate }
 func cpu(s sample) float64       { return s.cpu }
-func idle(s sample) float64      { return s.idle }
 func megabytes(s sample) float64 { return float64(s.Bytes) / s.Seconds / 1e6 }
 
-// loaded is a contender that puts load on a server.
+// loaded is a contender that puts load on a server. CPU is that of onewake, if
+// it is the server or the one behind it.
 func loaded(name string, s *server, l load) contender {
-	l.Network, l.Address = s.network, s.address
-	if l.Duration == 0 && l.Requests == 0 {
-		l.Duration = window
-	}
+	l.Network, l.Address, l.Duration = s.network, s.address, window
 	return contender{name, func() (sample, error) {
-		before := cpuTimes(s)
-		own, commands := s.treeTime()
+		monitor, core := s.times()
 		r, err := l.run()
-		after := cpuTimes(s)
-		own2, commands2 := s.treeTime()
-		if err != nil {
-			return sample{}, err
-		}
+		monitor2, core2 := s.times()
 		micros := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 / float64(r.Requests) }
-		x := sample{rate: r.Rate(), result: r, tree: micros(own2 - own), command: micros(commands2 - commands)}
-		x.monitor = micros(after[0] - before[0])
-		x.cpu = x.monitor
-		if len(after) > 1 {
-			x.core = micros(after[1] - before[1])
-			x.cpu += x.core
-		}
-		return x, nil
+		x := sample{rate: float64(r.Requests) / r.Seconds, result: r, monitor: micros(monitor2 - monitor), core: micros(core2 - core)}
+		x.cpu = x.monitor + x.core
+		return x, err
 	}}
 }
 
-func cpuTimes(s *server) []time.Duration {
-	var out []time.Duration
-	for _, pid := range s.pids() {
-		out = append(out, cpuTime(pid))
-	}
-	return out
-}
-
 // theLimit is the contender limit.c, with some of its loops at once.
-func theLimit(name string, loops int, d time.Duration, args ...string) contender {
-	argv := append([]string{fmt.Sprint(d.Seconds()), strconv.Itoa(loops), program("tiny")}, args...)
+func theLimit(name string, loops int) contender {
 	return contender{name, func() (sample, error) {
-		b, err := exec.Command(program("limit"), argv...).Output()
+		b, err := exec.Command(program("limit"), fmt.Sprint(window.Seconds()), strconv.Itoa(loops), program("tiny")).Output()
 		if err != nil {
 			return sample{}, err
 		}
@@ -121,44 +89,51 @@ func theLimit(name string, loops int, d time.Duration, args ...string) contender
 		if _, err := fmt.Sscan(string(b), &n, &seconds, &own, &children); err != nil {
 			return sample{}, err
 		}
-		return sample{rate: n / seconds, cpu: (own + children) / n * 1e6, own: own / n * 1e6}, nil
+		return sample{rate: n / seconds, cpu: (own + children) / n * 1e6}, nil
 	}}
 }
 
-// all are as many loops of the limit as it takes to use every CPU, which is
-// what eight clients make of onewake.
-var all = runtime.NumCPU()
-
 // warm makes a server do what it does once.
-func warm(servers ...*server) error {
-	for _, s := range servers {
-		l := load{Network: s.network, Address: s.address, Clients: 8, Duration: 200 * time.Millisecond}
-		if _, err := l.run(); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
-		}
+func warm(s *server) error {
+	_, err := load{Network: s.network, Address: s.address, Clients: 8, Duration: 200 * time.Millisecond}.run()
+	return err
+}
+
+// spread is what several rounds gave.
+type spread struct{ Median, Min, Max float64 }
+
+func spreadOf(values []float64) spread {
+	if len(values) == 0 {
+		return spread{math.NaN(), math.NaN(), math.NaN()}
 	}
-	return nil
+	v := slices.Sorted(slices.Values(values))
+	return spread{(v[len(v)/2] + v[(len(v)-1)/2]) / 2, v[0], v[len(v)-1]}
+}
+
+// compare makes the row of two contenders' ratios, one of each round.
+func (s series) compare(what, a, b string, f func(sample) float64, unit string) row {
+	x, y := s.of(a, f), s.of(b, f)
+	var ratios []float64
+	for i := range min(len(x), len(y)) {
+		ratios = append(ratios, x[i]/y[i])
+	}
+	return row{What: what, Ours: median(x, unit), Reference: median(y, unit), Value: spreadOf(ratios)}
 }
 
 // median writes a number's median with its unit.
 func median(v []float64, unit string) string { return number(spreadOf(v).Median) + " " + unit }
 
-// best is the name of the contender with the highest median rate.
-func (s series) best(names []string) string {
-	return slices.MaxFunc(names, func(a, b string) int {
-		d := spreadOf(s.of(a, rate)).Median - spreadOf(s.of(b, rate)).Median
-		switch {
-		case d < 0:
-			return -1
-		case d > 0:
-			return 1
-		}
-		return 0
-	})
-}
-
-// compare makes the row of two contenders' ratios.
-func (s series) compare(what, a, b string, f func(sample) float64, unit string) row {
-	x, y := s.of(a, f), s.of(b, f)
-	return row{What: what, Ours: median(x, unit), Reference: median(y, unit), Value: spreadOf(ratios(x, y))}
+// number writes a value with three significant digits.
+func number(v float64) string {
+	switch a := math.Abs(v); {
+	case math.IsNaN(v):
+		return "-"
+	case a >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case a >= 10:
+		return fmt.Sprintf("%.1f", v)
+	case a >= 1:
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.3f", v)
 }
