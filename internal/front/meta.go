@@ -49,7 +49,7 @@ func (m *meta) redirect(location string) error {
 	if err != nil {
 		return err
 	}
-	m.r.Method, m.r.Query, m.r.Type = http.MethodGet, query, ""
+	m.r.Query, m.r.Type = query, "" // the client's own method stays, for its answer and the log
 	return m.set(http.MethodGet, location, path, query, true)
 }
 
