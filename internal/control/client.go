@@ -34,7 +34,6 @@ type Client struct {
 	lastID uint64
 	procs  map[uint64]*Process
 	spools map[uint64]chan spooled
-	err    error // why the socket has ended
 
 	asking sync.Mutex // one asks for names at a time
 	names  chan []string
@@ -108,9 +107,6 @@ func (c *Client) send(k kind, id uint64, payload ...[]byte) error {
 
 // write wants c.mu.
 func (c *Client) write(k kind, id uint64, payload ...[]byte) error {
-	if c.err != nil {
-		return c.err
-	}
 	c.out = appendFrame(c.out[:0], k, id, payload...)
 	if _, err := c.conn.Write(c.out); err != nil {
 		return fmt.Errorf("%w: %w", ErrGone, err)
@@ -137,7 +133,6 @@ func (c *Client) Run() error {
 func (c *Client) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.err = err
 	c.conn.Close()
 	for _, p := range c.procs {
 		p.gone(err)
@@ -203,9 +198,6 @@ func (c *Client) read() (f frame, fds []int, err error) {
 		return f, fds, err
 	}
 	if size > len(b) {
-		if kind(b[4]) != msgConfig && kind(b[4]) != msgNames {
-			return f, fds, breach("frame of %d bytes", size)
-		}
 		b = append(bytes.Clone(b), make([]byte, size-len(b))...)
 		if _, err := io.ReadFull(c.conn, b[answerSize:]); err != nil {
 			return f, fds, err

@@ -79,6 +79,7 @@ func TestBreach(t *testing.T) {
 			{"file with number 0", frame(msgSpool, 0)},
 			{"ready without NUL", frame(msgReady, 0, '4')},
 			{"ready too long", frame(msgReady, 0, make([]byte, maxState+1)...)},
+			{"names, where there are none", frame(msgAskNames, 0)},
 			{"counters too short", frame(msgStats, 0, make([]byte, statsSize-1)...)},
 			{"counters too long", frame(msgStats, 0, make([]byte, statsSize+1)...)},
 		}
@@ -298,6 +299,9 @@ func TestSilentCore(t *testing.T) {
 			c.peer.Close()
 			c.peer.Close() // twice is no harm
 			c.peer.Retire()
+			if len(c.peer.out) != 0 {
+				t.Error("something is to be sent")
+			}
 		})
 		c.believed()
 		unix.Close(c.fd)

@@ -45,7 +45,7 @@ func (p *Peer) start(f frame) error {
 		return breach("more than %d requests at once", p.o.Max)
 	}
 	script, vars, ok := strings.Cut(string(f.payload[1:]), "\x00")
-	if !ok || len(script) > maxScript {
+	if !ok {
 		return breach("malformed start")
 	}
 	cmd, failed := p.o.Command(script)

@@ -108,6 +108,17 @@ func TestVars(t *testing.T) {
 			t.Error("not too large")
 		}
 		v.Reset()
+		for i := range MaxVars / MaxVar {
+			v.Add("HTTP_A", strings.Repeat("x", MaxVar-8))
+			if v.TooLarge() || len(v.Bytes()) != (i+1)*MaxVar {
+				t.Errorf("%d bytes are too large", len(v.Bytes()))
+			}
+		}
+		v.Add("B", "")
+		if !v.TooLarge() {
+			t.Errorf("%d bytes are not too large", len(v.Bytes()))
+		}
+		v.Reset()
 		if len(v.Bytes()) != 0 || v.TooLarge() {
 			t.Error("not empty")
 		}

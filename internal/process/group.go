@@ -126,7 +126,7 @@ func (g *Group) check() {
 		return
 	}
 	if g.killed {
-		g.signal(unix.SIGKILL) // of those born since
+		g.signal(unix.SIGKILL) // what has left the process group, on FreeBSD
 	}
 	g.delay = min(max(2*g.delay, minPoll), maxPoll)
 	g.poll = g.s.loop.After(g.delay, g.check)

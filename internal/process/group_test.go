@@ -128,6 +128,12 @@ func TestLeftoversEnd(t *testing.T) {
 		}
 		c.check("exit, over")
 		gone(t, pid)
+		c.end("test") // which is too late, and nothing to tell of
+		r.do(func() {
+			if c.g.ended || len(r.loop.timers) != 1 {
+				t.Errorf("ended, with %d timers", len(r.loop.timers)) // one looks for strays
+			}
+		})
 		if log := r.logged(); log != "" {
 			t.Errorf("logged: %s", log)
 		}
@@ -284,15 +290,31 @@ func TestNumberGivenAgain(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.sup.groups[pid] = &Group{s: r.sup, h: old, pid: pid, reaped: true}
+			old.g = &Group{s: r.sup, h: old, pid: pid, reaped: true}
+			r.sup.groups[pid] = old.g
 			next.g = r.sup.watch(pid, handle, next)
-			if r.sup.Running() != 1 {
-				t.Errorf("%d groups", r.sup.Running())
+			if r.sup.Running() != 1 || !old.g.over {
+				t.Errorf("%d groups, the old one over: %t", r.sup.Running(), old.g.over)
 			}
 		})
 		old.over()
 		if e := next.exited(); describe(e.status) != "exit 6" || !e.over {
 			t.Errorf("%+v", e)
+		}
+	})
+}
+
+// TestReapedByOthers: a command whose status is lost is not taken for a success.
+func TestReapedByOthers(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		r := newRig(t, options)
+		c := r.start(shell("read x"))
+		r.do(func() {
+			c.say("")
+			unix.Wait4(c.g.pid, nil, 0, nil)
+		})
+		if e := c.exited(); describe(e.status) != "signal 9" {
+			t.Error(describe(e.status))
 		}
 	})
 }
@@ -326,10 +348,9 @@ func TestEverythingEnds(t *testing.T) {
 					if r.sup.Idle() {
 						t.Error("idle")
 					}
-					if kill {
+					r.sup.EndAll()
+					if kill { // which waits for nothing that EndAll has begun
 						r.sup.KillAll()
-					} else {
-						r.sup.EndAll()
 					}
 					var err error
 					r.sup.Ask(func(e error) { err = e })

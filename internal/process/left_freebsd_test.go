@@ -73,6 +73,23 @@ func TestLeaverOfRunning(t *testing.T) {
 	})
 }
 
+// TestStubbornLeaver: when SIGTERM was not enough for the command, what has left
+// its group gets SIGKILL too.
+func TestStubbornLeaver(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		o := options
+		o.KillAfter = soon
+		r := newRig(t, o)
+		c := r.start(shell(`trap "" TERM; exec 3<&0; OW_ROLE=setsid ` + os.Args[0] + ` sh -c 'trap "" TERM; echo $$; read x' <&3 & wait`))
+		pid := c.out.pid()
+		c.end("test")
+		if e := c.exited(); describe(e.status) != "signal 9" {
+			t.Error(describe(e.status))
+		}
+		gone(t, pid)
+	})
+}
+
 // TestUnseenProcess: a command that has become another user's cannot be
 // watched where users do not see each other; the loop does not stand still for
 // that, and learns of its end.

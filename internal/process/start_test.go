@@ -333,6 +333,15 @@ func init() {
 		unix.Write(1, []byte(list))
 		return 0
 	}
+	// stderr writes to standard error.
+	roles["stderr"] = func() int {
+		if DefaultSignals() != nil {
+			return 1
+		}
+		os.Stderr.WriteString("x")
+		fmt.Println("alive")
+		return 0
+	}
 	// monitor starts a command and waits to be killed.
 	roles["monitor"] = func() int {
 		runtime.LockOSThread()
@@ -343,6 +352,24 @@ func init() {
 		}
 		time.Sleep(time.Minute)
 		return 0
+	}
+}
+
+// TestBrokenStderr: a log that nobody reads does not end us.
+func TestBrokenStderr(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "OW_ROLE=stderr")
+	cmd.Stderr = w
+	out, err := cmd.Output()
+	w.Close()
+	if string(out) != "alive\n" || err != nil {
+		t.Errorf("%q, %v", out, err)
 	}
 }
 
