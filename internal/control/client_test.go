@@ -272,7 +272,12 @@ func TestNamesOfScripts(t *testing.T) {
 		}
 		all.Wait()
 		c.believed()
-		r.do(c.peer.Close)
+		r.do(func() {
+			c.peer.OnNames = func() []string { c.peer.Close(); return nil }
+		})
+		if _, err := c.Names(); !errors.Is(err, ErrGone) { // it was waiting
+			t.Error(err)
+		}
 		<-c.ended
 		if _, err := c.Names(); !errors.Is(err, ErrGone) {
 			t.Error(err)

@@ -313,7 +313,7 @@ func (p *Peer) full(err error, some bool) {
 		p.deaf = p.loop.After(p.o.Deaf, func() { p.broken(ErrDeaf) })
 	}
 	p.loop.WatchWrite(p.fd, err == unix.EAGAIN)
-	if err != unix.EAGAIN && err != unix.EPIPE { // the socket has room, and would be ready at once
+	if err != unix.EAGAIN { // the socket has room, and would be ready at once
 		p.retry = p.loop.After(retryTime, p.flush)
 	}
 }
