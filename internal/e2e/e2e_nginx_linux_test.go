@@ -178,7 +178,7 @@ func front(t *testing.T, family string, args ...string) (s *server, addr string)
 	t.Helper()
 	need(t, "nginx", installNginx)
 	workers, flags := asWebServer()
-	args = append(append(flags, "-forwarded", "X-Real-IP,X-Forwarded-Proto"), args...)
+	args = append(append(flags, "-forwarded", "X-Real-IP,X-Forwarded-Proto,X-Remote-User"), args...)
 	if family != "unix" {
 		args = append([]string{"-listen", family}, args...)
 	}
@@ -198,7 +198,7 @@ func via(s *server, addr string) *server {
 func TestNginxSpoofing(t *testing.T) {
 	t.Parallel()
 	s, addr := front(t, "unix", "--", "/bin/sh", "-c",
-		`printf '%s|%s|%s|%s|%s|%s|%s|%s' "$HTTP_HOST" "$REMOTE_ADDR" "$REMOTE_HOST" "$HTTPS" "$REQUEST_SCHEME" "$SERVER_NAME" "$SERVER_PORT" "$UNIQUE_ID"`)
+		`printf '%s|%s|%s|%s|%s|%s|%s|%s|%s' "$HTTP_HOST" "$REMOTE_ADDR" "$REMOTE_HOST" "$REMOTE_USER" "$HTTPS" "$REQUEST_SCHEME" "$SERVER_NAME" "$SERVER_PORT" "$UNIQUE_ID"`)
 	w := via(s, addr)
 	name, _ := os.Hostname()
 	for _, tt := range []struct {
@@ -208,7 +208,7 @@ func TestNginxSpoofing(t *testing.T) {
 	}{
 		{"GET / HTTP/1.1\r\nHost: " + addr, addr, []string{
 			"X-Real-IP: 6.6.6.6", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil:666", "X-Request-Id: evil",
-			"Forwarded: for=6.6.6.6;proto=https;host=evil", "X-Client-IP: 6.6.6.6", "True-Client-IP: 6.6.6.6"}},
+			"X-Remote-User: evil", "Authorization: Basic ZXZpbDpldmls", "Forwarded: for=6.6.6.6;proto=https;host=evil", "X-Client-IP: 6.6.6.6", "True-Client-IP: 6.6.6.6"}},
 		// The usual port is not named.
 		{"GET / HTTP/1.1\r\nHost: example.org", "example.org", []string{
 			"x-real-ip: 6.6.6.6", "X-REAL-IP: 6.6.6.7", "x-forwarded-proto: https", "X-Forwarded-Host: a/b", "X-Request-Id: a b"}},
@@ -223,11 +223,11 @@ func TestNginxSpoofing(t *testing.T) {
 		raw := strings.Join(append([]string{tt.request, "Connection: close"}, tt.fields...), "\r\n") + "\r\n\r\n"
 		a := w.request("GET", raw)
 		got := strings.Split(a.body, "|")
-		if a.status != 200 || len(got) != 8 || strings.Join(got[:7], "|") != tt.host+"|127.0.0.1|127.0.0.1||http|"+name+"|0" || !madeID.MatchString(got[7]) {
+		if a.status != 200 || len(got) != 9 || strings.Join(got[:8], "|") != tt.host+"|127.0.0.1|127.0.0.1|||http|"+name+"|0" || !madeID.MatchString(got[8]) {
 			t.Errorf("%q: %d %q", raw, a.status, a.body)
 			continue
 		}
-		if rec := s.await("request", "request_id", got[7]); rec["client"] != "127.0.0.1" || rec["peer"] != "<unix>" {
+		if rec := s.await("request", "request_id", got[8]); rec["client"] != "127.0.0.1" || rec["peer"] != "<unix>" {
 			t.Errorf("%q: access record %v", raw, rec)
 		}
 	}

@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"bufio"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -129,8 +131,16 @@ func TestInteropSystemd(t *testing.T) {
 			before: []string{activate, "-l", socket, "-E", "SECRET=secret"}}
 		s := l.begin(t)
 		s.addr, s.troubles = "unix:"+socket, true // systemd-socket-activate has lines of its own
-		eventually(t, "the socket", func() bool { _, err := os.Stat(socket); return err == nil })
-		a := ask(t, s.addr, "GET", "/path", "", "X-Real-IP: 192.0.2.1")
+		// The first connection has it started.
+		var first net.Conn
+		eventually(t, "a socket that accepts connections", func() (ok bool) {
+			var err error
+			first, err = dialErr(s.addr)
+			return err == nil
+		})
+		defer first.Close()
+		c := &conn{Conn: first, t: t, r: bufio.NewReader(first)}
+		a := c.send("%s", askText("GET", "/path", "", "X-Real-IP: 192.0.2.1")).answer("GET")
 		if a.status != 200 || !strings.Contains(a.body, "REMOTE_ADDR=192.0.2.1\n") || !strings.Contains(a.body, "PATH_INFO=/path\n") {
 			t.Errorf("%d %q", a.status, a.body)
 		}
