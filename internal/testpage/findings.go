@@ -148,7 +148,12 @@ func (v *view) lookAtForwarded() {
 		switch {
 		case v.believes(name):
 			all = append(all, name)
-			if !came {
+			switch {
+			case came:
+			case name == "X-Remote-User":
+				v.toKnow("", name, " is believed, by ", "-forwarded", ", but did not come: the web server names no user. Unless it sets the field in each request, a client can name one. nginx: ",
+					"proxy_set_header "+name+" "+nginxVariable[name]+";", " and, only where there is ", "auth_basic", ", ", "proxy_set_header X-Remote-User $remote_user;")
+			default:
 				v.toMend("", name, " is believed, by ", "-forwarded", ", but did not come. Unless the web server sets it in each request, a client can send one of its own. nginx: ",
 					"proxy_set_header "+name+" "+nginxVariable[name]+";")
 			}
@@ -177,7 +182,7 @@ var nginxVariable = map[string]string{
 	"X-Forwarded-Proto": "$scheme",
 	"X-Forwarded-Host":  "$host:$server_port",
 	"X-Request-Id":      "$request_id",
-	"X-Remote-User":     "$remote_user",
+	"X-Remote-User":     `""`, // without auth_basic, $remote_user is what the client claims
 }
 
 func (v *view) lookAtSandbox() {

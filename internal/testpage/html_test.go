@@ -136,6 +136,11 @@ func TestVerdict(t *testing.T) {
 			[]string{"not believed: X-Forwarded-Proto. What the web server itself sets, in each request, can be: start onewake with -forwarded X-Real-IP,X-Forwarded-Proto"}, ""},
 		{"does not come", both, nil, unixPeer, "unix", get + addr,
 			[]string{"X-Forwarded-Proto is believed, by -forwarded, but did not come. Unless the web server sets it in each request, a client can send one of its own. nginx: proxy_set_header X-Forwarded-Proto $scheme;"}, nil, ""},
+		{"no host", both | cli.XForwardedHost, nil, unixPeer, "unix", get + addr + scheme,
+			[]string{"X-Forwarded-Host is believed, by -forwarded, but did not come. Unless the web server sets it in each request, a client can send one of its own. nginx: proxy_set_header X-Forwarded-Host $host:$server_port;"}, nil, ""},
+		{"no user", both | cli.XRemoteUser, nil, unixPeer, "unix", get + addr + scheme, nil,
+			[]string{"X-Remote-User is believed, by -forwarded, but did not come: the web server names no user. Unless it sets the field in each request, a client can name one. " +
+				`nginx: proxy_set_header X-Remote-User ""; and, only where there is auth_basic, proxy_set_header X-Remote-User $remote_user;`}, ""},
 		{"no address", cli.XRealIP, nil, unixPeer, "unix", get + "X-Real-IP: unix:\r\n", nil,
 			[]string{"the web server's own client came through a Unix socket, and has no address: REMOTE_ADDR is <unix>."}, ""},
 		{"said twice", cli.XRealIP, nil, unixPeer, "unix", get + "x-real-ip: 192.0.2.2\r\n" + addr, nil, nil,
