@@ -3,7 +3,6 @@ package cgi
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 
 	"github.com/onewake/onewake/internal/control"
@@ -50,11 +49,11 @@ func (a *answer) raw(buf []byte) {
 		}
 	}
 	switch {
-	case err != nil && err != io.EOF, !a.exited(a.ctx):
+	case !a.exited(a.ctx):
 		a.halt()
 	case a.failed(slog.LevelError):
 		a.r.Refuse(a.w, 500, "the command failed")
-	case err == io.EOF:
+	case err != nil: // all of it is here
 		a.w.Begin(200, fields, int64(n))
 		a.send(buf[:n])
 	}
@@ -70,18 +69,19 @@ func (a *answer) cgi(buf []byte) (location string) {
 		n += m
 		end, next = headerEnd(buf[:n], next)
 	}
-	if err != nil && err != io.EOF {
-		a.halt()
-		return ""
-	}
 	resp, inside, perr := a.parse(buf[:n], end)
 	switch {
 	case perr != nil:
-		a.bad(perr, err == io.EOF)
+		a.bad(perr, err != nil)
 	case inside && a.r.Redirect != nil:
-		return a.redirect(resp.location, buf, err)
+		for err == nil { // no request has two processes at work
+			_, err = a.read(buf)
+		}
+		if a.endedWell() {
+			return resp.location
+		}
 	default:
-		a.respond(&resp, buf, end, n, err == io.EOF)
+		a.respond(&resp, buf, end, n, err != nil)
 	}
 	return ""
 }
@@ -125,29 +125,13 @@ func (a *answer) bad(err error, eof bool) {
 	a.r.Refuse(a.w, 502, "malformed response of the command")
 }
 
-// redirect waits until a response is over that is a redirect, so that no request
-// has two processes at work.
-func (a *answer) redirect(location string, buf []byte, err error) string {
-	for err == nil {
-		_, err = a.read(buf)
-	}
-	if err != io.EOF {
-		a.halt()
-		return ""
-	}
-	if !a.endedWell() {
-		return ""
-	}
-	return location
-}
-
 // respond sends a CGI response whose header ends at end, and of whose body there
 // is something up to n in buf.
 func (a *answer) respond(resp *response, buf []byte, end, n int, eof bool) {
 	for !eof && n < len(buf) { // what is there goes out with the header
 		m, err := tryRead(a.p.Stdout, buf[n:])
 		n += m
-		if eof = err == io.EOF; m == 0 {
+		if eof = err != nil; m == 0 {
 			break
 		}
 	}

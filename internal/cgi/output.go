@@ -172,18 +172,15 @@ func (a *answer) lost(err error) {
 	a.w.Cut()
 }
 
-// read reads output. It returns io.EOF at its end, which is that of the pipe, or
-// when the process has been gone for Times.Grace and the pipe is empty. If the
-// context ends first it returns its cause.
+// read reads output. It returns io.EOF at its end, which is that of the pipe. So
+// it does when the pipe is empty and the context is over, or the process has been
+// gone for Times.Grace.
 func (a *answer) read(p []byte) (int, error) {
 	n, err := a.p.Stdout.Read(p)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		if n, err = tryRead(a.p.Stdout, p); n == 0 && err == nil {
 			err = io.EOF
 		}
-	}
-	if err != nil && a.ctx.Err() != nil {
-		err = context.Cause(a.ctx)
 	}
 	return n, err
 }
@@ -239,7 +236,7 @@ func (a *answer) stream(buf []byte, left int64) bool {
 			}
 			n, err = a.read(p)
 		}
-		if err != nil && err != io.EOF || a.ctx.Err() != nil {
+		if a.ctx.Err() != nil {
 			a.halt()
 			return false
 		}

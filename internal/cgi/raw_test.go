@@ -30,6 +30,13 @@ func TestRaw(t *testing.T) {
 			if got := c.wait(); got != tt.want || c.record.Exit != tt.exit {
 				t.Errorf("%q, %q", got, c.record.Exit)
 			}
+			how, status := "", 0
+			if fmt.Sscan(tt.exit, &how, &status); how == "signal" {
+				status += 128
+			}
+			if c.record.ExitStatus != status {
+				t.Errorf("status %d", c.record.ExitStatus)
+			}
 			if c.w.status == 200 && c.w.header() != "Content-Type: text/x-test" {
 				t.Errorf("%q", c.w.header())
 			}
@@ -53,7 +60,7 @@ func TestRawWaitsForTheExit(t *testing.T) {
 		{`bytes 65537; exec >&-; tell said x; await go; exit 3`, "200 - (65537 bytes) cut"},
 	} {
 		t.Run(tt.script, func(t *testing.T) {
-			r := newRig(t, nil)
+			r := newRig(t, func(s *setup) { s.Times.Grace = 1 })
 			goOn, said := r.fifo("go"), r.fifo("said")
 			c := r.begin(request(tt.script))
 			said.hear()

@@ -312,10 +312,14 @@ func (n *news) wait(t *testing.T, what string, f func() bool) {
 // logged is the log.
 type logged struct {
 	news
-	b bytes.Buffer
+	b     bytes.Buffer
+	write func() // is called before each record; may wait
 }
 
 func (l *logged) Write(p []byte) (int, error) {
+	if l.write != nil {
+		l.write()
+	}
 	l.change(func() { l.b.Write(p) })
 	return len(p), nil
 }
@@ -445,6 +449,22 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("waited in vain for %s\n%s", what, b[:runtime.Stack(b, true)])
 		}
 	}
+}
+
+// blocked waits until so many goroutines wait, in a state, in a method.
+func blocked(t *testing.T, state, method string, n int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d in %s", n, method), func() bool {
+		b := make([]byte, 256<<10)
+		have := 0
+		for g := range strings.SplitSeq(string(b[:runtime.Stack(b, true)]), "\n\n") {
+			head, frames, _ := strings.Cut(g, "\n")
+			if strings.Contains(head, "["+state) && strings.Contains(frames, "."+method+"(") {
+				have++
+			}
+		}
+		return have == n
+	})
 }
 
 func isAlive(pid int) bool { return unix.Kill(pid, 0) == nil }

@@ -3,10 +3,10 @@
 package cgi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"strings"
 	"testing"
 )
@@ -18,11 +18,11 @@ func TestQueue(t *testing.T) {
 	hold := r.begin(request(`await go`))
 	var calls []*call
 	for i := range 10 {
-		waiting(t, i)
+		blocked(t, "select", "(*slots).take", i)
 		r.counts(1, i)
 		calls = append(calls, r.begin(request(fmt.Sprintf(`tell said %d`, i))))
 	}
-	waiting(t, 10)
+	blocked(t, "select", "(*slots).take", 10)
 	for i, c := range calls {
 		if i%4 == 1 {
 			c.cancel(ErrClientGone)
@@ -45,23 +45,6 @@ func TestQueue(t *testing.T) {
 			t.Errorf("%q, %v", got, c.record.Queue)
 		}
 	}
-}
-
-// waiting waits until so many goroutines have taken their place in the queue,
-// which is a moment after they are counted.
-func waiting(t *testing.T, n int) {
-	t.Helper()
-	eventually(t, fmt.Sprintf("%d to wait", n), func() bool {
-		b := make([]byte, 256<<10)
-		have := 0
-		for g := range strings.SplitSeq(string(b[:runtime.Stack(b, true)]), "\n\n") {
-			state, rest, _ := strings.Cut(g, "\n")
-			if strings.Contains(state, "[select") && strings.Contains(rest, ".(*slots).take(") {
-				have++
-			}
-		}
-		return have == n
-	})
 }
 
 // Who finds the queue full is turned away at once, before a body is read.
@@ -236,7 +219,11 @@ func TestNothingIsLost(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t, func(s *setup) { s.CGI, s.Times.Grace = tt.cgi, 1 })
 			goOn := r.fifo("go")
-			c := r.late(request(tt.script))
+			req := request(tt.script)
+			p := r.start(req)
+			<-p.Exited()
+			p.Stdout.SetReadDeadline(longAgo)
+			c := r.beginBy(req, func(ctx context.Context, w Writer) { r.answer(ctx, req, w, new(body), p) })
 			if got := c.wait(); got != tt.want {
 				t.Errorf("%q", got)
 			}
@@ -255,13 +242,15 @@ func TestNothingIsLost(t *testing.T) {
 						pid = said.pid()
 						goOn.tell()
 						gone(t, pid)
-						runtime.Gosched()
 					}
 					return nil
 				}
 			})
 			if c.wait(); c.w.cut || len(c.w.body) != 60001 {
 				t.Errorf("%v", c.w)
+			}
+			if e := strings.Join(c.w.events[1:], ", "); !strings.HasPrefix(e, "write 1, write ") || strings.Contains(e, "flush") {
+				t.Errorf("%s: there was no need to wait", e)
 			}
 		})
 	}
