@@ -69,7 +69,7 @@ func TestRefusedAtFirst(t *testing.T) {
 			}
 		}
 	})
-	c := Config{Perms: mode(0o600), LockWait: -1, RefusalWait: never}
+	c := Config{Perms: mode(0o600), LockWait: -1, AnswerWait: -1, RefusalWait: never}
 	if _, err := c.Listen(ctx, Addr{Unix, path}); !errors.Is(err, ErrInUse) || errors.Is(err, ErrLocked) || refusals != 3 {
 		t.Errorf("after %d refusals: %v", refusals, err)
 	}
@@ -99,6 +99,47 @@ func TestRefusedAtFirst(t *testing.T) {
 	}), Addr{Unix, path})
 	if !errors.Is(err, context.Canceled) || !exists(path) {
 		t.Errorf("stopped while asking: %v, file there: %v", err, exists(path))
+	}
+}
+
+// A server that is killed may lose its lock before its socket: what answers has
+// a moment to go, and is somebody else's only if it stays.
+func TestAnswersAtFirst(t *testing.T) {
+	path := filepath.Join(tempDir(t), "s")
+	for _, tt := range []struct {
+		name string
+		wait time.Duration
+		then func(fd int, stop context.CancelFunc)
+		err  error
+	}{
+		{"goes", never, func(fd int, _ context.CancelFunc) { unix.Close(fd) }, nil},
+		{"stays", time.Millisecond, func(int, context.CancelFunc) {}, ErrInUse},
+		{"a stop", never, func(_ int, stop context.CancelFunc) { stop() }, context.Canceled},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			os.Remove(path)
+			fd := bound(t, path, unix.SOCK_STREAM, 5, false)
+			before, _ := os.Lstat(path)
+			ctx, stop := context.WithCancel(context.Background())
+			defer stop()
+			answered := 0
+			l, err := Config{Perms: mode(0o600), LockWait: -1, AnswerWait: tt.wait}.Listen(context.WithValue(ctx, stepKey{}, func(name string) {
+				if name == "answered" {
+					if answered++; answered == 1 {
+						tt.then(fd, stop)
+					}
+				}
+			}), Addr{Unix, path})
+			if !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) || answered == 0 {
+				t.Errorf("%v, after %d answers", err, answered)
+			}
+			if err != nil {
+				same(t, before, path)
+				return
+			}
+			defer l.Close()
+			talk(t, l)
+		})
 	}
 }
 

@@ -309,7 +309,7 @@ func listen(t *testing.T, path string, spec perms.Spec) *Listener {
 
 // listenAt waits for no lock.
 func listenAt(path string, spec perms.Spec) (*Listener, error) {
-	return Config{Perms: spec, LockWait: -1}.Listen(context.Background(), Addr{Unix, path})
+	return Config{Perms: spec, LockWait: -1, AnswerWait: -1}.Listen(context.Background(), Addr{Unix, path})
 }
 
 func check(path string, spec perms.Spec) (note string, err error) {

@@ -47,24 +47,33 @@ type Config struct {
 	// eight busy processes, so that a machine ten times slower is in time too.
 	LockWait time.Duration
 
+	// AnswerWait is how long a server that has lost its lock may still answer,
+	// as one does that has just been killed; zero means 1 s, less than zero no
+	// time at all.
+	AnswerWait time.Duration
+
 	// RefusalWait is how long a socket file must have refused connections to be
 	// taken for a leftover; zero means 1 s, and no time at all on Linux, where
 	// a full queue is no refusal; less than zero means no time.
 	RefusalWait time.Duration
 }
 
-const lockWait = 5 * time.Second
+const (
+	lockWait   = 5 * time.Second
+	answerWait = time.Second
+)
 
 func (c Config) lockWait() time.Duration    { return cmp.Or(c.LockWait, lockWait) }
+func (c Config) answerWait() time.Duration  { return cmp.Or(c.AnswerWait, answerWait) }
 func (c Config) refusalWait() time.Duration { return cmp.Or(c.RefusalWait, refusalWait) }
 
 // Listen listens at an address that [Parse] returned, and gives the file of a
 // Unix socket the mode and owner of p. What p does not set is as bind(2) makes
 // it: under the usual umask, 0755, so that only the owner can connect.
 //
-// It waits up to 5 s for another server to give the lock of a Unix socket up,
-// and on systems other than Linux 1 s before it takes a leftover file for one; a
-// [Config] can have other times. The end of ctx ends the waiting, with its cause
+// It waits up to 5 s for another server to give the lock of a Unix socket up, 1 s
+// for one without it to go, and on systems other than Linux 1 s before it takes a
+// leftover file for one; a [Config] can have other times. The end of ctx ends the waiting, with its cause
 // as the error; it has no say in the Listener that is returned. The lock file,
 // .NAME.lock in the same directory, is never removed.
 //

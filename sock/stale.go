@@ -22,21 +22,32 @@ const (
 	changed                // something, that went away while it was looked at
 	stale                  // a socket left over, nobody listens
 	mute                   // a socket of ours, but without permission for us to ask
-	refused                // something that must stay: the error says what
+	alive                  // a socket that somebody listens on; the error says so
+	refused                // something else that must stay: the error says what
 )
 
 // clear makes the place free for a new socket: it removes a leftover file and
-// refuses everything else. The caller holds the lock: what answers is not ours.
+// refuses everything else. The caller holds the lock. So what answers is not
+// ours, or was a moment ago: a server that is killed may lose its lock before its
+// socket, and is asked again for as long as the Config says.
 func (p *place) clear(ctx context.Context) error {
-	for range 10 { // not for ever, should it come and go
+	deadline := time.Now().Add(p.config.answerWait())
+	for n := 0; n < 10; n++ { // not for ever, should it come and go
+		over := !time.Now().Before(deadline)
 		st, v, err := p.judge(ctx)
 		if v == mute {
 			v, err = p.askAloud(ctx, st)
 		}
-		if err != nil || v == free {
+		switch {
+		case v == alive && !over:
+			n-- // that is no change
+			step(ctx, "answered")
+			if err := pause(ctx, 20*time.Millisecond); err != nil {
+				return p.stopped(err)
+			}
+		case err != nil || v == free:
 			return err
-		}
-		if v == stale {
+		case v == stale:
 			step(ctx, "stale")
 			if err := p.remove(st); err != nil {
 				return fmt.Errorf("leftover socket %s: %w", p.path, err)
@@ -45,6 +56,10 @@ func (p *place) clear(ctx context.Context) error {
 		}
 	}
 	return taken("comes and goes")
+}
+
+func (p *place) stopped(err error) error {
+	return fmt.Errorf("%s: stopped while asking who has it: %w", p.path, err)
 }
 
 // judge finds out what stands at the path, and changes nothing.
@@ -91,14 +106,14 @@ func (p *place) ask(ctx context.Context, st stat) (verdict, error) {
 		err := connect(p.path)
 		switch {
 		case err == nil, err == unix.EAGAIN, err == unix.EPROTOTYPE: // the last one is for datagrams, and open
-			return refused, taken("answers")
+			return alive, taken("answers")
 		case err == unix.ECONNREFUSED:
 			if over {
 				return stale, nil
 			}
 			step(ctx, "refused")
 			if err := pause(ctx, 20*time.Millisecond); err != nil {
-				return refused, fmt.Errorf("%s: stopped while asking who has it: %w", p.path, err)
+				return refused, p.stopped(err)
 			}
 		case err == unix.ENOENT, err == unix.ENOTSOCK:
 			return changed, nil
@@ -128,7 +143,7 @@ func (p *place) askAloud(ctx context.Context, st stat) (verdict, error) {
 	lent := st
 	lent.mode |= 0o200
 	v, err := p.ask(ctx, lent)
-	if v == refused {
+	if v == refused || v == alive {
 		if now, serr := p.stat(p.name); serr == nil && now.sameFile(st) {
 			err = collect(err, set(st.mode))
 		}

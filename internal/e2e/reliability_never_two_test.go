@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -55,17 +54,14 @@ func (s *server) hasEnded() bool {
 	}
 }
 
-// Why a start gives up beside another server.
-const (
-	lockHeld  = "address already in use: a running server holds "
-	answering = "address already in use: another server answers"
-)
+// lockHeld is why a start gives up beside another server.
+const lockHeld = "address already in use: a running server holds "
 
 // gaveUp checks a start that has ended because another server is there.
-func (s *server) gaveUp(why ...string) {
+func (s *server) gaveUp() {
 	s.t.Helper()
 	st, text := s.wait(), s.logText()
-	if st != statusInUse || !slices.ContainsFunc(why, func(w string) bool { return strings.Contains(text, w) }) {
+	if st != statusInUse || !strings.Contains(text, lockHeld) {
 		s.t.Fatalf("exit status %d, %s", st, text)
 	}
 	s.troubles = true // its last words are no record
@@ -73,14 +69,14 @@ func (s *server) gaveUp(why ...string) {
 
 // takeOver waits until a server that has been started beside another one
 // serves. One that has given up, as it does after 5 s, is started again.
-func (l launch) takeOver(t *testing.T, s *server, why ...string) *server {
+func (l launch) takeOver(t *testing.T, s *server) *server {
 	t.Helper()
 	for {
 		eventually(t, "a start or an end", func() bool { return s.hasEnded() || len(s.find("start")) > 0 })
 		if len(s.find("start")) > 0 {
 			return s
 		}
-		s.gaveUp(why...)
+		s.gaveUp()
 		s = l.begin(t)
 	}
 }
@@ -108,7 +104,7 @@ func TestRacingStarts(t *testing.T) {
 			for _, s := range alive {
 				switch {
 				case s.hasEnded():
-					s.gaveUp(lockHeld)
+					s.gaveUp()
 				case len(s.find("start")) > 0:
 					serving = append(serving, s)
 				default:
@@ -160,15 +156,15 @@ func TestNeverTwo(t *testing.T) {
 	core, _ := strconv.Atoi(first.await("core replaced")["core"])
 	first.wantServing("core replaced")
 	if second.hasEnded() {
-		second.gaveUp(lockHeld)
+		second.gaveUp()
 	} else if len(second.find("start")) > 0 {
 		t.Fatal("two servers on one path")
 	}
 	first.signal(syscall.SIGKILL)
 	first.wait()
 	// Of a process that is killed the system may close the lock a moment before
-	// the socket. Who looks just then gives up.
-	second = l.takeOver(t, second, lockHeld, answering)
+	// the socket: that is waited for.
+	second = l.takeOver(t, second)
 	second.wantServing("monitor killed")
 	awaitGone(t, core)
 
@@ -181,7 +177,7 @@ func TestNeverTwo(t *testing.T) {
 	if st := second.wait(); st != statusOK {
 		t.Errorf("exit status %d", st)
 	}
-	third = l.takeOver(t, third, lockHeld)
+	third = l.takeOver(t, third)
 	third.wantServing("after a stop")
 	third.stop()
 }

@@ -51,7 +51,7 @@ func (g *Group) End(why string) {
 	}
 	g.ended = true
 	if g.reaped {
-		g.s.log.Warn("leftovers ended", "id", g.ID, "reason", why)
+		g.s.log.Warn("leftovers ended", "process", g.ID, "reason", why)
 	}
 	g.terminate()
 	g.timer.Stop()

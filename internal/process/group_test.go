@@ -168,7 +168,7 @@ func TestLeftoversEnded(t *testing.T) {
 				c.over()
 				gone(t, pid)
 				c.check("exit, over")
-				want := `level=WARN msg="leftovers ended" id=77 reason=` + tt.reason + "\n"
+				want := `level=WARN msg="leftovers ended" process=77 reason=` + tt.reason + "\n"
 				if log := r.logged(); !strings.HasSuffix(log, want) || strings.Count(log, "\n") != 1 {
 					t.Errorf("logged: %s", log)
 				}
