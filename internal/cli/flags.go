@@ -45,7 +45,6 @@ type group struct {
 
 func newFlags() *flags {
 	f := &flags{set: flag.NewFlagSet("onewake", flag.ContinueOnError), all: make(map[string]*value)}
-	f.set.SetOutput(io.Discard)
 	in := func(name string) { f.groups = append(f.groups, group{name: name}) }
 	told := func(name string) {
 		g := &f.groups[len(f.groups)-1]

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -46,6 +47,7 @@ const (
 // [ExitStatus] and [Report] understand.
 func Parse(args []string) (*Config, Action, error) {
 	f := newFlags()
+	f.set.SetOutput(io.Discard) // what is wrong is said here
 	if err := f.set.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			f.usage(os.Stdout)

@@ -140,11 +140,11 @@ func (p *Process) handle(k kind, value uint32, flags byte, fds []int) bool {
 		p.ready <- syscall.Errno(value)
 		return true
 	case k == msgExited && p.state == running:
-		p.exit(Status(value), flags&exitTimedOut != 0, nil)
-		if flags&exitOver != 0 {
+		if flags&exitOver != 0 { // first, so that who sees the exit can give the slot to another
 			delete(p.c.procs, p.ID)
 			close(p.over)
 		}
+		p.exit(Status(value), flags&exitTimedOut != 0, nil)
 		return true
 	case k == msgOver && p.state == exited:
 		delete(p.c.procs, p.ID)
@@ -194,7 +194,8 @@ func (p *Process) gone(err error) {
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
 // Over is closed when nothing of the request is left, in the background
-// neither: its slot is free. It is never closed before Exited.
+// neither: its slot is free. If nothing is left by the command's end, it is
+// closed by the time that Exited is.
 func (p *Process) Over() <-chan struct{} { return p.over }
 
 // Status tells how the command ended. It holds once Exited is closed. If the

@@ -97,13 +97,7 @@ func (m *monitor) startCore() error {
 		m.reap(c)
 		return err
 	}
-	c.peer.OnReady = func(sandbox string, err error) { m.coreReady(c, sandbox, err) }
-	c.peer.OnBroken = func(err error) { m.coreBroken(c, err) }
-	c.peer.OnClosed = func() { m.coreClosed(c) }
-	if m.table != nil {
-		c.peer.OnNames = func() []string { return m.scriptNames(c) }
-	}
-	c.peer.OnStats = func(s control.Stats) { m.coreStats(c, s) }
+	m.hear(c)
 	c.pulse = m.loop.After(m.Times.Ready, func() {
 		m.log.Error("core is not ready in time", "core", c.pid)
 		m.kill(c)
@@ -115,6 +109,17 @@ func (m *monitor) startCore() error {
 	}
 	c.peer.Configure(setup)
 	return nil
+}
+
+// hear has what a core says come to the monitor.
+func (m *monitor) hear(c *core) {
+	c.peer.OnReady = func(sandbox string, err error) { m.coreReady(c, sandbox, err) }
+	c.peer.OnBroken = func(err error) { m.coreBroken(c, err) }
+	c.peer.OnClosed = func() { m.coreClosed(c) }
+	if m.table != nil {
+		c.peer.OnNames = func() []string { return m.scriptNames(c) }
+	}
+	c.peer.OnStats = func(s control.Stats) { m.coreStats(c, s) }
 }
 
 // coreReady puts a core to work, in the place of an older one if there is one.
