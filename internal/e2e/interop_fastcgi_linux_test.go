@@ -89,6 +89,33 @@ func TestInteropFastCGI(t *testing.T) {
 	s.stop()
 }
 
+// TestInteropFastCGIApache: the programs need not lie where the URL says, and the
+// ways to say so in Apache name them differently.
+func TestInteropFastCGIApache(t *testing.T) {
+	root := probes(t)
+	script(t, root, "odd name.cgi", `printf 'Content-Type: text/plain\n\n'; env`)
+	s := start(t, "-protocol", "fastcgi", "-scripts", root, "-socket-mode", "0666")
+	c := fastcgiWeb("apache", s.path, root, true, true)
+	c.global += "\nLoadModule alias_module /usr/lib/apache2/modules/mod_alias.so"
+	to := "unix:" + s.path + "|fcgi://localhost" + root
+	c.site += "\nAlias /alias/ " + root + "/\nProxyPass /pass/ " + to + "/\nProxyPassMatch ^/match/([^/]+\\.cgi(/.*)?)$ " + to + "/$1\n" +
+		"<Location /generic/>\nProxyFCGIBackendType GENERIC\nProxyPass " + to + "/\n</Location>"
+	w := startWeb(t, "apache", c)
+	for _, at := range []string{"alias", "pass", "match", "generic"} {
+		for target, name := range map[string]string{"env.cgi": "env.cgi", "odd%20name.cgi": "odd name.cgi"} {
+			a := ask(t, w.addr, "GET", "/"+at+"/"+target+"/a%20b?c=d", "")
+			for _, want := range []string{"SCRIPT_NAME=/" + at + "/" + name, "PATH_INFO=/a b", "QUERY_STRING=c=d", "SCRIPT_FILENAME=" + root + "/" + name} {
+				if a.status != 200 || !strings.Contains("\n"+a.body, "\n"+want+"\n") {
+					t.Errorf("%s/%s: %d, no %s in\n%s", at, target, a.status, want, a.body)
+				}
+			}
+		}
+		ask(t, w.addr, "GET", "/"+at+"/none.cgi", "").wantStatus(t, 404)
+	}
+	w.stop()
+	s.stop()
+}
+
 // TestInteropFastCGIGone: a client of nginx that leaves ends its command.
 func TestInteropFastCGIGone(t *testing.T) {
 	needFile(t, "/etc/nginx/fastcgi_params", "apt-get install nginx-common")

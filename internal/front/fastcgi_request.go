@@ -3,6 +3,7 @@ package front
 import (
 	"fmt"
 	"io"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -101,15 +102,20 @@ func (r *fcgiRequest) request() (*cgi.Request, error) {
 // the directory, or by DOCUMENT_ROOT and SCRIPT_NAME likewise, else by
 // SCRIPT_NAME alone. What follows its name is PATH_INFO.
 func (f *FastCGI) script(req *cgi.Request, params map[string]string) bool {
-	file := params["SCRIPT_FILENAME"]
-	if file == "" {
-		file = params["DOCUMENT_ROOT"] + params["SCRIPT_NAME"]
-	}
+	file := scriptFile(params)
 	below, ok := strings.CutPrefix(file, f.Config.Scripts)
 	if !ok || !strings.HasPrefix(below, "/") {
 		below = params["SCRIPT_NAME"]
 	}
 	name, info, ok := f.Scripts.Find(below)
+	if strings.Contains(below, "%") && (!ok || !strings.HasSuffix(params["SCRIPT_NAME"], info)) {
+		// Apache's ProxyPass writes the file as in a URL, and SCRIPT_NAME plain.
+		plain, err := url.PathUnescape(below)
+		n, i, found := f.Scripts.Find(plain)
+		if err == nil && found && strings.HasSuffix(params["SCRIPT_NAME"], i) {
+			name, info, ok = n, i, true
+		}
+	}
 	if !ok {
 		return false
 	}
@@ -120,6 +126,24 @@ func (f *FastCGI) script(req *cgi.Request, params map[string]string) bool {
 		params["SCRIPT_NAME"] = strings.TrimSuffix(params["SCRIPT_NAME"], info)
 	}
 	return true
+}
+
+// scriptFile is the file that the web server names. Apache writes it behind
+// "proxy:fcgi://" and a host, and what mod_rewrite makes of it has a query;
+// after the host there may be one slash or two.
+func scriptFile(params map[string]string) string {
+	file := params["SCRIPT_FILENAME"]
+	if file == "" {
+		return params["DOCUMENT_ROOT"] + params["SCRIPT_NAME"]
+	}
+	if rest, ok := strings.CutPrefix(file, "proxy:fcgi://"); ok {
+		_, rest, _ = strings.Cut(rest, "/")
+		file = "/" + strings.TrimPrefix(rest, "/")
+		if q := params["QUERY_STRING"]; q != "" {
+			file = strings.TrimSuffix(file, "?"+q)
+		}
+	}
+	return file
 }
 
 // drop logs once that a parameter is not passed on.

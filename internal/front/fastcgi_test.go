@@ -13,6 +13,7 @@ import (
 
 	"github.com/onewake/onewake/internal/cgi"
 	"github.com/onewake/onewake/internal/cli"
+	"github.com/onewake/onewake/internal/scripts"
 )
 
 func fcgiConfig() *cli.Config {
@@ -363,6 +364,42 @@ func TestFastCGIParameters(t *testing.T) {
 	}
 	if log := f.log.String(); strings.Count(log, "name=OTHER") != 1 {
 		t.Errorf("told twice: %s", log)
+	}
+}
+
+// Whichever way a web server names a file, it is the same program: nginx plainly,
+// Apache by default with its own prefix, and with ProxyPass as in a URL.
+func TestFastCGIScript(t *testing.T) {
+	table := scripts.Names{"a b.cgi", "s/x.cgi", "x.cgi"}
+	for _, tt := range []struct {
+		file, script, query string
+		name, left, info    string // what is found, SCRIPT_NAME, PATH_INFO
+	}{
+		{"/dir/x.cgi", "/cgi/x.cgi", "", "x.cgi", "/cgi/x.cgi", ""},
+		{"/dir/s/x.cgi/i", "/cgi/s/x.cgi/i", "", "s/x.cgi", "/cgi/s/x.cgi", "/i"},
+		{"/dir/x.cgi/%41", "/cgi/x.cgi/%41", "", "x.cgi", "/cgi/x.cgi", "/%41"},
+		{"/dir/x.cgi?q", "/cgi/x.cgi", "q", "", "", ""},
+		{"/dirs/x.cgi", "/x.cgi", "", "x.cgi", "/x.cgi", ""},
+		{"/dirs/x.cgi", "/cgi/x.cgi", "", "", "", ""},
+		{"", "/x.cgi/i", "", "x.cgi", "/x.cgi", "/i"},
+		{"/dir/none.cgi", "/x.cgi", "", "", "", ""},
+		{"proxy:fcgi://localhost//dir/a b.cgi", "/cgi/a b.cgi", "", "a b.cgi", "/cgi/a b.cgi", ""},
+		{"proxy:fcgi://[::1]:9000/dir/x.cgi", "/cgi/x.cgi", "", "x.cgi", "/cgi/x.cgi", ""},
+		{"proxy:fcgi://localhost/dir/x.cgi/a%20b%3Fc", "/cgi/x.cgi/a b?c", "d", "x.cgi", "/cgi/x.cgi", "/a b?c"},
+		{"proxy:fcgi://localhost/dir/a%20b.cgi/i", "/cgi/a b.cgi/i", "", "a b.cgi", "/cgi/a b.cgi", "/i"},
+		{"proxy:fcgi://localhost/dir/x.cgi?q=1", "/cgi/x.cgi", "q=1", "x.cgi", "/cgi/x.cgi", ""},
+		{"proxy:fcgi://localhost/dir/x%2Ecgi/%zz", "/cgi/x.cgi/%zz", "", "", "", ""},
+		{"proxy:fcgi://localhost", "/cgi/x.cgi", "", "", "", ""},
+		{"proxy:fcgi://localhost/elsewhere/x.cgi", "/x.cgi", "", "x.cgi", "/x.cgi", ""},
+	} {
+		f := &FastCGI{Config: &cli.Config{Scripts: "/dir"}, Scripts: table}
+		params := map[string]string{"SCRIPT_FILENAME": tt.file, "SCRIPT_NAME": tt.script, "QUERY_STRING": tt.query}
+		req := new(cgi.Request)
+		if ok := f.script(req, params); ok != (tt.name != "") || req.Script != tt.name {
+			t.Errorf("%s: %v, %q", tt.file, ok, req.Script)
+		} else if ok && (params["SCRIPT_NAME"] != tt.left || params["PATH_INFO"] != tt.info || params["SCRIPT_FILENAME"] != "/dir/"+tt.name) {
+			t.Errorf("%s: %q", tt.file, params)
+		}
 	}
 }
 
