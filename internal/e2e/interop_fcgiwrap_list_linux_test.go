@@ -80,7 +80,7 @@ use CGI;
 my $q = CGI->new;
 print $q->header(-type => 'text/plain', -charset => 'utf-8', -cookie => [$q->cookie('a', 1), $q->cookie('b', '2 3')], -x_made => 'by perl');
 print join('|', map { "$_=" . join(',', $q->multi_param($_)) } sort $q->multi_param), "\n";
-print join('|', $q->request_method, $q->url(-path_info => 1), $q->path_info, $q->cookie('c') // 'none', $q->remote_user // 'nobody'), "\n";
+print join('|', $q->request_method, $q->url(-path_info => 1), $q->path_info, $q->cookie('c') // 'none', $q->remote_user || 'nobody'), "\n";
 `,
 	"redirect.pl": `#!/usr/bin/perl
 use CGI;
