@@ -163,7 +163,7 @@ func (g *Gateway) refuse(r *Request, w Writer, err error) {
 	case !errors.As(err, &errno): // a refusal, or a cause of the context
 	case errno == syscall.ECANCELED: // the time of a drain is over
 		err = &Refusal{Status: 503, Reason: "the service is ending", Retry: true}
-	case r.Script != "" && errno == syscall.ENOENT: // the monitor has told why
+	case errno == control.NoScript: // the monitor has told why
 		err = &Refusal{Status: 404, Reason: "no such script"}
 	case control.IsTemporary(errno):
 		g.log(r).Error("command cannot be started", "error", err)

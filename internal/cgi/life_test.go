@@ -365,7 +365,7 @@ func TestCannotStart(t *testing.T) {
 	}
 	const never, later = "502: the command cannot be started", "503: no process can be started now"
 	for _, tt := range []struct{ script, want string }{
-		{r.dir + "/none", "404: no such script"}, {plain, never}, {r.dir, never}, {"E2BIG", never},
+		{"ESRCH", "404: no such script"}, {r.dir + "/none", never}, {plain, never}, {r.dir, never}, {"E2BIG", never},
 		{"EAGAIN", later}, {"EMFILE", later}, {"ENOMEM", later},
 	} {
 		c := r.begin(post(tt.script, strings.NewReader(strings.Repeat("x", memoryBody+1)), memoryBody+1))
@@ -375,7 +375,7 @@ func TestCannotStart(t *testing.T) {
 		}
 		r.idle()
 	}
-	if n := strings.Count(r.log.String(), `level=ERROR msg="command cannot be started" request_id=id`); n != 6 {
+	if n := strings.Count(r.log.String(), `level=ERROR msg="command cannot be started" request_id=id`); n != 7 {
 		t.Errorf("%d records", n)
 	}
 }

@@ -200,7 +200,7 @@ func (r *rig) disconnect() {
 
 // fails are scripts that cannot be started.
 var fails = map[string]error{
-	"EAGAIN": unix.EAGAIN, "EMFILE": unix.EMFILE, "ENOMEM": unix.ENOMEM, "E2BIG": unix.E2BIG, "ECANCELED": unix.ECANCELED,
+	"EAGAIN": unix.EAGAIN, "EMFILE": unix.EMFILE, "ENOMEM": unix.ENOMEM, "E2BIG": unix.E2BIG, "ECANCELED": unix.ECANCELED, "ESRCH": unix.ESRCH,
 }
 
 // command is what the monitor starts: the name of a script is its text.

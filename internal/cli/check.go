@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"github.com/hashicorp/go-multierror"
@@ -56,7 +57,11 @@ func tellScripts(c *Config, out io.Writer) {
 		return // told already
 	}
 	for _, name := range t.Names() {
-		fmt.Fprintf(out, "script %s\n", name)
+		if err := checkProgram(filepath.Join(c.Scripts, name)); err != nil {
+			fmt.Fprintf(out, "script %s: cannot be run: %v\n", name, err)
+		} else {
+			fmt.Fprintf(out, "script %s\n", name)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.Skipped)) {
 		fmt.Fprintf(out, "no script %s: %v\n", name, t.Skipped[name])

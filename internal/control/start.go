@@ -28,6 +28,11 @@ type Start struct {
 	Stdin  Stdin
 }
 
+// NoScript is what [PeerOptions.Command] fails with for a script that cannot be
+// run any more. It is not ENOENT: so fails a start where only the interpreter is
+// not there.
+const NoScript = syscall.ESRCH
+
 // A Process is one command that has been started.
 type Process struct {
 	ID uint64 // of the request, for the log

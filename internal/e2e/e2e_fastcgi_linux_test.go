@@ -60,8 +60,14 @@ func TestScripts(t *testing.T) {
 	s.signal(syscall.SIGHUP)
 	s.await("core replaced")
 	s.get("/cgi/c/d").want(t, 200, "/cgi/c /d")
+	// Its interpreter is not there, which is not as if it were not itself.
+	if err := os.WriteFile(root+"/d", []byte("#!/none\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new script is known", func() bool { return s.get("/cgi/d").status == 502 })
+	s.await("command cannot be started")
 	s.stop()
-	if r := run(t, "-check", "-listen", "unix:"+s.dir+"/s", "-scripts", root); r.status != 0 || r.stdout != "script b\nscript c\nconfiguration is good\n" {
+	if r := run(t, "-check", "-listen", "unix:"+s.dir+"/s", "-scripts", root); r.status != 0 || r.stdout != "script b\nscript c\nscript d: cannot be run: its #! names \"/none\": no such file or directory\nconfiguration is good\n" {
 		t.Errorf("%+v", r)
 	}
 }

@@ -187,7 +187,7 @@ func (m *monitor) command(script string) (*process.Command, error) {
 	}
 	if err != nil {
 		m.log.Error("script cannot be run", "script", script, "error", err)
-		return nil, syscall.ENOENT
+		return nil, control.NoScript
 	}
 	dir := m.Dir
 	if dir == "" {
