@@ -90,6 +90,8 @@ func TestArguments(t *testing.T) {
 		{`onewake_listen="" onewake_command="" onewake_env="" onewake_flags="" onewake_user="" onewake_logfile="" onewake_restart_delay=No`, args(plain)},
 		{`onewake_listen="unix:/a/b.sock tcp6:[::1]:80 'unix:/c d.sock'"`,
 			args(first+syslog+chroot+"ROOT/usr/local/sbin/onewake -listen unix:/a/b.sock -listen tcp6:[::1]:80 -listen", "unix:/c d.sock")},
+		{`onewake_scripts='ROOT/srv/cgi "bin"' onewake_protocol=fastcgi`, args(plain+" -protocol fastcgi -scripts", `ROOT/srv/cgi "bin"`)},
+		{`onewake_scripts=/srv/cgi onewake_protocol=http onewake_dir=/srv onewake_flags="-stream"`, args(plain + " -protocol http -dir /srv -scripts /srv/cgi -stream")},
 		{`onewake_socket_mode=0600 onewake_socket_group=gitgroup onewake_cgi=YES onewake_allow="www, :staff's"`,
 			args(plain+" -socket-mode 0600 -socket-group gitgroup -allow", "www, :staff's", "-cgi")},
 		{`onewake_chdir=/srv/b onewake_dir='/srv/a $b "c"' onewake_cgi=no`, args(plain+" -dir", `/srv/a $b "c"`)},
@@ -536,4 +538,18 @@ func TestRealOnewake(t *testing.T) {
 	if b.exists("var/run/onewake/onewake.sock") {
 		t.Error("the socket is still there")
 	}
+
+	// A directory of scripts, in place of a command and not beside one.
+	os.Mkdir(b.path("cgi"), 0o755)
+	b.write("cgi/hello.cgi", "#!/bin/sh\n")
+	os.Chmod(b.path("cgi/hello.cgi"), 0o755)
+	conf = append(conf, "onewake_scripts=ROOT/cgi onewake_protocol=fastcgi")
+	b.conf(append(conf, "onewake_command=")...)
+	if out := b.must("configtest"); out != "script hello.cgi\nconfiguration is good\n" {
+		t.Errorf("configtest says:\n%s", out)
+	}
+	b.conf(conf...)
+	b.refused("start", "-scripts", "there is a command as well")
+	b.conf("onewake_enable=YES", "onewake_program="+bin, "onewake_protocol=gopher")
+	b.refused("start", "-protocol", "gopher")
 }
