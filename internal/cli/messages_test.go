@@ -497,6 +497,15 @@ func TestNotes(t *testing.T) {
 		{args: []string{"-listen", "unix:" + dir + "/new"}},
 		{args: []string{"-listen", "unix:" + dir + "/left"}, want: "unix:" + dir + "/left: " + dir + "/left: a leftover socket file, removed at start\n"},
 		{args: []string{"-listen", "unix:" + dir + "/running"}, want: "unix:" + dir + "/running: a server of ours is running\n"},
+
+		// What means nothing, and the same where it does.
+		{args: []string{"-protocol", "fastcgi", "-param", "X"}},
+		{args: []string{"-protocol", "fastcgi", "-forwarded", "X-Real-IP"}, want: "-forwarded: means nothing with -protocol fastcgi, whose parameters are believed\n"},
+		{args: []string{"-protocol", "fastcgi", "-script-name", "/x"}, want: "-script-name: means nothing with -protocol fastcgi, the web server says SCRIPT_NAME\n"},
+		{args: []string{"-forwarded", "X-Real-IP", "-script-name", "/x"}},
+		{args: []string{"-param", "X"}, want: "-param: means nothing without -protocol fastcgi\n"},
+		{args: []string{"-stream", "/bin/date"}},
+		{args: []string{"-stream", "-cgi", "/bin/date"}, want: "-stream: means nothing with -cgi, whose output goes out as it comes\n"},
 	} {
 		n.test(t)
 	}
