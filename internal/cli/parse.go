@@ -288,15 +288,23 @@ func (p *parser) forwarded(c *Config) {
 
 func (p *parser) params(c *Config) {
 	for _, s := range p.all["param"].texts {
-		switch {
-		case s == "" || strings.ContainsFunc(s, func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') && (r < '0' || r > '9') }):
-			p.bad("param", s, "not the name of a parameter, of capital letters, digits and _")
-		case s == "PATH" || s == "HTTP_PROXY" || strings.HasPrefix(s, "LD_"):
-			p.bad("param", s, "never taken from a request")
-		default:
+		if bad := BadParam(s); bad != "" {
+			p.bad("param", s, bad)
+		} else {
 			c.Param = append(c.Param, s)
 		}
 	}
+}
+
+// BadParam says why -param cannot name a parameter, or nothing if it can.
+func BadParam(s string) string {
+	switch {
+	case s == "" || strings.ContainsFunc(s, func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') && (r < '0' || r > '9') }):
+		return "not the name of a parameter, of capital letters, digits and _"
+	case s == "PATH" || s == "HTTP_PROXY" || strings.HasPrefix(s, "LD_"):
+		return "never taken from a request"
+	}
+	return ""
 }
 
 // scripts makes sure that the directory of -scripts can be read. What is in it

@@ -3,18 +3,26 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 )
 
-// A directory of scripts by FastCGI, behind nginx with its stock parameters.
-func TestNginxFastCGI(t *testing.T) {
-	t.Parallel()
+// stockParams is nginx's own file of parameters.
+func stockParams(t *testing.T) string {
+	t.Helper()
 	const params = "/etc/nginx/fastcgi_params"
 	if _, err := os.Stat(params); err != nil {
 		missing(t, "no %s (to get it: apt-get install nginx-common)", params)
 	}
+	return params
+}
+
+// A directory of scripts by FastCGI, behind nginx with its stock parameters.
+func TestNginxFastCGI(t *testing.T) {
+	t.Parallel()
+	params := stockParams(t)
 	root, dir, addr := newDir(t, nil), newDir(t, nil), freeAddr(t)
 	os.Mkdir(filepath.Join(root, "sub"), 0o755)
 	script(t, root, "sub/a.cgi", `printf 'Content-Type: text/plain\n\n%s|%s|%s|%s' "$SCRIPT_NAME" "$PATH_INFO" "$SERVER_PORT" "$PWD"; cat`)
@@ -37,6 +45,40 @@ func TestNginxFastCGI(t *testing.T) {
 		web.request("POST", post11("/sub/a.cgi", strings.Repeat("x", 200_000))).want(t, 200, "/sub/a.cgi||"+port+"|"+root+"/sub"+strings.Repeat("x", 200_000))
 	}
 	web.get("/none").wantStatus(t, 404)
+	s.stop()
+}
+
+// The test page by FastCGI: what nginx gave, and what of it would reach no
+// command.
+func TestNginxFastCGIPage(t *testing.T) {
+	t.Parallel()
+	params := stockParams(t)
+	line, flags := asWebServer()
+	s := start(t, append(flags, "-protocol", "fastcgi", "-param", "SHADE")...)
+	addr := freeAddr(t)
+	startNginx(t, newDir(t, nil), "tcp:"+addr, line, `
+	server {
+		listen `+addr+`;
+		location / {
+			include `+params+`;
+			fastcgi_param PATH_INFO $uri;
+			fastcgi_param COLOUR blue;
+			fastcgi_param SHADE dark;
+			fastcgi_pass unix:`+s.path+`;
+		}
+	}`)
+	_, port, _ := strings.Cut(addr, ":")
+	rows := askPage(t, dial(t, "tcp:"+addr))
+	wantRows(t, rows, map[string]string{
+		"Protocol": "FastCGI", "Client": "127.0.0.1", "SHADE": "dark", "COLOUR": "", "Not passed on": "COLOUR",
+		"Never passed on": "", "SERVER_PORT": port, "REDIRECT_STATUS": "200",
+	})
+	for _, name := range []string{"QUERY_STRING", "SCRIPT_NAME", "REMOTE_USER", "HTTP_X_EVIL"} {
+		if !slices.Contains(splitList(rows["Passed on"]), name) {
+			t.Errorf("passed on: %s, and not %s", rows["Passed on"], name)
+		}
+	}
+	s.await("parameter not passed on", "name", "COLOUR")
 	s.stop()
 }
 

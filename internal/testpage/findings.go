@@ -81,6 +81,9 @@ func (v *view) look() {
 	}
 	// A peer's own address comes with its port, or is no address.
 	v.vouched = v.variable("REMOTE_ADDR") != v.r.Peer.Addr || v.r.Peer.Port != "" && !v.has("REMOTE_PORT")
+	if v.Protocol == cli.FastCGI {
+		v.vouched = v.has("REMOTE_ADDR")
+	}
 	if v.wire.Unix {
 		v.lookAtPeer()
 	} else {
@@ -90,7 +93,11 @@ func (v *view) look() {
 		v.toMend("onewake runs as root, and so would the command.")
 	}
 	v.lookAtProtocol()
-	v.lookAtForwarded()
+	if v.Protocol == cli.FastCGI {
+		v.lookAtParameters()
+	} else {
+		v.lookAtForwarded()
+	}
 	v.lookAtSandbox()
 }
 
@@ -124,7 +131,10 @@ func (v *view) lookAtPort() {
 	} else {
 		v.toKnow("every user of this machine can connect to a port, and onewake cannot tell who did. A ", "unix:", " socket has a mode and an owner.")
 	}
-	if v.Forwarded != 0 {
+	switch {
+	case v.Protocol == cli.FastCGI:
+		v.toKnow("whoever connects to the port is believed: the parameters are the variables.")
+	case v.Forwarded != 0:
 		v.toKnow("whoever connects to the port is believed, by ", "-forwarded", ".")
 	}
 }
@@ -134,6 +144,9 @@ func (v *view) lookAtProtocol() {
 	case v.wire.Protocol == "HTTP/1.0":
 		v.toMend("the request came in HTTP/1.0, in which an answer that was cut short may look whole. nginx: ",
 			"proxy_http_version 1.1;", " and ", `proxy_set_header Connection "";`)
+	case !v.wire.Keep && v.Protocol == cli.FastCGI:
+		v.toKnow("the connection is closed after this request. Where each request is so, keeping it costs less. nginx: ",
+			"keepalive 8;", " in the ", "upstream", ", and ", "fastcgi_keep_conn on;")
 	case !v.wire.Keep:
 		v.toKnow("the connection is closed after this request. Where each request is so, keeping it costs less. nginx: ",
 			"keepalive 8;", " in the ", "upstream", ", and ", `proxy_set_header Connection "";`)

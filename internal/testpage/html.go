@@ -276,6 +276,11 @@ func (v *view) fields(w *writer) {
 	} else {
 		w.row("Host", "", "none")
 	}
+	if v.Protocol == cli.FastCGI {
+		v.showParameters(w)
+		w.raw("</dl>\n")
+		return
+	}
 	for i, f := range v.wire.Fields {
 		switch {
 		case cli.ForwardedBit(f.Name) != 0 && !v.believes(f.Name):

@@ -1,6 +1,7 @@
 package testpage
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"html"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/onewake/onewake/internal/cgi"
 	"github.com/onewake/onewake/internal/cli"
+	"github.com/onewake/onewake/internal/control"
 	"github.com/onewake/onewake/sandbox"
 )
 
@@ -74,6 +76,18 @@ func findings(t *testing.T, body string) (mend, know []string) {
 		}
 	}
 	return mend, know
+}
+
+// sameFindings compares how they begin.
+func sameFindings(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	ok := len(got) == len(want)
+	for i := 0; ok && i < len(got); i++ {
+		ok = strings.HasPrefix(got[i], want[i])
+	}
+	if !ok {
+		t.Errorf("%s: %q, want %q", what, got, want)
+	}
 }
 
 var tags = regexp.MustCompile("<[^>]*>")
@@ -165,20 +179,87 @@ func TestVerdict(t *testing.T) {
 			}
 			_, body := askAs(t, p, tt.peer, tt.through, raw)
 			mend, know := findings(t, body)
-			same := func(what string, got, want []string) {
-				t.Helper()
-				ok := len(got) == len(want)
-				for i := 0; ok && i < len(got); i++ {
-					ok = strings.HasPrefix(got[i], want[i])
-				}
-				if !ok {
-					t.Errorf("%s: %q, want %q", what, got, want)
-				}
-			}
-			same("to mend", mend, tt.mend)
-			same("to know", know, tt.know)
+			sameFindings(t, "to mend", mend, tt.mend)
+			sameFindings(t, "to know", know, tt.know)
 			if !strings.Contains(body, tt.body) {
 				t.Errorf("no %q in %s", tt.body, body)
+			}
+		})
+	}
+}
+
+// askFastCGI asks as a browser does behind a web server that gives these
+// parameters.
+func askFastCGI(p *Page, keep bool, listener string, params ...string) string {
+	p.Protocol = cli.FastCGI
+	r := &cgi.Request{Peer: unixPeer, Vars: new(control.Vars)}
+	wire := &cgi.Wire{Listener: listener, Unix: listener == "unix:/x", Local: true, Protocol: "FastCGI", Keep: keep}
+	if !wire.Unix {
+		r.Peer = cgi.Peer{Addr: "127.0.0.1", Port: "4711", UID: -1}
+	}
+	names := p.Names()
+	for _, param := range append(params, "HTTP_ACCEPT=text/html") {
+		name, value, _ := strings.Cut(param, "=")
+		wire.Fields = append(wire.Fields, cgi.Field{Name: name, Value: value})
+		if names.Allow(name) {
+			r.Vars.Add(name, value)
+		}
+	}
+	r.Wire = func() *cgi.Wire { return wire }
+	var w taker
+	p.Serve(context.Background(), r, &w)
+	return string(w.body)
+}
+
+// TestFastCGI: the page tells which parameters a command would get, and which
+// not and why; and nothing of headers that mean nothing there.
+func TestFastCGI(t *testing.T) {
+	t.Parallel()
+	usual := []string{"QUERY_STRING=", "REMOTE_ADDR=192.0.2.1", "REQUEST_METHOD=GET", "SCRIPT_NAME=/", "SERVER_NAME=h", "SERVER_PORT=80", "SERVER_PROTOCOL=HTTP/1.1"}
+	with := func(more ...string) []string { return append(slices.Clone(usual), more...) }
+	const all = "QUERY_STRING, REMOTE_ADDR, REQUEST_METHOD, SCRIPT_NAME, SERVER_NAME, SERVER_PORT, SERVER_PROTOCOL, "
+	for _, tt := range []struct {
+		name       string
+		set        func(p *Page)
+		listener   string
+		closed     bool
+		params     []string
+		mend, know []string
+		body       []string
+	}{
+		{"well", nil, "unix:/x", false, with("HTTP_X_REAL_IP=192.0.2.9", "HTTP_HOST=h"), nil, nil, []string{
+			"Nothing is to be mended.", "<dt>Host</dt>\n<dd><code>h</code>", "<dt>Passed on</dt>\n<dd><code>" + all + "HTTP_X_REAL_IP, HTTP_HOST, HTTP_ACCEPT</code>",
+			"<dt>Client</dt>\n<dd><code>192.0.2.1</code> <span>the web server says so, and is believed"}},
+		{"dropped", nil, "unix:/x", false, with("COLOUR=secret", "PHP_VALUE=secret", "COLOUR=again"), nil,
+			[]string{"not passed on: COLOUR, PHP_VALUE. If a command needs it, start onewake with -param COLOUR -param PHP_VALUE"},
+			[]string{"<dt>Not passed on</dt>\n<dd><code>COLOUR, PHP_VALUE</code> <span>would reach a command if <code>-param"}},
+		{"by -param", func(p *Page) { p.Param = []string{"COLOUR"} }, "unix:/x", false, with("COLOUR=blue"), nil, nil, []string{all + "COLOUR, HTTP_ACCEPT", "<dd><code>blue</code>"}},
+		{"never", func(p *Page) { p.Env, p.Setup.Env = []string{"SET=1"}, []string{"SET"} }, "unix:/x", false,
+			with("HTTP_PROXY=secret", "PATH=secret", "LD_PRELOAD=secret", "a-<b>=secret", "SET=secret"), nil, nil,
+			[]string{"<dt>Never passed on</dt>\n<dd><code>HTTP_PROXY, PATH, LD_PRELOAD, a-&lt;b&gt;, SET</code> <span>is fixed by <code>-env"}},
+		{"too few", nil, "unix:/x", false, []string{"REQUEST_METHOD=GET", "SCRIPT_NAME="},
+			[]string{"the web server did not give QUERY_STRING, REMOTE_ADDR, SERVER_NAME, SERVER_PORT, SERVER_PROTOCOL, which CGI programs count on. nginx: include fastcgi_params;"}, nil,
+			[]string{"<dt>Client</dt>\n<dd>no address is known</dd>"}},
+		{"closed", nil, "unix:/x", true, usual, nil, []string{"the connection is closed after this request. Where each request is so, keeping it costs less. nginx: keepalive 8; in the upstream, and fastcgi_keep_conn on;"}, nil},
+		{"a port", nil, "tcp4:127.0.0.1:9000", false, usual, nil, []string{"every user of this machine", "whoever connects to the port is believed: the parameters are the variables."}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := page()
+			if tt.set != nil {
+				tt.set(p)
+			}
+			body := askFastCGI(p, !tt.closed, tt.listener, tt.params...)
+			mend, know := findings(t, body)
+			sameFindings(t, "to mend", mend, tt.mend)
+			sameFindings(t, "to know", know, tt.know)
+			for _, want := range tt.body {
+				if !strings.Contains(body, want) {
+					t.Errorf("no %q in %s", want, body)
+				}
+			}
+			if strings.Contains(body, "secret") || strings.Contains(body, "proxy_set_header") || strings.Contains(body, "believed, since") {
+				t.Errorf("what is withheld, or is for HTTP alone, is in %s", body)
 			}
 		})
 	}
