@@ -1,0 +1,125 @@
+//go:build freebsd || linux
+
+package e2e
+
+import (
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Answer now, work on, as scripts write it: the job that is left behind, with
+// the output or without it, and the script itself behind its closed output.
+const (
+	say202 = `printf 'Status: 202 Accepted\nContent-Type: text/plain\n\naccepted\n'; `
+	work   = `echo $$ >told; read x <go; echo done >told`
+)
+
+var answerNow = []struct{ name, script, ended string }{
+	{"a job", say202 + `sh -c '` + work + `' >/dev/null 2>&1 &`, "leftovers ended"},
+	{"a job that holds the output", say202 + `sh -c '` + work + `' &`, "leftovers ended"},
+	{"closed output", say202 + `exec >&-; ` + work, "command failed"},
+}
+
+// The client has its whole answer while the job runs, which holds its slot until
+// it ends by itself.
+func TestAnswerNow(t *testing.T) {
+	t.Parallel()
+	for _, tt := range answerNow {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			m := meet(t, nil)
+			s := cgi(t, tt.script, "-dir", m.dir, "-max-procs", "1", "-max-queue", "1", "-timeout", "10m")
+			c := dial(t, s.addr).send("%s", text11("POST", "/", "Content-Length: 0"))
+			pid := m.pids(1)
+			c.answer("POST").want(t, 202, "accepted\n")
+			if isGone(pid[0]) {
+				t.Error("the job does not work on")
+			}
+			// One waits for the slot, and there is no room for another one. The
+			// first may come on the connection that has had its answer.
+			waiting := answers(c.send("%s", get11("/")), dial(t, s.addr).send("%s", get11("/")))
+			if a := <-waiting; a == nil || a.status != 503 {
+				t.Fatalf("got %v, want 503 from a full queue", a)
+			}
+			m.release(1)
+			if got := m.line(); got != "done" {
+				t.Errorf("the job says %q", got)
+			}
+			next := m.pids(1)
+			awaitGone(t, pid...)
+			if a := <-waiting; a == nil || a.status != 202 {
+				t.Errorf("who has waited for the slot got %v", a)
+			}
+			m.release(1)
+			m.line()
+			awaitGone(t, next...)
+			s.stop()
+			if r := s.find(tt.ended); len(r) > 0 {
+				t.Errorf("jobs that have ended by themselves: %v", r)
+			}
+		})
+	}
+}
+
+// -timeout counts from the start of the command, and ends what is behind the
+// answer; so does a stop when -drain is over. Each is told.
+func TestAnswerNowEnded(t *testing.T) {
+	t.Parallel()
+	for _, tt := range answerNow {
+		t.Run(tt.name+", -timeout", func(t *testing.T) {
+			t.Parallel()
+			for timeout := 500 * time.Millisecond; ; timeout *= 2 {
+				m := meet(t, nil)
+				s := cgi(t, tt.script, "-dir", m.dir, "-timeout", timeout.String())
+				a := s.request("POST", post11("/", ""))
+				if a.status == 504 || a.err != nil { // before the answer was over
+					s.stop()
+					continue
+				}
+				a.want(t, 202, "accepted\n")
+				r := s.await(tt.ended)
+				if why := r["reason"] + r["ended"]; why != "timeout" {
+					t.Errorf("ended by %q: %v", why, r)
+				}
+				awaitGone(t, m.pids(1)...)
+				s.stop()
+				break
+			}
+		})
+		t.Run(tt.name+", -drain", func(t *testing.T) {
+			t.Parallel()
+			m := meet(t, nil)
+			s := cgi(t, tt.script, "-dir", m.dir, "-timeout", "10m", "-drain", "1ms")
+			c := dial(t, s.addr).send("%s", post11("/", ""))
+			pids := m.pids(1)
+			c.answer("POST").want(t, 202, "accepted\n")
+			s.stop()
+			s.await("drain time is over, what still runs is ended", "running", "1")
+			if tt.ended == "leftovers ended" {
+				s.await(tt.ended)
+			}
+			if !isGone(pids[0]) {
+				t.Errorf("job %d has outlived the service", pids[0])
+			}
+		})
+		t.Run(tt.name+" ends in -drain", func(t *testing.T) {
+			t.Parallel()
+			m := meet(t, nil)
+			s := cgi(t, tt.script, "-dir", m.dir, "-timeout", "10m", "-drain", "10m")
+			c := dial(t, s.addr).send("%s", post11("/", ""))
+			pids := m.pids(1)
+			c.answer("POST").want(t, 202, "accepted\n")
+			s.signal(syscall.SIGTERM)
+			s.await("stop")
+			m.release(1)
+			if got := m.line(); got != "done" {
+				t.Errorf("the job says %q", got)
+			}
+			if st := s.wait(); st != 0 {
+				t.Errorf("exit status %d", st)
+			}
+			awaitGone(t, pids...)
+		})
+	}
+}
