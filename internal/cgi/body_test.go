@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -273,6 +274,17 @@ func TestForms(t *testing.T) {
 	large := "a=" + strings.Repeat("x", memoryBody)
 	if got := r.serve(form(show, "a=1", "a=2&b=%24%28x%29")); !strings.HasSuffix(got, " 1|$(x)|a=2&b=%24%28x%29") {
 		t.Errorf("%q", got)
+	}
+	// Whatever is in a value is one value, and no name is that of another
+	// variable.
+	const evil = "\n\"'`$(x)\\ \xff;b=2\r\n\x1b"
+	if got := r.serve(form(show, "a="+url.QueryEscape(evil), "b=%E9")); !strings.HasSuffix(got, " "+evil+"|\xe9|b=%E9") {
+		t.Errorf("%q", got)
+	}
+	const path = `printf 'X: y\n\n%s|%s' "$PATH" "$FORM_PATH"`
+	_, plain, _ := strings.Cut(r.serve(form(path, "", "")), "/")
+	if got := r.serve(form(path, "PATH=/evil&LD_PRELOAD=/evil&DIR=/evil", "PATH=/other")); len(plain) < 2 || !strings.HasSuffix(got, " /"+plain+"/evil") {
+		t.Errorf("%q, and without a form /%s", got, plain)
 	}
 	if got := r.serve(form(show, "a=%", "")); got != "400: malformed percent-encoding in a form" {
 		t.Errorf("%q", got)
