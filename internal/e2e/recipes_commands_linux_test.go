@@ -22,11 +22,13 @@ func TestInteropGit(t *testing.T) {
 	need(t, "openssl", "apt-get install openssl")
 	m := newMachine(t)
 	p := readRecipe(t, "git.md")
-	m.follow(p)
+	m.follow(p.only("git over HTTP"))
 	os.Chmod(m.here("/usr/local/etc/nginx/git.htpasswd"), 0o644) // its group could not be set
 	s := m.service("onewake_git")
 	addr := m.startSite("")
-	m.console(p)
+	m.console(p.only("git over HTTP"))
+	m.follow(p.only("Who pushed"))
+	m.console(p.only("Who pushed"))
 
 	at := strings.TrimPrefix(addr, "tcp:")
 
@@ -60,6 +62,51 @@ func TestInteropGit(t *testing.T) {
 	}
 	ask(t, addr, "POST", "/git/another.git/git-receive-pack", "0000").wantStatus(t, 401)
 	s.await("request", "target", "/git/example.git/git-receive-pack", "status", "200", "client", "127.0.0.1")
+	s.stop()
+}
+
+// By gitolite, a user gets as far as its configuration says.
+func TestInteropGitolite(t *testing.T) {
+	t.Parallel()
+	git := need(t, "git", "apt-get install git")
+	need(t, "openssl", "apt-get install openssl")
+	need(t, "gitolite", "apt-get install gitolite3")
+	m := newMachine(t)
+	m.replace = []string{"/usr/local/libexec/gitolite/", "/usr/share/gitolite3/"}
+	p := readRecipe(t, "git.md")
+	m.follow(p)
+	htpasswd := m.here("/usr/local/etc/nginx/git.htpasswd")
+	m.run("/bin/sh", "-c", `printf 'bob:%s\n' "$(openssl passwd -6 x)" >>`+htpasswd)
+	os.Chmod(htpasswd, 0o644) // its group could not be set
+	s := m.service("onewake_gitolite")
+	addr := m.startSite("")
+	m.console(p.only("gitolite"))
+	url := func(user, repo string) string {
+		return "http://" + user + "@" + strings.TrimPrefix(addr, "tcp:") + "/gitolite/" + repo
+	}
+	fails := func(args ...string) {
+		t.Helper()
+		if out, err := m.command(m.onewake, append([]string{git}, args...)...).CombinedOutput(); err == nil {
+			t.Errorf("%q: %s", args, out)
+		}
+	}
+	fails("ls-remote", url("bob:x", "gitolite-admin.git"))
+	fails("ls-remote", url("bob:wrong", "testing.git"))
+	m.run(git, "ls-remote", url("bob:x", "testing.git"))
+
+	// A repository of bob's, which alice may read.
+	admin := m.here("/var/tmp/admin")
+	f, err := os.OpenFile(admin+"/conf/gitolite.conf", os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(f, "\nrepo of-bob\n    RW+ = bob\n    R = alice\n")
+	f.Close()
+	m.run(git, "-C", admin, "commit", "-q", "-a", "-m", "of-bob")
+	m.run(git, "-C", admin, "push", "-q", url("alice:correct%20horse", "gitolite-admin.git"), "HEAD:master")
+	fails("-C", admin, "push", "-q", url("alice:correct%20horse", "of-bob.git"), "HEAD:master")
+	m.run(git, "-C", admin, "push", "-q", url("bob:x", "of-bob.git"), "HEAD:master")
+	m.run(git, "ls-remote", url("alice:correct%20horse", "of-bob.git"))
 	s.stop()
 }
 
