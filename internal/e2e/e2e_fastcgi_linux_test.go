@@ -66,6 +66,11 @@ func TestNginxFastCGIPage(t *testing.T) {
 			fastcgi_param SHADE dark;
 			fastcgi_pass unix:`+s.path+`;
 		}
+		location /nobody {
+			include `+params+`;
+			fastcgi_param REMOTE_USER "";
+			fastcgi_pass unix:`+s.path+`;
+		}
 	}`)
 	_, port, _ := strings.Cut(addr, ":")
 	rows := askPage(t, dial(t, "tcp:"+addr))
@@ -79,6 +84,14 @@ func TestNginxFastCGIPage(t *testing.T) {
 		}
 	}
 	s.await("parameter not passed on", "name", "COLOUR")
+	// Where nobody is asked for a password, nginx's own parameters have whatever
+	// name the client claims. This pins what docs/recipes say about it.
+	for path, user := range map[string]string{"/": "evil", "/nobody": ""} {
+		a := (&server{t: t, addr: "tcp:" + addr}).get(path, "Authorization: Basic ZXZpbDpldmls")
+		if a.status != 200 || !strings.Contains(a.body, "\nREMOTE_USER='"+user+"'\n") {
+			t.Errorf("%s: %d %s", path, a.status, a.body)
+		}
+	}
 	s.stop()
 }
 
