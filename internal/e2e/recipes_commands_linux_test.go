@@ -27,8 +27,12 @@ func TestInteropGit(t *testing.T) {
 	s := m.service("onewake_git")
 	addr := m.startSite("")
 	m.console(p.only("git over HTTP"))
+	m.run(git, "-C", m.here("/var/git/example.git"), "config", "core.logAllRefUpdates", "true")
 	m.follow(p.only("Who pushed"))
 	m.console(p.only("Who pushed"))
+	if reflog := m.read("/var/git/example.git/logs/refs/heads/main"); !strings.Contains(reflog, " alice <alice@http.127.0.0.1> ") {
+		t.Errorf("reflog %s", reflog)
+	}
 
 	at := strings.TrimPrefix(addr, "tcp:")
 
