@@ -99,13 +99,13 @@ func (r *fcgiRequest) request() (*cgi.Request, error) {
 }
 
 // script finds the program of a request: by SCRIPT_FILENAME where it lies below
-// the directory, or by DOCUMENT_ROOT and SCRIPT_NAME likewise, else by
-// SCRIPT_NAME alone. What follows its name is PATH_INFO.
+// the directory, or by DOCUMENT_ROOT and SCRIPT_NAME likewise, else by what
+// follows -script-name in SCRIPT_NAME. What follows its name is PATH_INFO.
 func (f *FastCGI) script(req *cgi.Request, params map[string]string) bool {
 	file := scriptFile(params)
 	below, ok := strings.CutPrefix(file, f.Config.Scripts)
 	if !ok || !strings.HasPrefix(below, "/") {
-		below = params["SCRIPT_NAME"]
+		below, _ = strings.CutPrefix(params["SCRIPT_NAME"], f.ScriptName)
 	}
 	name, info, ok := f.Scripts.Find(below)
 	if strings.Contains(below, "%") && (!ok || !strings.HasSuffix(params["SCRIPT_NAME"], info)) {

@@ -374,25 +374,29 @@ func TestFastCGIScript(t *testing.T) {
 	for _, tt := range []struct {
 		file, script, query string
 		name, left, info    string // what is found, SCRIPT_NAME, PATH_INFO
+		prefix              string // -script-name
 	}{
-		{"/dir/x.cgi", "/cgi/x.cgi", "", "x.cgi", "/cgi/x.cgi", ""},
-		{"/dir/s/x.cgi/i", "/cgi/s/x.cgi/i", "", "s/x.cgi", "/cgi/s/x.cgi", "/i"},
-		{"/dir/x.cgi/%41", "/cgi/x.cgi/%41", "", "x.cgi", "/cgi/x.cgi", "/%41"},
-		{"/dir/x.cgi?q", "/cgi/x.cgi", "q", "", "", ""},
-		{"/dirs/x.cgi", "/x.cgi", "", "x.cgi", "/x.cgi", ""},
-		{"/dirs/x.cgi", "/cgi/x.cgi", "", "", "", ""},
-		{"", "/x.cgi/i", "", "x.cgi", "/x.cgi", "/i"},
-		{"/dir/none.cgi", "/x.cgi", "", "", "", ""},
-		{"proxy:fcgi://localhost//dir/a b.cgi", "/cgi/a b.cgi", "", "a b.cgi", "/cgi/a b.cgi", ""},
-		{"proxy:fcgi://[::1]:9000/dir/x.cgi", "/cgi/x.cgi", "", "x.cgi", "/cgi/x.cgi", ""},
-		{"proxy:fcgi://localhost/dir/x.cgi/a%20b%3Fc", "/cgi/x.cgi/a b?c", "d", "x.cgi", "/cgi/x.cgi", "/a b?c"},
-		{"proxy:fcgi://localhost/dir/a%20b.cgi/i", "/cgi/a b.cgi/i", "", "a b.cgi", "/cgi/a b.cgi", "/i"},
-		{"proxy:fcgi://localhost/dir/x.cgi?q=1", "/cgi/x.cgi", "q=1", "x.cgi", "/cgi/x.cgi", ""},
-		{"proxy:fcgi://localhost/dir/x%2Ecgi/%zz", "/cgi/x.cgi/%zz", "", "", "", ""},
-		{"proxy:fcgi://localhost", "/cgi/x.cgi", "", "", "", ""},
-		{"proxy:fcgi://localhost/elsewhere/x.cgi", "/x.cgi", "", "x.cgi", "/x.cgi", ""},
+		{"/dir/x.cgi", "/cgi/x.cgi", "", "x.cgi", "/cgi/x.cgi", "", ""},
+		{"/dir/s/x.cgi/i", "/cgi/s/x.cgi/i", "", "s/x.cgi", "/cgi/s/x.cgi", "/i", ""},
+		{"/dir/x.cgi/%41", "/cgi/x.cgi/%41", "", "x.cgi", "/cgi/x.cgi", "/%41", ""},
+		{"/dir/x.cgi?q", "/cgi/x.cgi", "q", "", "", "", ""},
+		{"/dirs/x.cgi", "/x.cgi", "", "x.cgi", "/x.cgi", "", ""},
+		{"/dirs/x.cgi", "/cgi/x.cgi", "", "", "", "", ""},
+		{"", "/x.cgi/i", "", "x.cgi", "/x.cgi", "/i", ""},
+		{"/dir/none.cgi", "/x.cgi", "", "", "", "", ""},
+		{"proxy:fcgi://localhost//dir/a b.cgi", "/cgi/a b.cgi", "", "a b.cgi", "/cgi/a b.cgi", "", ""},
+		{"proxy:fcgi://[::1]:9000/dir/x.cgi", "/cgi/x.cgi", "", "x.cgi", "/cgi/x.cgi", "", ""},
+		{"proxy:fcgi://localhost/dir/x.cgi/a%20b%3Fc", "/cgi/x.cgi/a b?c", "d", "x.cgi", "/cgi/x.cgi", "/a b?c", ""},
+		{"proxy:fcgi://localhost/dir/a%20b.cgi/i", "/cgi/a b.cgi/i", "", "a b.cgi", "/cgi/a b.cgi", "/i", ""},
+		{"proxy:fcgi://localhost/dir/x.cgi?q=1", "/cgi/x.cgi", "q=1", "x.cgi", "/cgi/x.cgi", "", ""},
+		{"proxy:fcgi://localhost/dir/x%2Ecgi/%zz", "/cgi/x.cgi/%zz", "", "", "", "", ""},
+		{"proxy:fcgi://localhost", "/cgi/x.cgi", "", "", "", "", ""},
+		{"proxy:fcgi://localhost/elsewhere/x.cgi", "/x.cgi", "", "x.cgi", "/x.cgi", "", ""},
+		{"", "/cgi/x.cgi/i", "", "x.cgi", "/cgi/x.cgi", "/i", "/cgi"},
+		{"", "/cgix.cgi", "", "", "", "", "/cgi"},
+		{"/dir/x.cgi", "/other/x.cgi", "", "x.cgi", "/other/x.cgi", "", "/cgi"},
 	} {
-		f := &FastCGI{Config: &cli.Config{Scripts: "/dir"}, Scripts: table}
+		f := &FastCGI{Config: &cli.Config{Scripts: "/dir", ScriptName: tt.prefix}, Scripts: table}
 		params := map[string]string{"SCRIPT_FILENAME": tt.file, "SCRIPT_NAME": tt.script, "QUERY_STRING": tt.query}
 		req := new(cgi.Request)
 		if ok := f.script(req, params); ok != (tt.name != "") || req.Script != tt.name {

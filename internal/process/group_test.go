@@ -367,7 +367,7 @@ func TestEverythingEnds(t *testing.T) {
 						t.Errorf("left: children %v, %d timers", list, len(r.loop.timers))
 					}
 				})
-				if log := r.logged(); !strings.Contains(log, `reason="service ends"`) {
+				if log := r.logged(); !strings.Contains(log, `reason="service ending"`) {
 					t.Errorf("logged: %s", log)
 				}
 			})

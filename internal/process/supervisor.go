@@ -105,7 +105,7 @@ func (s *Supervisor) EndAll() {
 	s.ending = true
 	s.next()
 	for _, g := range s.groups {
-		g.End("service ends")
+		g.End("service ending")
 	}
 	s.look()
 }
