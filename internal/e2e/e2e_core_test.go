@@ -35,7 +35,7 @@ const (
 	coreFirst   = 4
 )
 
-// Kinds of messages, see spawn/message.go.
+// Kinds of messages, see control/frame.go.
 const (
 	kindReady byte = 1 + iota
 	kindStart
@@ -43,10 +43,12 @@ const (
 	kindSpool
 	kindClosed
 	kindStats
+	kindNames
 	kindConfig
 	kindStarted
 	kindFailed
 	kindExited
+	kindOver
 	kindSpooled
 	kindNoSpool
 	kindRetire

@@ -11,10 +11,10 @@ import (
 )
 
 // Quick and slow commands, small and large output, answers that are cut: one
-// after the other on connections that are kept, many at once. No answer is late
-// by more than a moment, or another request's.
-func TestMixed(t *testing.T) {
-	t.Log("stress: may fail where the machine is slow or busy")
+// after the other on connections that are kept, many at once. No answer is
+// another request's.
+func TestStressMixed(t *testing.T) {
+	storm(t)
 	t.Parallel()
 	s := shell(t, `case $PATH_INFO in
 /fail) echo secret; exit 1;;
@@ -26,7 +26,7 @@ func TestMixed(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() {
 			var c *conn
-			for j := range 60 {
+			for j := range count(12, 60) {
 				if c == nil {
 					c = dial(t, s.addr)
 				}

@@ -118,6 +118,28 @@ func TestStressReloadUnderLoad(t *testing.T) {
 	s.stop()
 }
 
+// Nor do they behind nginx, which keeps connections to the core that is replaced.
+func TestStressReloadBehindNginx(t *testing.T) {
+	storm(t)
+	s, addr := front(t, "unix", "-access-log=false", "-max-procs", "32", "--", script(t, newDir(t, nil), "echo", echoText))
+	tr := newTraffic(t, "tcp:"+addr)
+	tr.behind, tr.pause = true, 20*time.Millisecond
+	tr.add(24, fresh)
+	tr.add(24, keeping)
+	tr.add(10, slow)
+	tr.add(6, upload)
+	n := count(5, 50)
+	for i := range n {
+		s.signal(syscall.SIGHUP)
+		s.awaitN(i+1, "core replaced")
+		time.Sleep(10 * time.Millisecond)
+	}
+	tr.end()
+	tr.none(lost, wrong, busy, unheard)
+	t.Logf("%d reloads: %v answered, by client %v", n, tr.counts()[answered], tr.count)
+	s.stop()
+}
+
 // Two servers take turns on one path. The next one waits for the lock and
 // serves while the former one still answers.
 func TestStressRestartUnderLoad(t *testing.T) {

@@ -65,10 +65,10 @@ func TestStressFewDescriptors(t *testing.T) {
 	}
 }
 
-// A small limit from the start on is shared out.
+// A small limit from the start on is enough for whoever -max-conns lets in.
 func TestStressSmallDescriptorLimit(t *testing.T) {
 	storm(t)
-	s := launch{shell: "ulimit -n 128", args: []string{"-access-log=false", "-max-procs", "4", "--",
+	s := launch{shell: "ulimit -n 128", args: []string{"-access-log=false", "-max-procs", "4", "-max-conns", "64", "--",
 		script(t, newDir(t, nil), "echo", echoText)}}.start(t)
 	tr := newTraffic(t, s.addr)
 	tr.sleep, tr.size = "0.05", 128<<10
@@ -92,7 +92,7 @@ func TestStressNoMemoryForTheCommand(t *testing.T) {
 exec `+need(t, "head", "coreutils")+` -c 5 /dev/zero`))
 	s.get("/").want(t, 200, "\x00\x00\x00\x00\x00")
 	s.get("/small").wantStatus(t, 500)
-	if r := s.await("command failed"); !strings.HasPrefix(r["status"], "signal ") {
+	if r := s.await("command failed"); !strings.HasPrefix(r["exit"], "signal ") {
 		t.Errorf("%v, want a death by a signal", r)
 	}
 	s.get("/").want(t, 200, "\x00\x00\x00\x00\x00")
@@ -102,7 +102,7 @@ exec `+need(t, "head", "coreutils")+` -c 5 /dev/zero`))
 		a := s.get("/")
 		s.setLimit(s.pid, unix.RLIMIT_AS, noLimit)
 		a.wantStatus(t, 500)
-		if r := s.awaitN(2, "command failed"); !strings.HasPrefix(r["status"], "signal ") {
+		if r := s.awaitN(2, "command failed"); !strings.HasPrefix(r["exit"], "signal ") {
 			t.Errorf("%v, want a death by a signal", r)
 		}
 	}
@@ -160,7 +160,7 @@ exec tail /dev/zero`))
 	const n = 3
 	for i := range n {
 		s.get("/greedy").wantStatus(t, 500)
-		if r := s.awaitN(i+1, "command failed"); r["status"] != "signal 9" {
+		if r := s.awaitN(i+1, "command failed"); r["exit"] != "signal 9" {
 			t.Errorf("%v, want signal 9", r)
 		}
 		s.get("/").want(t, 200, "fine\n")

@@ -26,21 +26,6 @@ import (
 // cut short or somebody else's, and what /proc tells about the processes under
 // test.
 
-// envShort asks for one short turn of each storm, without a look at the clock.
-const envShort = "ONEWAKE_STRESS_SHORT"
-
-func short() bool { return testing.Short() || os.Getenv(envShort) == "1" }
-
-// storm begins a stress test and says what its failure may mean.
-func storm(t *testing.T) {
-	t.Helper()
-	if short() {
-		t.Log("one short turn: nothing is asserted about time, rate or memory")
-		return
-	}
-	t.Log("this may fail because the machine is slow or busy: times, rates and sizes are asserted, see docs/reliability.md")
-}
-
 // long skips what takes its time by nature, in a short turn.
 func long(t *testing.T, why string) {
 	t.Helper()
@@ -49,26 +34,8 @@ func long(t *testing.T, why string) {
 	}
 }
 
-// off reports a figure that is not as it should be. In a short turn, figures
-// mean nothing.
-func off(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if !short() {
-		t.Errorf(format, args...)
-	}
-}
-
 // slack is what a busy machine may add to a time before it counts as wrong.
 const slack = 5 * time.Second
-
-// count is how often something is done, or how long: once in a short turn, and
-// as docs/reliability.md says.
-func count[T int | time.Duration](quick, full T) T {
-	if short() {
-		return quick
-	}
-	return full
-}
 
 // echoText is a command that says which request it is for. A query of
 // sleep=SECONDS makes it slow, and a body is counted.
@@ -118,11 +85,12 @@ type attempt struct {
 
 // traffic is a number of clients at work.
 type traffic struct {
-	t     *testing.T
-	addr  string
-	sleep string        // of slow requests, in seconds
-	size  int           // of uploads, in bytes
-	pause time.Duration // between two requests of a client
+	t      *testing.T
+	addr   string
+	behind bool          // a web server, which answers 502 to what onewake does not answer
+	sleep  string        // of slow requests, in seconds
+	size   int           // of uploads, in bytes
+	pause  time.Duration // between two requests of a client
 
 	serial atomic.Uint64
 	quit   chan struct{}
@@ -259,6 +227,8 @@ func (tr *traffic) try(c *client, h habit) (*client, fate, string) {
 	switch {
 	case err != nil:
 		return c, lost, "cut: " + err.Error()
+	case tr.behind && resp.StatusCode == 502:
+		return c, lost, fmt.Sprintf("%s: 502", target)
 	case resp.StatusCode == 503 && resp.Header.Get("Retry-After") != "":
 		return c, busy, string(b)
 	case resp.StatusCode != 200 || string(b) != want:
