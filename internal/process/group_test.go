@@ -406,7 +406,7 @@ func init() {
 			return 1
 		}
 		fmt.Println(os.Getpid())
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // it is killed
 		return 0
 	}
 }

@@ -232,7 +232,7 @@ func init() {
 			unix.Setsid()
 			io.Copy(io.Discard, says) // the echo's standard error ends with its first line
 			os.Stderr.Close()
-			time.Sleep(time.Minute)
+			time.Sleep(time.Minute) // it is killed
 			return 0
 		}
 		r, w, _ := os.Pipe()
