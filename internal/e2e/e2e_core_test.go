@@ -8,12 +8,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/onewake/onewake/internal/control"
 )
@@ -28,11 +25,10 @@ func init() {
 	}
 }
 
-// A core's argv[0] and its descriptors, for who poses as one.
+// A core's argv[0] and its control socket, for who poses as one.
 const (
 	coreName    = "onewake: core"
 	coreControl = 3
-	coreFirst   = 4
 )
 
 // Kinds of messages, see control/frame.go.
@@ -99,17 +95,6 @@ var plans = map[string]func(*taken){
 			c.say(kindStart, id+1, startText)
 		}
 	},
-	// A thousand of them, at requests for a file that have the same number.
-	"descriptors": func(c *taken) {
-		for range 4 {
-			c.sendFiles(frameBytes(kindSpool, 1, ""))
-		}
-	},
-}
-
-func (c *taken) sendFiles(b []byte) error {
-	fds := slices.Repeat([]int{coreFirst}, 250)
-	return unix.Sendmsg(coreControl, b, unix.UnixRights(fds...), nil, 0)
 }
 
 // poseAsCore does what the plan says and then waits for its end.

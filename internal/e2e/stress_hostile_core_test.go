@@ -8,11 +8,14 @@ import (
 	"io"
 	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // exitOver is the flag of an exit that nothing of the request is left behind.
@@ -42,6 +45,13 @@ func (c *taken) awaitRetire() {
 			return
 		}
 	}
+}
+
+// sendFiles writes bytes and 250 descriptors along with them: the first listener.
+func (c *taken) sendFiles(b []byte) error {
+	const coreFirst = 4
+	fds := slices.Repeat([]int{coreFirst}, 250)
+	return unix.Sendmsg(coreControl, b, unix.UnixRights(fds...), nil, 0)
 }
 
 // What a core that has been taken over can do besides. It is known before the
