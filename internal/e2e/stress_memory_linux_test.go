@@ -87,7 +87,7 @@ func TestStressMemory(t *testing.T) {
 			core, monitor := peakResident(t, s.core), peakResident(t, s.pid)
 			t.Logf("%d connections: core %d KiB, monitor %d KiB at most; %d KiB are said", n, core, monitor, limit)
 			if core+monitor > limit && !raceEnabled {
-				t.Errorf("%d KiB, SECURITY.md says %d", core+monitor, limit)
+				off(t, "%d KiB, SECURITY.md says %d", core+monitor, limit)
 			}
 			s.stop()
 		})
