@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,19 +31,20 @@ type Table struct {
 	// name. Those whose name begins with a dot are not among them.
 	Skipped map[string]error
 
-	dir      string
-	owner    uint32 // of dir
-	programs map[string]identity
+	dir   string
+	owner uint32 // of dir
+	names Names
 }
-
-// identity is what a file was when it was checked.
-type identity struct{ dev, ino uint64 }
 
 // Read reads a directory, given by its absolute path. A program is a regular
 // file that our user may execute, at most MaxDepth levels deep, or a link to one
-// of root's or of the directory's owner. Nothing that others can write counts.
+// of root's or of the directory's owner, whose name is UTF-8, as what the core is
+// told is. Nothing that others can write counts.
 func Read(dir string) (*Table, error) {
-	t := &Table{Skipped: make(map[string]error), dir: filepath.Clean(dir), programs: make(map[string]identity)}
+	if !filepath.IsAbs(dir) {
+		return nil, &fs.PathError{Op: "read", Path: dir, Err: errors.New("not an absolute path")}
+	}
+	t := &Table{Skipped: make(map[string]error), dir: filepath.Clean(dir)}
 	for d := t.dir; ; d = filepath.Dir(d) {
 		fi, err := os.Stat(d)
 		if err != nil {
@@ -62,7 +63,9 @@ func Read(dir string) (*Table, error) {
 			break
 		}
 	}
-	return t, t.read("", 1)
+	err := t.read("", 1)
+	slices.Sort(t.names)
+	return t, err
 }
 
 // read takes in a directory below the first.
@@ -75,6 +78,8 @@ func (t *Table) read(below string, depth int) error {
 		name := path.Join(below, e.Name())
 		switch {
 		case strings.HasPrefix(e.Name(), "."):
+		case !utf8.ValidString(name):
+			t.Skipped[name] = errors.New("its name is not UTF-8")
 		case e.IsDir() && depth == MaxDepth:
 			t.Skipped[name] = fmt.Errorf("more than %d levels deep", MaxDepth)
 		case e.IsDir():
@@ -82,10 +87,10 @@ func (t *Table) read(below string, depth int) error {
 				t.Skipped[name] = err
 			}
 		default:
-			if id, err := t.check(name); err != nil {
+			if err := t.check(name); err != nil {
 				t.Skipped[name] = err
 			} else {
-				t.programs[name] = id
+				t.names = append(t.names, name)
 			}
 		}
 	}
@@ -103,47 +108,43 @@ func (t *Table) enter(name string, depth int) error {
 	return t.read(name, depth)
 }
 
-// check tells what a program is, or why it is none.
-func (t *Table) check(name string) (id identity, err error) {
+// check tells why a file is no program.
+func (t *Table) check(name string) error {
 	file := filepath.Join(t.dir, name)
 	link, err := os.Lstat(file)
 	if err != nil {
-		return id, cause(err)
+		return cause(err)
 	}
 	fi, err := os.Stat(file)
 	if err != nil {
-		return id, cause(err)
+		return cause(err)
 	}
-	st := fi.Sys().(*syscall.Stat_t)
+	uid := fi.Sys().(*syscall.Stat_t).Uid
 	switch {
 	case !fi.Mode().IsRegular():
-		return id, errors.New("not a regular file")
-	case link.Mode()&fs.ModeSymlink != 0 && st.Uid != 0 && st.Uid != t.owner:
-		return id, errors.New("a link to a file that is neither root's nor the directory's owner's")
+		return errors.New("not a regular file")
+	case link.Mode()&fs.ModeSymlink != 0 && uid != 0 && uid != t.owner:
+		return errors.New("a link to a file that is neither root's nor the directory's owner's")
 	case fi.Mode()&0o002 != 0:
-		return id, ErrUnsafe
+		return ErrUnsafe
 	}
-	if err := unix.Faccessat(unix.AT_FDCWD, file, unix.X_OK, unix.AT_EACCESS); err != nil {
-		return id, errors.New("not executable for the user of onewake")
+	if unix.Faccessat(unix.AT_FDCWD, file, unix.X_OK, unix.AT_EACCESS) != nil {
+		return errors.New("not executable for the user of onewake")
 	}
-	return identity{uint64(st.Dev), uint64(st.Ino)}, nil
+	return nil
 }
 
-// Names are those of all programs, sorted.
-func (t *Table) Names() Names { return slices.Sorted(maps.Keys(t.programs)) }
+// Names are those of all programs.
+func (t *Table) Names() Names { return t.names }
 
-// Path gives the path of a program, if it is still the file that was checked.
-// known tells whether the table has the name at all.
+// Path gives the path of a program, which has just been checked as it was when
+// the directory was read: it may be another file by now. known tells whether the
+// table has the name at all.
 func (t *Table) Path(name string) (file string, known bool, err error) {
-	id, known := t.programs[name]
-	if !known {
+	if _, known = slices.BinarySearch(t.names, name); !known {
 		return "", false, fs.ErrNotExist
 	}
-	now, err := t.check(name)
-	if err == nil && now != id {
-		err = fmt.Errorf("%w: another file since the directory was read", syscall.ENOENT)
-	}
-	return filepath.Join(t.dir, name), true, err
+	return filepath.Join(t.dir, name), true, t.check(name)
 }
 
 // Names is a sorted list of the names of programs.

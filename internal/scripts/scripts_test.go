@@ -50,6 +50,7 @@ func TestRead(t *testing.T) {
 	dir := tree(t, map[string]os.FileMode{
 		"a.cgi": 0o755, "sub/b": 0o755, "1/2/3/d": 0o755, "1/2/3/4/e": 0o755, ".hidden": 0o755, ".dir/f": 0o755,
 		"plain": 0o644, "open": 0o757, "group": 0o775, "loose/g": 0o755,
+		"caf\xe9": 0o755, "latin\xe9/h": 0o755,
 	})
 	os.Chmod(filepath.Join(dir, "loose"), 0o757)
 	os.Symlink("/bin/sh", filepath.Join(dir, "link"))
@@ -65,7 +66,7 @@ func TestRead(t *testing.T) {
 	}
 	for name, why := range map[string]string{
 		"plain": "not executable", "open": "others can write", "loose": "others can write", "broken": "no such file", "dirlink": "not a regular",
-		"fifo": "not a regular", "1/2/3/4": "more than 4 levels",
+		"fifo": "not a regular", "1/2/3/4": "more than 4 levels", "caf\xe9": "not UTF-8", "latin\xe9": "not UTF-8",
 	} {
 		if err := table.Skipped[name]; err == nil || !strings.Contains(err.Error(), why) {
 			t.Errorf("%s: %v, want %q", name, err, why)
@@ -103,6 +104,11 @@ func TestUnsafe(t *testing.T) {
 	if _, err := Read(filepath.Join(dir, "d")); err != nil {
 		t.Errorf("below a sticky directory: %v", err)
 	}
+	for _, relative := range []string{"", ".", "d"} {
+		if _, err := Read(relative); err == nil {
+			t.Errorf("%q is read", relative)
+		}
+	}
 	if _, err := Read(filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
@@ -111,7 +117,8 @@ func TestUnsafe(t *testing.T) {
 	}
 }
 
-// What is executed is the file that was checked.
+// What is executed is checked before: a new version counts, what is gone or
+// unsafe by now does not.
 func TestPath(t *testing.T) {
 	dir := tree(t, map[string]os.FileMode{"a": 0o755, "b": 0o755, "c": 0o755})
 	table, err := Read(dir)
@@ -126,9 +133,12 @@ func TestPath(t *testing.T) {
 	}
 	os.WriteFile(filepath.Join(dir, "new"), []byte("#!/bin/sh\n"), 0o755)
 	os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, "a"))
+	if path, known, err := table.Path("a"); path != filepath.Join(dir, "a") || !known || err != nil {
+		t.Errorf("a new version: %q %v %v", path, known, err)
+	}
 	os.Remove(filepath.Join(dir, "b"))
 	os.Chmod(filepath.Join(dir, "c"), 0o757)
-	for _, name := range []string{"a", "b", "c"} {
+	for _, name := range []string{"b", "c"} {
 		if _, known, err := table.Path(name); !known || err == nil {
 			t.Errorf("%s: %v %v", name, known, err)
 		}
