@@ -121,6 +121,7 @@ func TestBadValues(t *testing.T) {
 		{"env", "=x", 64}, {"env", "", 64}, {"env", "HTTP_PROXY=x", 64}, {"env", "HTTP_X", 64}, {"env", "QUERY_STRING=x", 64}, {"env", "OW_NOT_SET", 78},
 		{"dir", "relative", 64}, {"dir", dir + "/missing", 78}, {"dir", file, 78},
 		{"spool-dir", "relative", 64}, {"spool-dir", dir + "/missing", 78}, {"spool-dir", file, 78},
+		{"script-name", "/caf\xe9", 64}, {"content-type", "text/\xe9", 64}, {"scripts", "sc", 64}, {"scripts", "", 64}, {"scripts", "/caf\xe9", 64},
 		{"script-name", "app", 64}, {"script-name", "/app/", 64}, {"script-name", "/a?b", 64}, {"script-name", "/a#b", 64},
 		{"forwarded", "Forwarded", 64}, {"forwarded", "X-Real-IP X-Forwarded-For", 64},
 		{"sandbox", "no", 64}, {"sandbox", "", 64}, {"sandbox", "ON", 64}, {"log-format", "xml", 64}, {"log-format", "", 64},

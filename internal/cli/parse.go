@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hashicorp/go-multierror"
 	"golang.org/x/sys/unix"
@@ -73,6 +74,7 @@ func Parse(args []string) (*Config, Action, error) {
 	p.perms(c)
 	p.allow(c)
 	p.env(c)
+	p.utf8("content-type", "script-name", "scripts")
 	c.ContentType = p.mime()
 	if p.text("dir") != "" {
 		c.Dir = p.directory("dir", unix.X_OK, "enter it")
@@ -218,6 +220,15 @@ func (p *parser) env(c *Config) {
 	}
 }
 
+// utf8 makes sure that the core is told what was meant: it is told in JSON.
+func (p *parser) utf8(names ...string) {
+	for _, name := range names {
+		if s := p.text(name); !utf8.ValidString(s) {
+			p.bad(name, s, "not UTF-8")
+		}
+	}
+}
+
 func (p *parser) mime() string {
 	s := p.text("content-type")
 	if !strings.Contains(s, "/") || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
@@ -316,7 +327,7 @@ func (p *parser) scripts(c *Config) {
 		p.errs = multierror.Append(p.errs, usageError{fmt.Errorf("-scripts %q: there is a command as well, %q, give one of them", c.Scripts, c.Command[0])})
 		return
 	}
-	if _, err := scripts.Read(c.Scripts); err != nil {
+	if _, err := scripts.Read(c.Scripts); err != nil && filepath.IsAbs(c.Scripts) { // else that has been told
 		p.config(fmt.Errorf("-scripts %q: %w", c.Scripts, err))
 	}
 }

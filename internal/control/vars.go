@@ -1,14 +1,16 @@
 package control
 
-import (
-	"strings"
-)
+import "strings"
 
 // Vars collects the variables of a request in the form in which they travel:
 // each NAME=VALUE with a NUL behind it. Its zero value is empty.
 type Vars struct {
+	// Allowed are the only ones that are taken; nil stands for all. What the
+	// monitor would call a breach is left out here, such as a variable that
+	// -env sets and that a request would set too.
+	Allowed *Names
+
 	b    []byte
-	last int // where the variable added last begins
 	over bool
 }
 
@@ -20,42 +22,30 @@ func (v *Vars) Reset() {
 
 // Add adds one variable. Its parts hold no NUL, and the name no "=".
 func (v *Vars) Add(name, value string) {
-	v.last = len(v.b)
+	if v.Allowed != nil && !v.Allowed.Allow(name) {
+		return
+	}
 	v.b = append(v.b, name...)
-	v.value("=", value)
+	v.b = append(v.b, '=')
+	v.b = append(v.b, value...)
+	v.b = append(v.b, 0)
+	if len(name)+len(value)+2 > MaxVar || len(v.b) > MaxVars {
+		v.over = true
+	}
 }
 
 // AddHeader adds HTTP_ and the field's name in upper case, "-" become "_"
 // (RFC 3875 § 4.1.18).
 func (v *Vars) AddHeader(name, value string) {
-	v.last = len(v.b)
-	v.b = append(v.b, "HTTP_"...)
-	for i := range len(name) {
-		c := name[i]
+	v.Add("HTTP_"+strings.Map(func(c rune) rune {
 		switch {
 		case 'a' <= c && c <= 'z':
-			c -= 'a' - 'A'
+			return c - 'a' + 'A'
 		case c == '-':
-			c = '_'
+			return '_'
 		}
-		v.b = append(v.b, c)
-	}
-	v.value("=", value)
-}
-
-// Extend appends to the value of the variable added last.
-func (v *Vars) Extend(sep, value string) {
-	v.b = v.b[:len(v.b)-1]
-	v.value(sep, value)
-}
-
-func (v *Vars) value(sep, value string) {
-	v.b = append(v.b, sep...)
-	v.b = append(v.b, value...)
-	v.b = append(v.b, 0)
-	if len(v.b)-v.last > MaxVar || len(v.b) > MaxVars {
-		v.over = true
-	}
+		return c
+	}, name), value)
 }
 
 // TooLarge tells whether the monitor would refuse v for its size.

@@ -179,3 +179,17 @@ func TestAsOrdinaryUser(t *testing.T) {
 	needRoot(t, "an ordinary user runs all of the tests as one")
 	launch{cred: nobody(t)}.life(t)
 }
+
+// What -env sets no request can set, and one that would is answered all the same.
+func TestEnvWins(t *testing.T) {
+	t.Parallel()
+	s := shell(t, `echo "$FORM_a $FORM_b $REMOTE_USER $HTTP_X_A"`, "-form", "-forwarded", "X-Remote-User",
+		"-env", "FORM_a=ours", "-env", "REMOTE_USER=us")
+	s.get("/?a=theirs&b=theirs", "X-Remote-User: them", "X-A: theirs").want(t, 200, "ours theirs us theirs\n")
+	s.stop()
+	root := newDir(t, nil)
+	script(t, root, "a", `printf 'Content-Type: text/plain\n\n%s' "$SCRIPT_FILENAME"`)
+	s = start(t, "-scripts", root, "-env", "SCRIPT_FILENAME=ours")
+	s.get("/a").want(t, 200, "ours")
+	s.stop()
+}

@@ -56,7 +56,7 @@ func (r *fcgiRequest) request() (*cgi.Request, error) {
 	}
 	req := &cgi.Request{
 		Method: params["REQUEST_METHOD"], Target: params["REQUEST_URI"], Peer: r.c.peer, Client: params["REMOTE_ADDR"],
-		Query: params["QUERY_STRING"], Type: params["CONTENT_TYPE"], Length: -1, Vars: new(control.Vars),
+		Query: params["QUERY_STRING"], Type: params["CONTENT_TYPE"], Length: -1, Vars: &control.Vars{Allowed: f.names},
 	}
 	req.Record.Received = time.Now()
 	if req.Target == "" {

@@ -37,6 +37,7 @@ type HTTP struct {
 	Done     func(*cgi.Request) // is told of each request when its answer is over
 	ErrorLog *log.Logger        // net/http's own troubles
 
+	names  *control.Names
 	server http.Server
 }
 
@@ -47,6 +48,7 @@ func (h *HTTP) Serve(l *Listener) error { return h.server.Serve(l) }
 
 // Prepare is to be called once, before Serve.
 func (h *HTTP) Prepare() {
+	h.names = h.Names()
 	h.server = http.Server{
 		Handler:                      h,
 		ReadHeaderTimeout:            h.Times.Header,
@@ -77,7 +79,7 @@ func (h *HTTP) ServeHTTP(hw http.ResponseWriter, hr *http.Request) {
 	r.Record.Received = time.Now()
 	w := &httpWriter{h: h, c: http.NewResponseController(hw), w: hw, r: r, last: hr.ContentLength < 0}
 	m := &meta{HTTP: h, hr: hr, r: r, listener: c.listener}
-	r.Vars = new(control.Vars)
+	r.Vars = &control.Vars{Allowed: h.names}
 	if err := m.own(); err != nil {
 		w.unread = hr.ContentLength != 0
 		r.Fail(w, err)

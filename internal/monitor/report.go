@@ -116,9 +116,15 @@ func socketFile(l *sock.Listener) string {
 	return fmt.Sprintf("%#04o %s:%s", mode.Perm(), perms.UserName(uid), perms.GroupName(gid))
 }
 
-// setup is what a core is told.
+// setup is what a core is told. Of -env it needs the names, which no request may
+// set; the values, secrets perhaps, are for the command alone.
 func (m *monitor) setup() *coreprocess.Setup {
 	s := &coreprocess.Setup{Config: *m.Config, Software: "onewake/" + m.version}
+	s.Config.Command, s.Config.Env = nil, nil
+	for _, v := range m.Env {
+		name, _, _ := strings.Cut(v, "=")
+		s.Config.Env = append(s.Config.Env, name+"=")
+	}
 	for _, l := range m.listeners {
 		host, port := serverAt(l)
 		s.Listeners = append(s.Listeners, coreprocess.Listener{Name: listenName(l), Host: host, Port: port, Unix: l.Unix()})

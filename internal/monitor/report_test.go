@@ -1,12 +1,14 @@
 package monitor
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/onewake/onewake/internal/cli"
 	"github.com/onewake/onewake/perms"
 	"github.com/onewake/onewake/sock"
 )
@@ -77,4 +79,22 @@ func tempDir(t *testing.T) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
+}
+
+// A core, which talks to strangers, is not told the values of -env.
+func TestSetupHasNoSecrets(t *testing.T) {
+	m := &monitor{Config: &cli.Config{Path: "/bin/sh", Command: []string{"sh", "argument"}, Env: []string{"PATH=/secret", "A=secret=1"}}}
+	s := m.setup()
+	b, err := json.Marshal(s)
+	if err != nil || strings.Contains(string(b), "secret") || strings.Contains(string(b), "argument") {
+		t.Errorf("%s, %v", b, err)
+	}
+	for name, want := range map[string]bool{"A": false, "PATH": false, "QUERY_STRING": true} {
+		if s.Config.Names().Allow(name) != want {
+			t.Errorf("a request may set %s: %t", name, !want)
+		}
+	}
+	if m.Env[1] != "A=secret=1" || m.Command[1] != "argument" {
+		t.Error("the command has lost them")
+	}
 }
