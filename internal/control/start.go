@@ -145,11 +145,11 @@ func (p *Process) handle(k kind, value uint32, flags byte, fds []int) bool {
 		p.ready <- syscall.Errno(value)
 		return true
 	case k == msgExited && p.state == running:
-		if flags&exitOver != 0 { // first, so that who sees the exit can give the slot to another
+		over := flags&exitOver != 0
+		if over {
 			delete(p.c.procs, p.ID)
-			close(p.over)
 		}
-		p.exit(Status(value), flags&exitTimedOut != 0, nil)
+		p.exit(Status(value), flags&exitTimedOut != 0, over, nil)
 		return true
 	case k == msgOver && p.state == exited:
 		delete(p.c.procs, p.ID)
@@ -178,8 +178,11 @@ func (p *Process) files(fds []int) error {
 	return nil
 }
 
-func (p *Process) exit(st Status, timedOut bool, err error) {
+func (p *Process) exit(st Status, timedOut, over bool, err error) {
 	p.state, p.status, p.timedOut, p.err = exited, st, timedOut, err
+	if over { // first, so that who sees the exit can give the slot to another
+		close(p.over)
+	}
 	close(p.exited)
 }
 
@@ -188,11 +191,11 @@ func (p *Process) gone(err error) {
 	switch p.state {
 	case asked:
 		p.ready <- err
-		return
 	case running:
-		p.exit(Status(syscall.SIGKILL), false, err)
+		p.exit(Status(syscall.SIGKILL), false, true, err)
+	case exited:
+		close(p.over)
 	}
-	close(p.over)
 }
 
 // Exited is closed when the command has ended, or the monitor is gone.
