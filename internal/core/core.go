@@ -69,11 +69,17 @@ type core struct {
 	sandbox sandbox.State
 	served  atomic.Uint64
 	names   atomic.Pointer[scripts.Names] // of -scripts
+
+	untraceable error // what came of it
 }
 
 // Run is the life of a core, and gives the exit status of one that could not
 // start or has lost its monitor.
 func Run() (status int) {
+	c := new(core)
+	// Before anything else: until then a command, which is the same user's, could
+	// look in.
+	c.untraceable = sandbox.Untraceable()
 	// The monitor decides when a core ends; signals sent to the whole
 	// foreground group or by a careless pkill do not.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGPIPE)
@@ -81,7 +87,6 @@ func Run() (status int) {
 	// Little is allocated for a request, so that collecting often costs nothing
 	// and keeps the memory where it was after the first thousand.
 	debug.SetGCPercent(50)
-	c := new(core)
 	c.logTo(cli.Text)
 	err := c.prepare()
 	if err == nil {
@@ -224,10 +229,10 @@ func (c *core) Find(path string) (name, info string, ok bool) {
 // the time zone is UTC, the host name came from the monitor, and Go's random
 // source is a system call.
 func (c *core) confine() error {
-	switch err := sandbox.Untraceable(); {
+	switch err := c.untraceable; {
 	case err == nil, errors.Is(err, sandbox.ErrUnsupported):
-	case errors.Is(err, syscall.EBUSY):
-		c.log.Warn("core is being traced already", "error", err)
+	case errors.Is(err, syscall.EBUSY) && !c.Config.Sandbox:
+		c.log.Warn("core is being traced", "error", err)
 	default:
 		return err
 	}
