@@ -162,7 +162,7 @@ func (r *rig) connect(cfg *cli.Config) *control.Client {
 	onLoop(func() {
 		r.peer, err = control.NewPeer(pair[0], monitor.loop, r.sup, control.PeerOptions{
 			Max: cfg.MaxProcs, MaxSpools: cfg.MaxProcs + cfg.MaxQueue, SpoolDir: cfg.SpoolDir,
-			Command: r.command, Allowed: cfg.Names(), Log: slog.New(slog.DiscardHandler), Deaf: never,
+			Command: r.command, Allowed: cfg.Names(), Log: slog.New(slog.DiscardHandler),
 		})
 		if err == nil {
 			r.peer.OnBroken = func(err error) { r.broken <- err }

@@ -93,7 +93,6 @@ type Times struct {
 	Grace     time.Duration // for an answer's last word, see cgi
 	Heartbeat time.Duration // between two counters that a core sends; three missed are too many
 	Ready     time.Duration // until a new core serves
-	Deaf      time.Duration // how long a core may leave its control socket unread
 	LockWait  time.Duration // for a predecessor to let go of the socket's lock
 	Backoff   time.Duration // before a core that died is replaced, at first
 }
@@ -107,7 +106,6 @@ var DefaultTimes = Times{
 	Grace:     time.Second,
 	Heartbeat: 10 * time.Second,
 	Ready:     30 * time.Second,
-	Deaf:      30 * time.Second,
 	LockWait:  5 * time.Second,
 	Backoff:   100 * time.Millisecond,
 }

@@ -727,7 +727,7 @@ func TestTooManyUnderWay(t *testing.T) {
 		if files <= 200 {
 			t.Errorf("%d files", files)
 		}
-		r.until("nothing to wait", func() bool { return len(c.peer.out) == 0 && c.peer.deaf == nil })
+		r.until("nothing to wait", func() bool { return len(c.peer.out) == 0 && !c.peer.full })
 		c.believed()
 	})
 }

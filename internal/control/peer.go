@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	// defaultDeaf is how long a core may leave the control socket unread.
-	defaultDeaf = 5 * time.Second
 	// retryTime is when more descriptors may be under way again.
 	retryTime = 10 * time.Millisecond
 	// maxDrain is how often a dead core's socket is read; an honest one has
@@ -26,9 +24,9 @@ const (
 	maxDrain = 4
 )
 
-// ErrDeaf is why a [Peer] is given up that has not read its control socket for
-// a while, or leaves too much in it.
-var ErrDeaf = errors.New("core does not read its control socket")
+// ErrUnread is why a [Peer] is given up that leaves too much of what it is told
+// unread. One that reads nothing and asks for nothing does no harm.
+var ErrUnread = errors.New("core does not read its control socket")
 
 // PeerOptions says what a core may ask for.
 type PeerOptions struct {
@@ -42,9 +40,6 @@ type PeerOptions struct {
 	Command func(script string) (*process.Command, error)
 	Allowed *Names // which variables a request may set
 	Log     *slog.Logger
-	// Deaf is how long a core may leave the control socket unread; 5 s if
-	// it is 0.
-	Deaf time.Duration
 }
 
 // Peer is the monitor's end of the control socket of one core. It belongs to
@@ -56,7 +51,7 @@ type Peer struct {
 	OnStats  func(Stats)
 	OnNames  func() []string // the names of the scripts, nil if the core knows them
 	// OnBroken is called once, when the socket has ended, or the core has
-	// broken the protocol (ErrBreach) or does not listen (ErrDeaf). The
+	// broken the protocol (ErrBreach) or does not read (ErrUnread). The
 	// peer is closed then; its processes are being ended.
 	OnBroken func(error)
 
@@ -67,9 +62,9 @@ type Peer struct {
 
 	in     []byte
 	r, w   int
-	out    []message      // what the socket has not taken
-	deaf   *process.Timer // set while there is such
-	retry  *process.Timer
+	out    []message      // what is still to be sent
+	full   bool           // the socket takes no more for now
+	retry  *process.Timer // when to try again, where the poller cannot tell
 	closed bool
 
 	lastID   uint64
@@ -87,9 +82,6 @@ type message struct {
 // NewPeer takes over one end of a control socket. If it fails the descriptor
 // is still the caller's.
 func NewPeer(fd int, loop *process.Loop, sup *process.Supervisor, o PeerOptions) (*Peer, error) {
-	if o.Deaf == 0 {
-		o.Deaf = defaultDeaf
-	}
 	p := &Peer{
 		loop: loop, sup: sup, o: o, fd: fd, in: make([]byte, 16<<10),
 		requests: make(map[uint64]*request), spools: make(map[uint64]int),
@@ -124,7 +116,6 @@ func (p *Peer) Close() {
 	p.closed = true
 	p.loop.Unwatch(p.fd)
 	unix.Close(p.fd)
-	p.deaf.Stop()
 	p.retry.Stop()
 	for _, m := range p.out {
 		closeAll(m.fds...)
@@ -265,19 +256,21 @@ func (p *Peer) send(b []byte, fds ...int) {
 	}
 	p.out = append(p.out, message{b, fds})
 	switch {
-	case p.deaf == nil && len(p.out) == 1: // what is said in one turn of the loop goes out together
+	case !p.full && len(p.out) == 1: // what is said in one turn of the loop goes out together
 		p.loop.After(0, p.flush)
-	case p.deaf != nil && len(p.out) > 4*(p.o.Max+p.o.MaxSpools)+16:
+	case p.full && len(p.out) > 4*(p.o.Max+p.o.MaxSpools)+16:
 		// A file and a command have four answers at most, and an honest core
 		// asks for no more before it has read them.
-		p.loop.After(0, func() { p.broken(ErrDeaf) })
+		p.loop.After(0, func() { p.broken(ErrUnread) })
 	}
 }
 
-// flush sends what there is.
+// flush sends what there is. What the socket does not take is sent when it can be
+// written again; or a little later where it could be, since too many descriptors
+// are under way, or the core is gone, of which reading will tell, behind its last
+// words.
 func (p *Peer) flush() {
 	p.retry.Stop()
-	some := false
 	for len(p.out) > 0 && !p.closed {
 		m := &p.out[0]
 		var rights []byte
@@ -286,7 +279,11 @@ func (p *Peer) flush() {
 		}
 		n, err := unix.SendmsgN(p.fd, m.b, rights, nil, 0)
 		if err != nil {
-			p.full(err, some)
+			p.full = true
+			p.loop.WatchWrite(p.fd, err == unix.EAGAIN)
+			if err != unix.EAGAIN {
+				p.retry = p.loop.After(retryTime, p.flush)
+			}
 			return
 		}
 		closeAll(m.fds...) // they went with the first byte
@@ -294,26 +291,9 @@ func (p *Peer) flush() {
 		if len(m.b) == 0 {
 			p.out = slices.Delete(p.out, 0, 1)
 		}
-		some = true
 	}
-	if p.deaf != nil && !p.closed {
-		p.deaf.Stop()
-		p.deaf = nil
+	if p.full && !p.closed {
+		p.full = false
 		p.loop.WatchWrite(p.fd, false)
-	}
-}
-
-// full waits until more can be sent: the socket is full, or too many
-// descriptors are under way, or the core is gone, of which reading will tell,
-// behind its last words. Either way it does not pick anything up; some tells
-// that it has, a little.
-func (p *Peer) full(err error, some bool) {
-	if p.deaf == nil || some {
-		p.deaf.Stop()
-		p.deaf = p.loop.After(p.o.Deaf, func() { p.broken(ErrDeaf) })
-	}
-	p.loop.WatchWrite(p.fd, err == unix.EAGAIN)
-	if err != unix.EAGAIN { // the socket has room, and would be ready at once
-		p.retry = p.loop.After(retryTime, p.flush)
 	}
 }

@@ -199,61 +199,53 @@ func TestDescriptorsFromCore(t *testing.T) {
 	})
 }
 
-// TestDeafCore: one that never reads is given up when it leaves too much
-// unread, or after a while; meanwhile others are served as ever, and nothing of
-// it stays.
-func TestDeafCore(t *testing.T) {
-	for name, after := range map[string]time.Duration{"too_much": never, "too_long": soon} {
-		t.Run(name, func(t *testing.T) {
-			alone(t, func(t *testing.T) {
-				r := newRig(t, 16)
-				r.o.Deaf = after
-				other := r.core()
-				other.begin(":", None).closed()
-				before := r.descriptors()
-				c := r.raw()
-				unix.SetsockoptInt(c.peer.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10) // soon full
-				id := uint64(0)
-				ask := func() error {
-					var b []byte
-					for range 20 {
-						// A file that is forgotten at once, and every now
-						// and then a command: all answered with descriptors.
-						if id++; id%64 == 0 {
-							b = append(b, startFrame(id, 0, "", "")...)
-						} else {
-							b = appendFrame(appendFrame(b, msgSpool, id), msgEnd, id)
-						}
-					}
-					return c.send(b)
+// TestUnreadCore: one that never reads is given up when it leaves too much
+// unread; meanwhile others are served as ever, and nothing of it stays.
+func TestUnreadCore(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		r := newRig(t, 16)
+		other := r.core()
+		other.begin(":", None).closed()
+		before := r.descriptors()
+		c := r.raw()
+		unix.SetsockoptInt(c.peer.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10) // soon full
+		id := uint64(0)
+		ask := func() error {
+			var b []byte
+			for range 20 {
+				// A file that is forgotten at once, and every now
+				// and then a command: all answered with descriptors.
+				if id++; id%64 == 0 {
+					b = append(b, startFrame(id, 0, "", "")...)
+				} else {
+					b = appendFrame(appendFrame(b, msgSpool, id), msgEnd, id)
 				}
-				for deaf := false; !deaf; {
-					ask() // when it has been given up this fails
-					// One after the other, or too much comes in one turn.
-					r.until("all to be asked", func() bool { return c.peer.lastID == id || c.peer.closed })
-					r.do(func() { deaf = c.peer.deaf != nil || c.peer.closed })
-				}
-				p := other.begin(":", None)
-				wait(t, "over", p.Over())
-				p.closed()
-				if after == never {
-					c.believed()
-					for ask() == nil {
-					}
-				}
-				if err := c.end(); err != ErrDeaf {
-					t.Error(err)
-				}
-				p = other.begin(":", None)
-				wait(t, "over", p.Over())
-				p.closed()
-				r.idle()
-				if after := r.descriptors(); after > before {
-					t.Errorf("%d descriptors, then %d", before, after)
-				}
-			})
-		})
-	}
+			}
+			return c.send(b)
+		}
+		for full := false; !full; {
+			ask() // when it has been given up this fails
+			// One after the other, or too much comes in one turn.
+			r.until("all to be asked", func() bool { return c.peer.lastID == id || c.peer.closed })
+			r.do(func() { full = c.peer.full || c.peer.closed })
+		}
+		p := other.begin(":", None)
+		wait(t, "over", p.Over())
+		p.closed()
+		c.believed()
+		for ask() == nil {
+		}
+		if err := c.end(); err != ErrUnread {
+			t.Error(err)
+		}
+		p = other.begin(":", None)
+		wait(t, "over", p.Over())
+		p.closed()
+		r.idle()
+		if after := r.descriptors(); after > before {
+			t.Errorf("%d descriptors, then %d", before, after)
+		}
+	})
 }
 
 // TestSlowCore: one that reads late gets all there was for it.
@@ -266,7 +258,7 @@ func TestSlowCore(t *testing.T) {
 		for waiting := false; !waiting; {
 			n++
 			c.send(appendFrame(appendFrame(nil, msgSpool, n), msgEnd, n))
-			r.do(func() { waiting = c.peer.deaf != nil && len(c.peer.out) > 3 })
+			r.do(func() { waiting = c.peer.full && len(c.peer.out) > 3 })
 		}
 		// Now it reads.
 		client := newClient(t, c.fd)
@@ -277,7 +269,7 @@ func TestSlowCore(t *testing.T) {
 			}
 			closeAll(fds...)
 		}
-		r.until("nothing to wait", func() bool { return len(c.peer.out) == 0 && c.peer.deaf == nil })
+		r.until("nothing to wait", func() bool { return len(c.peer.out) == 0 && !c.peer.full })
 		c.believed()
 	})
 }
@@ -290,7 +282,7 @@ func TestSilentCore(t *testing.T) {
 		c.send([]byte{0, 0})
 		r.until("half a frame to be read", func() bool { return c.peer.w == 2 })
 		r.do(func() {
-			if c.peer.deaf != nil || c.peer.retry != nil || c.peer.closed {
+			if c.peer.full || c.peer.retry != nil || c.peer.closed {
 				t.Error("something is to happen to it")
 			}
 			c.peer.Close()

@@ -92,7 +92,7 @@ func newRigFor(t *testing.T, o process.Options) *rig {
 	log := slog.New(slog.NewTextHandler(r, nil))
 	cmd := &process.Command{Path: "/bin/sh", Args: []string{"sh", "-c", `eval "$QUERY_STRING"`}, Dir: "/", Env: []string{"PATH=/bin:/usr/bin"}}
 	r.o = PeerOptions{
-		Max: o.Max, MaxSpools: 8, SpoolDir: r.dir, Deaf: never, Log: log, Allowed: NewNames(NamesOptions{}),
+		Max: o.Max, MaxSpools: 8, SpoolDir: r.dir, Log: log, Allowed: NewNames(NamesOptions{}),
 		Command: func(script string) (*process.Command, error) {
 			switch script {
 			case "":
