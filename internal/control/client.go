@@ -20,7 +20,7 @@ import (
 var ErrGone = errors.New("monitor is gone")
 
 // Client is the core's end of a control socket. Its methods may be called from
-// any goroutine, but for Config and Run.
+// any goroutine, but for Config, Names and Run.
 type Client struct {
 	// The handlers run on the goroutine of [Client.Run]. They must not wait.
 	OnRetire func() // a successor has taken over
@@ -35,8 +35,7 @@ type Client struct {
 	procs  map[uint64]*Process
 	spools map[uint64]chan spooled
 
-	asking sync.Mutex // one asks for names at a time
-	names  chan []string
+	names chan []string
 }
 
 // NewClient takes over the control socket f, which is closed: what is used

@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -260,17 +259,6 @@ func TestNamesOfScripts(t *testing.T) {
 				t.Errorf("%.100q, %v, want %.100q", got, err, want)
 			}
 		}
-		// Many at a time.
-		r.do(func() { now = []string{"a"} })
-		var all sync.WaitGroup
-		for range 8 {
-			all.Go(func() {
-				if got, err := c.Names(); err != nil || !slices.Equal(got, []string{"a"}) {
-					t.Errorf("%q, %v", got, err)
-				}
-			})
-		}
-		all.Wait()
 		c.believed()
 		r.do(func() {
 			c.peer.OnNames = func() []string { c.peer.Close(); return nil }

@@ -3,10 +3,9 @@ package control
 import "strings"
 
 // Names asks for the names of the scripts, since a request has asked for one
-// that is not known. It gives nil if they are the same as before.
+// that is not known. It gives nil if they are the same as before. One goroutine
+// at a time may ask.
 func (c *Client) Names() ([]string, error) {
-	c.asking.Lock()
-	defer c.asking.Unlock()
 	if err := c.send(msgAskNames, 0); err != nil {
 		return nil, err
 	}

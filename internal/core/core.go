@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -69,6 +70,7 @@ type core struct {
 	sandbox sandbox.State
 	served  atomic.Uint64
 	names   atomic.Pointer[scripts.Names] // of -scripts
+	asking  sync.Mutex                    // for new ones
 
 	untraceable error // what came of it
 }
@@ -210,19 +212,20 @@ func (c *core) assemble() {
 }
 
 // Find finds a program of -scripts. A name that is not known may be new: the
-// monitor looks.
+// monitor looks, unless another request has just had it look.
 func (c *core) Find(path string) (name, info string, ok bool) {
-	name, info, ok = c.names.Load().Find(path)
-	if ok {
+	if name, info, ok = c.names.Load().Find(path); ok {
 		return name, info, ok
 	}
-	names, err := c.client.Names()
-	if err != nil || names == nil {
-		return "", "", false
+	c.asking.Lock()
+	defer c.asking.Unlock()
+	if name, info, ok = c.names.Load().Find(path); ok {
+		return name, info, ok
 	}
-	n := scripts.Names(names)
-	c.names.Store(&n)
-	return n.Find(path)
+	if names, err := c.client.Names(); err == nil && names != nil {
+		c.names.Store((*scripts.Names)(&names))
+	}
+	return c.names.Load().Find(path)
 }
 
 // confine enters capability mode. What it refuses has all been done by now:
