@@ -77,7 +77,7 @@ func (a *answer) cgi(buf []byte) (location string) {
 		for err == nil { // no request has two processes at work
 			_, err = a.read(buf)
 		}
-		if a.endedWell() {
+		if a.exited(a.ctx); a.endedWell() {
 			return resp.location
 		}
 	default:

@@ -218,6 +218,20 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
+// One that works on behind its closed output is waited for.
+func TestRedirectAfterTheEnd(t *testing.T) {
+	r := newRig(t, func(s *setup) { s.CGI, s.ScriptName, s.Times.Grace = true, "/app", 1 })
+	goOn := r.fifo("go")
+	req := request(`printf 'Location: /app/end\n\n'; exec >&-; await go; : >"$DIR/done"`)
+	redirects(req, map[string]string{"/app/end": `[ -e "$DIR/done" ]; printf 'X: y\n\n%s' $?`})
+	c := r.begin(req)
+	blocked(t, "select", "(*answer).exited", 1)
+	goOn.tell()
+	if got := c.wait(); !strings.HasPrefix(got, "200 ") || !strings.HasSuffix(got, " 0") {
+		t.Errorf("%q", got)
+	}
+}
+
 // What is the client's to follow.
 func TestRedirectOutside(t *testing.T) {
 	r := newRig(t, func(s *setup) { s.CGI, s.ScriptName = true, "/app" })

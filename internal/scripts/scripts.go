@@ -21,6 +21,9 @@ import (
 // its name may have.
 const MaxDepth = 4
 
+// maxLinks is how many links there may be on the way to a directory.
+const maxLinks = 32
+
 // ErrUnsafe is a directory that others can write, in which anybody could put a
 // program.
 var ErrUnsafe = errors.New("others can write it")
@@ -45,27 +48,49 @@ func Read(dir string) (*Table, error) {
 		return nil, &fs.PathError{Op: "read", Path: dir, Err: errors.New("not an absolute path")}
 	}
 	t := &Table{Skipped: make(map[string]error), dir: filepath.Clean(dir)}
-	for d := t.dir; ; d = filepath.Dir(d) {
-		fi, err := os.Stat(d)
-		if err != nil {
-			return nil, err
-		}
-		if !fi.IsDir() {
-			return nil, &fs.PathError{Op: "read", Path: d, Err: syscall.ENOTDIR}
-		}
-		if m := fi.Mode(); m&0o002 != 0 && (d == t.dir || m&fs.ModeSticky == 0) {
-			return nil, &fs.PathError{Op: "read", Path: d, Err: ErrUnsafe}
-		}
-		if d == t.dir {
-			t.owner = fi.Sys().(*syscall.Stat_t).Uid
-		}
-		if d == "/" {
-			break
-		}
+	fi, err := walk(t.dir)
+	if err == nil && fi.Mode()&0o002 != 0 {
+		err = ErrUnsafe // sticky or not: what is made there could be run
 	}
-	err := t.read("", 1)
+	if err != nil {
+		return nil, &fs.PathError{Op: "read", Path: t.dir, Err: cause(err)}
+	}
+	t.owner = fi.Sys().(*syscall.Stat_t).Uid
+	err = t.read("", 1)
 	slices.Sort(t.names)
 	return t, err
+}
+
+// walk goes from the root to a directory, through links as the kernel does, and
+// makes sure that nobody can put another one in the place of what it passes: none
+// on the way is writable by others, unless it is sticky.
+func walk(dir string) (fi fs.FileInfo, err error) {
+	at, rest := "/", strings.Split(dir, "/")
+	fi, err = os.Lstat(at)
+	for links := 0; err == nil && len(rest) > 0; rest = rest[1:] {
+		next := filepath.Join(at, rest[0])
+		if fi, err = os.Lstat(next); err != nil {
+			break
+		}
+		switch {
+		case fi.Mode()&fs.ModeSymlink != 0:
+			var target string
+			if target, err = os.Readlink(next); filepath.IsAbs(target) {
+				at = "/"
+			}
+			if links++; links > maxLinks {
+				err = syscall.ELOOP
+			}
+			rest = append([]string{""}, append(strings.Split(target, "/"), rest[1:]...)...)
+		case !fi.IsDir():
+			return nil, syscall.ENOTDIR
+		case fi.Mode()&0o002 != 0 && fi.Mode()&fs.ModeSticky == 0:
+			return nil, fmt.Errorf("%w: %s", ErrUnsafe, next)
+		default:
+			at = next
+		}
+	}
+	return fi, err
 }
 
 // read takes in a directory below the first.

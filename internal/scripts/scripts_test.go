@@ -104,6 +104,27 @@ func TestUnsafe(t *testing.T) {
 	if _, err := Read(filepath.Join(dir, "d")); err != nil {
 		t.Errorf("below a sticky directory: %v", err)
 	}
+	// Whoever can write a directory on the way, by links too, can put another in.
+	links := tree(t, nil)
+	os.Symlink(filepath.Join(dir, "d"), filepath.Join(links, "direct"))
+	os.Symlink("direct", filepath.Join(links, "twice"))
+	os.Symlink("../"+filepath.Base(links)+"/direct/..", filepath.Join(links, "up"))
+	os.Symlink("loop", filepath.Join(links, "loop"))
+	os.Chmod(dir, 0o757)
+	for _, name := range []string{"direct", "twice", "up/d", "up"} {
+		if _, err := Read(filepath.Join(links, name)); !errors.Is(err, ErrUnsafe) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	os.Chmod(dir, 0o755)
+	for _, name := range []string{"direct", "twice", "up/d", "up"} {
+		if table, err := Read(filepath.Join(links, name)); err != nil || len(table.Names()) != 1 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := Read(filepath.Join(links, "loop")); !errors.Is(err, syscall.ELOOP) {
+		t.Error(err)
+	}
 	for _, relative := range []string{"", ".", "d"} {
 		if _, err := Read(relative); err == nil {
 			t.Errorf("%q is read", relative)
