@@ -1,7 +1,6 @@
 package cgi
 
 import (
-	"mime"
 	"net/url"
 	"strings"
 )
@@ -15,7 +14,8 @@ const maxFormNames = 64
 // and the query comes before the body.
 func addForm(r *Request, b *body) error {
 	text := r.Query
-	if kind, _, err := mime.ParseMediaType(r.Type); err == nil && kind == "application/x-www-form-urlencoded" {
+	kind, _, _ := strings.Cut(r.Type, ";")
+	if strings.EqualFold(strings.TrimSpace(kind), "application/x-www-form-urlencoded") {
 		if b.file != nil {
 			return &Refusal{Status: 413, Reason: "a form of more than 64 KiB"}
 		}

@@ -151,6 +151,10 @@ func (g *Gateway) answer(ctx context.Context, r *Request, w Writer, b *body, p *
 
 // refuse answers a request whose command has not been started.
 func (g *Gateway) refuse(r *Request, w Writer, err error) {
+	log := g.log(r)
+	if r.Script != "" {
+		log = log.With("script", r.Script)
+	}
 	var errno syscall.Errno
 	switch {
 	case err == errQueueFull:
@@ -158,7 +162,7 @@ func (g *Gateway) refuse(r *Request, w Writer, err error) {
 	case errors.Is(err, control.ErrGone):
 		err = ErrEnding
 	case errors.Is(err, errNoRoom):
-		g.log(r).Error("cannot keep a body", "error", err)
+		log.Error("cannot keep a body", "error", err)
 		err = &Refusal{Status: 503, Reason: errNoRoom.Error(), Retry: true}
 	case !errors.As(err, &errno): // a refusal, or a cause of the context
 	case errno == syscall.ECANCELED: // the time of a drain is over
@@ -166,10 +170,10 @@ func (g *Gateway) refuse(r *Request, w Writer, err error) {
 	case errno == control.NoScript: // the monitor has told why
 		err = &Refusal{Status: 404, Reason: "no such script"}
 	case control.IsTemporary(errno):
-		g.log(r).Error("command cannot be started", "error", err)
+		log.Error("command cannot be started", "error", err)
 		err = &Refusal{Status: 503, Reason: "no process can be started now", Retry: true}
 	default:
-		g.log(r).Error("command cannot be started", "error", err)
+		log.Error("command cannot be started", "error", err)
 		err = &Refusal{Status: 502, Reason: "the command cannot be started"}
 	}
 	r.Fail(w, err)

@@ -73,7 +73,7 @@ func (r *response) line(line string) error {
 		return fmt.Errorf("control character in a header field")
 	}
 	name = textproto.CanonicalMIMEHeaderKey(name)
-	if value == "" && name != "Status" && name != "Content-Length" && name != "Transfer-Encoding" {
+	if value == "" {
 		return nil // § 6.3: a field without a value is as good as not sent
 	}
 	switch name {

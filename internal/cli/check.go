@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"github.com/hashicorp/go-multierror"
 
@@ -58,14 +59,22 @@ func tellScripts(c *Config, out io.Writer) {
 	}
 	for _, name := range t.Names() {
 		if err := checkProgram(filepath.Join(c.Scripts, name)); err != nil {
-			fmt.Fprintf(out, "script %s: cannot be run: %v\n", name, err)
+			fmt.Fprintf(out, "script %s: cannot be run: %v\n", printable(name), err)
 		} else {
-			fmt.Fprintf(out, "script %s\n", name)
+			fmt.Fprintf(out, "script %s\n", printable(name))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.Skipped)) {
-		fmt.Fprintf(out, "no script %s: %v\n", name, t.Skipped[name])
+		fmt.Fprintf(out, "no script %s: %v\n", printable(name), t.Skipped[name])
 	}
+}
+
+// printable quotes a name that could pass for a line of its own.
+func printable(name string) string {
+	if q := strconv.Quote(name); q[1:len(q)-1] != name {
+		return q
+	}
+	return name
 }
 
 // doubts are what is allowed and means nothing.

@@ -322,12 +322,13 @@ func BadParam(s string) string {
 // is the monitor's to find out.
 func (p *parser) scripts(c *Config) {
 	c.CGI = true
+	told := len(Flatten(p.errs.ErrorOrNil())) // not twice
 	c.Scripts = p.directory("scripts", unix.R_OK|unix.X_OK, "read it")
 	if len(c.Command) > 0 {
 		p.errs = multierror.Append(p.errs, usageError{fmt.Errorf("-scripts %q: there is a command as well, %q, give one of them", c.Scripts, c.Command[0])})
 		return
 	}
-	if _, err := scripts.Read(c.Scripts); err != nil && filepath.IsAbs(c.Scripts) { // else that has been told
+	if _, err := scripts.Read(c.Scripts); err != nil && told == len(Flatten(p.errs.ErrorOrNil())) {
 		p.config(fmt.Errorf("-scripts %q: %w", c.Scripts, err))
 	}
 }

@@ -25,7 +25,7 @@ var fcgiwrapDifferences = []difference{
 	{`: CONTENT_LENGTH: "" -> none$`, "`CONTENT_LENGTH` is not there for a request without a body; nginx passes an empty one."},
 	{`/walk/.*: SCRIPT_FILENAME: none -> "`, "`SCRIPT_FILENAME` is there also if nginx does not set it."},
 	{`/env\.cgi(/|%2F).*: answer: "403 403 Forbidden" -> "200"$`, "What follows the name of a script is `PATH_INFO`, also without `fastcgi_split_path_info`, where fcgiwrap answers 403."},
-	{`: answer: "(403 403 Forbidden|502 502 Bad Gateway)" -> "404 404 Not Found: no such script"$`, "A script that is not there or cannot be run is 404, and not 403 or 502."},
+	{`: answer: "(403 403 Forbidden|502 502 Bad Gateway)" -> "404 404 Not Found: no such script"$`, "A script that is not there or not executable is 404, and not 403 or 502."},
 	{`: answer: "200" -> "404 404 Not Found: no such script"$`, "Also 404 is what begins with a dot, lies more than four levels deep, can be written by others, or is a link to a file that is neither root's nor the directory's owner's."},
 	{`: answer: "(100|200|600 ok|malformed .*)" -> "502 502 Bad Gateway: malformed `, "Malformed output is 502, and the log quotes the line: a status outside 200 to 599, `HTTP/1.1 200` in place of `Status`, `Transfer-Encoding`, a control character, more bytes than `Content-Length` says."},
 	{`: answer: "502 (502 Bad Gateway|An error occurred while reading CGI).*" -> "502 502 Bad Gateway: `, "Where both answer 502, the page is onewake's own, and says why."},
