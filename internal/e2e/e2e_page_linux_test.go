@@ -55,11 +55,12 @@ func TestInteropBrowser(t *testing.T) {
 	if got := b.complaints(); len(got) > 0 {
 		t.Errorf("the browser complains: %q", got)
 	}
-	// innerText has no white space at the ends of a paragraph.
-	want := fmt.Sprintf("This request came through unix:%s, mode and owner %s, from a process of user %s (uid %d).\n",
-		s.path, splitList(s.await("start")["socket"])[0], peer, credential(t, peer).Uid)
-	if shown := b.text("document.body.innerText"); !strings.Contains(shown, want) || !strings.Contains(shown, "REMOTE_ADDR\n127.0.0.1") {
-		t.Errorf("no %q in the page:\n%s", want, shown)
+	rows := b.text("[...document.querySelectorAll('dt')].map(e => e.innerText + ': ' + e.nextElementSibling.innerText + '\\n').join('')")
+	for _, want := range []string{"Listener: unix:" + s.path + "\n", "Socket file: " + splitList(s.await("start")["socket"])[0] + "\n",
+		fmt.Sprintf("Peer: uid %d %s\n", credential(t, peer).Uid, peer), "REMOTE_ADDR: 127.0.0.1\n"} {
+		if !strings.Contains(rows, want) {
+			t.Errorf("no %q in the page:\n%s", want, rows)
+		}
 	}
 
 	// A request full of script, and a browser that would run it, as it lets the

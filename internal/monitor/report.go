@@ -238,12 +238,7 @@ func (m *monitor) pageSetup() *testpage.Setup {
 	me := os.Geteuid()
 	s := &testpage.Setup{
 		Sockets: make(map[string]testpage.Socket), Enforced: perms.Enforced(), User: perms.UserName(me), UID: me,
-		Users: make(map[int]string), ContentType: m.ContentType, Dir: m.Dir,
-	}
-	for _, v := range m.Env {
-		if name, _, _ := strings.Cut(v, "="); name != "PATH" {
-			s.Env = append(s.Env, name)
-		}
+		Users: make(map[int]string),
 	}
 	// Those who may be expected to connect, by name: whoever else does is a
 	// number, which the core cannot look up.

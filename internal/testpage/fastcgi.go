@@ -23,7 +23,7 @@ func (v *view) parameters() (passed, dropped, never []string) {
 		list := &passed
 		switch {
 		case names.Allow(f.Name):
-		case cli.BadParam(f.Name) != "" || slices.Contains(v.Setup.Env, f.Name):
+		case cli.BadParam(f.Name) != "" || slices.ContainsFunc(v.Env, func(s string) bool { return strings.HasPrefix(s, f.Name+"=") }):
 			list = &never
 		default:
 			list = &dropped
@@ -39,26 +39,26 @@ func (v *view) parameters() (passed, dropped, never []string) {
 func (v *view) lookAtParameters() {
 	var missing []string
 	for _, name := range expected {
-		if !v.has(name) {
+		if _, ok := v.vars[name]; !ok {
 			missing = append(missing, name)
 		}
 	}
 	if len(missing) > 0 {
-		v.toMend("the web server did not give ", strings.Join(missing, ", "), ", which CGI programs count on. nginx: ", "include fastcgi_params;")
+		v.toMend("the web server did not give " + strings.Join(missing, ", ") + ", which CGI programs count on. nginx: `include fastcgi_params;`")
 	}
 	if _, dropped, _ := v.parameters(); len(dropped) > 0 {
-		v.toKnow("not passed on: ", strings.Join(dropped, ", "), ". If a command needs it, start onewake with ", "-param "+strings.Join(dropped, " -param "))
+		v.toKnow("not passed on: " + strings.Join(dropped, ", ") + ". If a command needs it, start onewake with `-param " + strings.Join(dropped, " -param ") + "`")
 	}
 }
 
-// showParameters tells what became of them.
-func (v *view) showParameters(w *writer) {
+// parametersSent tells what became of them.
+func (v *view) parametersSent(w *writer) {
 	passed, dropped, never := v.parameters()
 	w.row("Passed on", strings.Join(passed, ", "), "with these values, below; of a repeated one the last counts")
 	if len(dropped) > 0 {
-		w.row("Not passed on", strings.Join(dropped, ", "), "would reach a command if ", "-param", " named it")
+		w.row("Not passed on", strings.Join(dropped, ", "), "would reach a command if `-param` named it")
 	}
 	if len(never) > 0 {
-		w.row("Never passed on", strings.Join(never, ", "), "is fixed by ", "-env", ", is never taken from a request, or is no name of a variable")
+		w.row("Never passed on", strings.Join(never, ", "), "is fixed by `-env`, is never taken from a request, or is no name of a variable")
 	}
 }

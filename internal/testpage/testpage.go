@@ -6,7 +6,9 @@ package testpage
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,6 +29,36 @@ type Page struct {
 	Sandbox  func() sandbox.State // how the core is confined
 }
 
+// Setup is what the page tells of the service besides the request. It is looked
+// up before the core is confined, which can ask neither files nor databases.
+type Setup struct {
+	Sockets  map[string]Socket // by the listener's name
+	Enforced string            // what the system asks of who connects to a file
+	User     string            // who onewake runs as
+	UID      int
+	Users    map[int]string // names of those who may be expected to connect
+	Allow    string         // -allow, empty if not given
+}
+
+// Socket is a socket file.
+type Socket struct {
+	File  string   // mode and owner, "0660 onewake:www"; empty if there is none
+	Open  bool     // for every user of the machine
+	Notes []string // of [perms.Notes]
+}
+
+// view is one request as the page sees it.
+type view struct {
+	*Page
+	r          *cgi.Request
+	wire       *cgi.Wire
+	vars       map[string]string
+	names      []string // of vars, sorted
+	socket     Socket
+	sandbox    sandbox.State
+	mend, know []prose // what is to be mended, and what is well to know
+}
+
 // Serve answers with "Hello world!" and all variables of the request, one
 // NAME='value' a line, sorted: as plain text, or as HTML to who asks for it.
 func (p *Page) Serve(_ context.Context, r *cgi.Request, w cgi.Writer) {
@@ -40,45 +72,34 @@ func (p *Page) Serve(_ context.Context, r *cgi.Request, w cgi.Writer) {
 			r.Vars.Add("CONTENT_LENGTH", strconv.FormatInt(n, 10)) // as announced
 		}
 	}
-	var lines []string
+	v := &view{Page: p, r: r, wire: r.Wire(), vars: make(map[string]string), sandbox: p.Sandbox()}
+	v.socket = p.Setup.Sockets[v.wire.Listener]
 	for line := range strings.SplitSeq(strings.TrimSuffix(string(r.Vars.Bytes()), "\x00"), "\x00") {
-		lines = append(lines, line)
+		name, value, _ := strings.Cut(line, "=")
+		v.vars[name] = value
 	}
-	slices.Sort(lines)
+	v.names = slices.Sorted(maps.Keys(v.vars))
 	// What a client sent is shown as it is, to nobody but this client, and is
 	// to be taken for nothing but text.
 	fields := []cgi.Field{{Name: "X-Content-Type-Options", Value: "nosniff"}, {Name: "Cache-Control", Value: "no-store"}}
-	v := &view{Page: p, r: r, wire: r.Wire(), lines: lines}
 	var out []byte
-	if strings.Contains(v.variable("HTTP_ACCEPT"), "text/html") { // a browser
+	if strings.Contains(v.vars["HTTP_ACCEPT"], "text/html") { // a browser
 		fields = append(fields, cgi.Field{Name: "Content-Security-Policy", Value: policy}, cgi.Field{Name: "Content-Type", Value: "text/html; charset=utf-8"})
 		out = v.html()
 	} else {
 		fields = append(fields, cgi.Field{Name: "Content-Type", Value: "text/plain; charset=utf-8"})
 		out = []byte("Hello world!\n\n")
-		for _, l := range lines {
-			out = appendLine(out, l)
+		for _, name := range v.names {
+			out = fmt.Appendf(out, "%s='%s'\n", name, strings.ReplaceAll(visible(v.vars[name]), "'", `\'`))
 		}
 	}
 	w.Begin(200, fields, int64(len(out)))
 	w.Write(out)
 }
 
-// appendLine writes one variable so that it takes one line whatever it holds.
-func appendLine(b []byte, line string) []byte {
-	const hex = "0123456789abcdef"
-	eq := strings.IndexByte(line, '=')
-	b = append(b, line[:eq+1]...)
-	b = append(b, '\'')
-	for _, c := range []byte(line[eq+1:]) {
-		switch {
-		case c == '\'' || c == '\\':
-			b = append(b, '\\', c)
-		case c < ' ' || c == 0x7f:
-			b = append(b, '\\', 'x', hex[c>>4], hex[c&15])
-		default:
-			b = append(b, c)
-		}
-	}
-	return append(b, '\'', '\n')
+// visible is s on one line. What could not be seen, or would move what stands
+// next to it, is one of Go's escapes.
+func visible(s string) string {
+	q := strconv.Quote(s)
+	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
 }

@@ -94,8 +94,8 @@ func page() *Page {
 	return &Page{
 		Config: &cli.Config{Protocol: cli.HTTP, MaxConns: 1, Times: cli.Times{Header: time.Minute, Idle: time.Minute, IO: time.Minute}},
 		Setup: Setup{
-			Sockets: map[string]Socket{"unix:/x": {File: "0660 <7>:& co"}},
-			User:    "service", UID: 8, Users: map[int]string{7: "<7> & co"}, ContentType: "text/x", Dir: "/",
+			Sockets:  map[string]Socket{"unix:/x": {File: "0660 <7>:& co"}},
+			Enforced: "all", User: "service", UID: 8, Users: map[int]string{7: "<7> & co"},
 		},
 		Software: "onewake/test",
 		Sandbox:  func() sandbox.State { return sandbox.Confined },
@@ -119,7 +119,7 @@ func TestPlain(t *testing.T) {
 			t.Errorf("line %q", l)
 		}
 	}
-	for _, want := range []string{`PATH_INFO='/a\x0ab\'\\'`, `QUERY_STRING='q'`, `HTTP_X_Y='it\'s <b>'`, `REMOTE_ADDR='<unix>'`, `SERVER_PORT='0'`, `SERVER_NAME='host.test'`} {
+	for _, want := range []string{`PATH_INFO='/a\nb\'\\'`, `QUERY_STRING='q'`, `HTTP_X_Y='it\'s <b>'`, `REMOTE_ADDR='<unix>'`, `SERVER_PORT='0'`, `SERVER_NAME='host.test'`} {
 		if !slices.Contains(lines, want) {
 			t.Errorf("no %s in\n%s", want, body)
 		}
@@ -158,7 +158,7 @@ func TestOther(t *testing.T) {
 	}
 	p := page()
 	p.ScriptName = "/app"
-	p.Sandbox, p.Setup = nil, Setup{}
+	p.Setup = Setup{}
 	if r, _ := ask(t, p, "GET / HTTP/1.1\r\nHost: h\r\n\r\n"); r.StatusCode != 404 {
 		t.Error(r)
 	}
