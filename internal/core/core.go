@@ -120,8 +120,7 @@ func (c *core) logTo(format string) {
 	if c.queue != nil {
 		c.queue.Close(time.Second)
 	}
-	c.queue = logqueue.New(2)
-	c.log = logqueue.NewLogger(c.queue, logqueue.Format(format))
+	c.queue, c.log = logqueue.New(2, format == cli.JSON)
 }
 
 // prepare takes the descriptors over and makes everything that capability mode

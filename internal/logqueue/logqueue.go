@@ -20,18 +20,9 @@ const (
 	// maxRecords and maxBytes are how much waits for a slow reader.
 	maxRecords = 4096
 	maxBytes   = 1 << 20
-	// maxValue is how much of one value is logged, in bytes as they are written
-	// at worst: most values were shaped by a client or by a command.
+	// maxValue is how much of one value is logged, in bytes as they are written:
+	// most values were shaped by a client or by a command.
 	maxValue = 512
-)
-
-// Format is the notation of the records, as -log-format has it.
-type Format string
-
-// The formats of [log/slog].
-const (
-	Text Format = "text"
-	JSON Format = "json"
 )
 
 // Queue is an [io.Writer] that never waits. Each Write is one record.
@@ -47,26 +38,20 @@ type Queue struct {
 	once    sync.Once
 }
 
-// New starts a queue on an open descriptor, which it neither owns nor closes.
-func New(fd int) *Queue { return newQueue(descriptor(fd)) }
+// New makes a logger that writes records of level Info and above, as JSON or as
+// text, and the queue that it writes to: by way of an open descriptor, which is
+// neither owned nor closed.
+func New(fd int, json bool) (*Queue, *slog.Logger) { return start(descriptor(fd), json) }
 
-func newQueue(w io.Writer) *Queue {
-	q := &Queue{w: w, records: make(chan []byte, maxRecords), quit: make(chan struct{}), done: make(chan struct{})}
-	q.own = slog.New(handler(w, Text))
-	return q
-}
-
-// NewLogger makes a logger that writes records of level Info and above to q,
-// and starts the writing. It is called once for a queue.
-func NewLogger(q *Queue, format Format) *slog.Logger {
-	q.own = slog.New(handler(q.w, format))
+func start(w io.Writer, json bool) (*Queue, *slog.Logger) {
+	q := &Queue{w: w, own: slog.New(handler(w, json)), records: make(chan []byte, maxRecords), quit: make(chan struct{}), done: make(chan struct{})}
 	go q.write()
-	return slog.New(handler(q, format))
+	return q, slog.New(handler(q, json))
 }
 
 // handler is one of log/slog's, with times in UTC, durations in seconds and
 // values that are cut.
-func handler(w io.Writer, format Format) slog.Handler {
+func handler(w io.Writer, json bool) slog.Handler {
 	o := &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		switch a.Value.Kind() {
 		case slog.KindTime:
@@ -82,25 +67,28 @@ func handler(w io.Writer, format Format) slog.Handler {
 		}
 		return a
 	}}
-	if format == JSON {
+	if json {
 		return slog.NewJSONHandler(w, o)
 	}
 	return slog.NewTextHandler(w, o)
 }
 
-// cut shortens a value so that it takes at most maxValue bytes and a mark, also
-// where each of its bytes is written as six.
+// cut shortens a value so that it takes at most maxValue bytes and a mark, with
+// what is not printable counted as the longer of the two notations escapes it:
+// \u202e in six bytes, \U0010ffff in ten.
 func cut(s string) string {
 	size := 0
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
 		switch {
-		case r < ' ' || r == 0x7f || r == utf8.RuneError:
-			size += 6
 		case r == '"' || r == '\\':
 			size += 2
-		default:
+		case strconv.IsPrint(r) && r != utf8.RuneError:
 			size += n
+		case r > 0xffff:
+			size += 10
+		default:
+			size += 6
 		}
 		if size > maxValue {
 			return s[:i] + " [" + strconv.Itoa(len(s)-i) + " more bytes]"

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"syscall"
@@ -40,21 +41,20 @@ func (g *gate) next(t *testing.T, err error) string {
 }
 
 func TestRecords(t *testing.T) {
-	for _, format := range []Format{Text, JSON} {
+	for _, asJSON := range []bool{false, true} {
 		r, w, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer r.Close()
-		q := New(int(w.Fd()))
-		log := NewLogger(q, format)
+		q, log := New(int(w.Fd()), asJSON)
 		log.Debug("not this")
 		log.Warn("hello", "text", "a\n\"b", "time", 1500*time.Millisecond, "error", errors.New("oops"), "n", 3)
 		q.Close(patience)
 		w.Close()
 		b, _ := io.ReadAll(r)
 		line := string(b)
-		if format == Text {
+		if !asJSON {
 			_, rest, _ := strings.Cut(line, " ")
 			if rest != `level=WARN msg=hello text="a\n\"b" time=1.5 error=oops n=3`+"\n" || !strings.HasPrefix(line, "time=") || !strings.Contains(line, "Z level") {
 				t.Errorf("%q", line)
@@ -83,11 +83,25 @@ func TestCut(t *testing.T) {
 	}
 }
 
+// However a value is written, its record has a bound.
+func TestCutIsBounded(t *testing.T) {
+	for _, r := range []string{"x", "\"", "\\", "\n", "\x00", "\x7f", "\xff", "é", "馬", "😀", "\u202e", "\u2028", "\ufffd", "\ufeff", "\ue000", "\U000e0001", "\U0010ffff"} {
+		for _, asJSON := range []bool{false, true} {
+			var b strings.Builder
+			slog.New(handler(&b, asJSON)).Info("", "value", strings.Repeat(r, 600))
+			_, value, _ := strings.Cut(b.String(), "value")
+			value, mark, _ := strings.Cut(value, " [")
+			if n := len(value) - len(`":"`); n > maxValue || n < maxValue/8 || len(mark) > 20 {
+				t.Errorf("%q, JSON %v: %d bytes, %q", r, asJSON, n, mark)
+			}
+		}
+	}
+}
+
 // A reader that does not read costs records and is not waited for.
 func TestBlockedReader(t *testing.T) {
 	g := newGate()
-	q := newQueue(g)
-	log := NewLogger(q, Text)
+	q, log := start(g, false)
 	log.Info("first")
 	first := <-g.began // it is being written, and nobody takes it
 	for range maxRecords + 10 {
@@ -113,8 +127,7 @@ func TestBlockedReader(t *testing.T) {
 
 func TestBytesAreBounded(t *testing.T) {
 	g := newGate()
-	q := newQueue(g)
-	log := NewLogger(q, Text)
+	q, log := start(g, false)
 	log.Info("first")
 	<-g.began
 	text := strings.Repeat("x", 500)
@@ -139,8 +152,7 @@ func TestBytesAreBounded(t *testing.T) {
 // Nobody reads, and an end is not held up for longer than it says.
 func TestCloseIsBounded(t *testing.T) {
 	g := newGate()
-	q := newQueue(g)
-	log := NewLogger(q, Text)
+	q, log := start(g, false)
 	log.Info("first")
 	<-g.began
 	q.Close(time.Millisecond)
@@ -156,8 +168,7 @@ func TestBrokenPipe(t *testing.T) {
 	}
 	r.Close()
 	defer w.Close()
-	q := New(int(w.Fd()))
-	log := NewLogger(q, Text)
+	q, log := New(int(w.Fd()), false)
 	log.Info("lost")
 	q.Close(patience)
 	if q.Dropped() != 1 {
@@ -176,8 +187,7 @@ func TestNonBlocking(t *testing.T) {
 	if err := syscall.SetNonblock(fd, true); err != nil {
 		t.Fatal(err)
 	}
-	q := New(fd)
-	log := NewLogger(q, Text)
+	q, log := New(fd, false)
 	const n = 2000
 	text := strings.Repeat("x", 400)
 	for range n {

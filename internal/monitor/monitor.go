@@ -84,8 +84,7 @@ func Run(cfg *cli.Config, version string) error {
 	// Small and flat: where fork(2) copies page tables its cost grows with us.
 	debug.SetGCPercent(10)
 	m := &monitor{Config: cfg, version: version, cores: make(map[int]*core), began: time.Now()}
-	m.queue = logqueue.New(2)
-	m.log = logqueue.NewLogger(m.queue, logqueue.Format(cfg.LogFormat))
+	m.queue, m.log = logqueue.New(2, cfg.LogFormat == cli.JSON)
 	defer m.queue.Close(time.Second)
 	err := m.prepare()
 	if err == nil {
