@@ -11,17 +11,70 @@ import (
 
 const defaultListen = "unix:/var/run/onewake/onewake.sock"
 
+// row is a flag: as it is typed, its default and what -h says of it. A flag
+// without a value is off or on, one that is said to be repeatable is. A row
+// without a text is a headline.
+type row struct{ typed, def, text string }
+
+func (r *row) name() string { return r.typed[:strings.IndexAny(r.typed+" ", " =")] }
+
+var table = []row{
+	{"Listening", "", ""},
+	{"listen ADDR", defaultListen, "unix:/path, tcp4:host:port, tcp6:[host%zone]:port or fd:N;\nrepeatable"},
+	{"protocol P", "http", "http or fastcgi, on all of them"},
+	{"socket-mode OCTAL", "0660", "mode of the socket file"},
+	{"socket-owner USER", "", "owner of the socket file; only root may give it away"},
+	{"socket-group GROUP", "", "group of the socket file, else as the directory makes it"},
+	{"allow LIST", "", "users and :groups that may connect, else whoever can"},
+	{"Command", "", ""},
+	{"cgi", "false", "it speaks CGI/1.1; without this, its output is the body"},
+	{"scripts DIR", "", "CGI programs below it, in place of a command"},
+	{"content-type TYPE", "text/plain; charset=utf-8", "of that body"},
+	{"stream", "false", "that body goes out as it comes"},
+	{"form", "false", "values of forms are variables FORM_NAME"},
+	{"env NAME[=VALUE]", "", "one more variable, without = copied; repeatable"},
+	{"dir DIR", "", "where it runs, else / or, with -cgi, its own"},
+	{"timeout TIME", "60s", "how long it may run for one request"},
+	{"kill-after TIME", "5s", "from SIGTERM to SIGKILL"},
+	{"Requests", "", ""},
+	{"param NAME", "", "FastCGI: one more parameter to pass on; repeatable"},
+	{"script-name PREFIX", "", "of paths, SCRIPT_NAME; the rest is PATH_INFO"},
+	{"forwarded LIST", "", "headers that the web server in front sets itself"},
+	{"max-body SIZE", "16MiB", "largest body, in bytes, KiB, MiB or GiB"},
+	{"Limits", "", ""},
+	{"max-procs N", strconv.Itoa(4 * runtime.NumCPU()), "commands running at once, 4 for each CPU"},
+	{"max-queue N", "512", "requests that wait for one to end"},
+	{"max-conns N", "1024", "open connections"},
+	{"spool-dir DIR", "/var/tmp", "files for large bodies"},
+	{"Service", "", ""},
+	{"drain TIME", "10s", "how long running requests may take at a stop"},
+	{"sandbox MODE", "on", "on, where FreeBSD refuses to run unconfined, or off"},
+	{"log-format FORMAT", "text", "text or json, on standard error"},
+	{"access-log=BOOL", "true", "one log record a request"},
+	{"check", "false", "check all that a start would, change nothing, and exit"},
+	{"version", "false", "print version, Go version and system, and exit"},
+}
+
 // value is a flag whose text is looked at when all flags are known, so that
 // everything that is wrong is told at once.
 type value struct {
-	texts []string
-	set   bool
-	many  bool
+	texts            []string
+	set, many, onOff bool
 }
 
 func (v *value) String() string { return strings.Join(v.texts, ",") }
 
+// IsBoolFlag tells package flag that no value follows.
+func (v *value) IsBoolFlag() bool { return v.onOff }
+
 func (v *value) Set(s string) error {
+	if v.onOff {
+		on, err := strconv.ParseBool(s)
+		if err != nil {
+			return err
+		}
+		s = strconv.FormatBool(on)
+	}
 	if !v.many || !v.set {
 		v.texts = nil
 	}
@@ -29,105 +82,44 @@ func (v *value) Set(s string) error {
 	return nil
 }
 
-// flags declares all flags, in the groups and with the texts that -h prints.
+// flags are the flags of a command line.
 type flags struct {
-	set    *flag.FlagSet
-	all    map[string]*value
-	groups []group
-
-	cgi, stream, form, accessLog, check, version bool
-}
-
-type group struct {
-	name  string
-	flags []string
+	set *flag.FlagSet
+	all map[string]*value
 }
 
 func newFlags() *flags {
-	f := &flags{set: flag.NewFlagSet("onewake", flag.ContinueOnError), all: make(map[string]*value)}
-	in := func(name string) { f.groups = append(f.groups, group{name: name}) }
-	told := func(name string) {
-		g := &f.groups[len(f.groups)-1]
-		g.flags = append(g.flags, name)
-	}
-	one := func(name, def, usage string) {
-		v := &value{texts: []string{def}}
-		f.all[name] = v
-		f.set.Var(v, name, usage)
-		told(name)
-	}
-	many := func(name, def, usage string) {
-		one(name, def, usage)
-		v := f.all[name]
-		if v.many = true; def == "" {
-			v.texts = nil
+	f := &flags{flag.NewFlagSet("onewake", flag.ContinueOnError), make(map[string]*value)}
+	for _, r := range table {
+		if r.text == "" {
+			continue
 		}
+		v := &value{many: strings.HasSuffix(r.text, "repeatable"), onOff: !strings.Contains(r.typed, " ")}
+		if !v.many || r.def != "" {
+			v.texts = []string{r.def}
+		}
+		f.all[r.name()] = v
+		f.set.Var(v, r.name(), r.typed)
 	}
-	onOff := func(p *bool, name string, def bool, usage string) {
-		f.set.BoolVar(p, name, def, usage)
-		told(name)
-	}
-	in("Listening")
-	many("listen", defaultListen, "`ADDR`: unix:/path, tcp4:host:port, tcp6:[host%zone]:port or fd:N;\nrepeatable")
-	one("protocol", "http", "`P`: http or fastcgi, on all of them")
-	one("socket-mode", "0660", "`OCTAL`: mode of the socket file")
-	one("socket-owner", "", "`USER`: owner of the socket file; only root may give it away")
-	one("socket-group", "", "`GROUP`: group of the socket file, else as the directory makes it")
-	one("allow", "", "`LIST`: users and :groups that may connect, else whoever can")
-	in("Command")
-	onOff(&f.cgi, "cgi", false, "it speaks CGI/1.1; without this, its output is the body")
-	one("scripts", "", "`DIR`: CGI programs below it, in place of a command")
-	one("content-type", "text/plain; charset=utf-8", "`TYPE`: of that body")
-	onOff(&f.stream, "stream", false, "that body goes out as it comes")
-	onOff(&f.form, "form", false, "values of forms are variables FORM_NAME")
-	many("env", "", "`NAME[=VALUE]`: one more variable, without = copied; repeatable")
-	one("dir", "", "`DIR`: where it runs, else / or, with -cgi, its own")
-	one("timeout", "60s", "`TIME`: how long it may run for one request")
-	one("kill-after", "5s", "`TIME`: from SIGTERM to SIGKILL")
-	in("Requests")
-	many("param", "", "`NAME`: FastCGI: one more parameter to pass on; repeatable")
-	one("script-name", "", "`PREFIX`: of paths, SCRIPT_NAME; the rest is PATH_INFO")
-	one("forwarded", "", "`LIST`: headers that the web server in front sets itself")
-	one("max-body", "16MiB", "`SIZE`: largest body, in bytes, KiB, MiB or GiB")
-	in("Limits")
-	one("max-procs", strconv.Itoa(4*runtime.NumCPU()), "`N`: commands running at once, 4 for each CPU")
-	one("max-queue", "512", "`N`: requests that wait for one to end")
-	one("max-conns", "1024", "`N`: open connections")
-	one("spool-dir", "/var/tmp", "`DIR`: files for large bodies")
-	in("Service")
-	one("drain", "10s", "`TIME`: how long running requests may take at a stop")
-	one("sandbox", "on", "`MODE`: on, where FreeBSD refuses to run unconfined, or off")
-	one("log-format", "text", "`FORMAT`: text or json, on standard error")
-	onOff(&f.accessLog, "access-log", true, "one log record a request")
-	onOff(&f.check, "check", false, "check all that a start would, change nothing, and exit")
-	onOff(&f.version, "version", false, "print version, Go version and system, and exit")
 	return f
 }
 
-// form is a flag as it is typed, -timeout TIME, and what it means.
-func form(f *flag.Flag) (typed, text string) {
-	name, text := flag.UnquoteUsage(f)
-	switch {
-	case name != "":
-		return "-" + f.Name + " " + name, strings.TrimPrefix(text, name+": ")
-	case f.DefValue == "true":
-		return "-" + f.Name + "=BOOL", text
-	}
-	return "-" + f.Name, text
-}
+func (f *flags) text(name string) string { return f.all[name].texts[0] }
+
+func (f *flags) on(name string) bool { return f.text(name) == "true" }
 
 // usage is what -h prints, one screen.
-func (f *flags) usage(w io.Writer) {
+func usage(w io.Writer) {
 	fmt.Fprint(w, "usage: onewake [flags] [--] [command [argument ...]]\n")
-	for _, g := range f.groups {
-		fmt.Fprintf(w, "\n%s:\n", g.name)
-		for _, name := range g.flags {
-			fl := f.set.Lookup(name)
-			typed, text := form(fl)
-			if fl.DefValue != "" && fl.DefValue != "false" {
-				text += " (" + fl.DefValue + ")"
-			}
-			fmt.Fprintf(w, "  %-19s %s\n", typed, strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", 22)))
+	for _, r := range table {
+		text := strings.ReplaceAll(r.text, "\n", "\n"+strings.Repeat(" ", 22))
+		if r.def != "" && r.def != "false" {
+			text += " (" + r.def + ")"
+		}
+		if text == "" {
+			fmt.Fprintf(w, "\n%s:\n", r.typed)
+		} else {
+			fmt.Fprintf(w, "  -%-18s %s\n", r.typed, text)
 		}
 	}
 	fmt.Fprint(w, "\nDefaults are in parentheses; more is in onewake(8): man onewake\n")
@@ -145,8 +137,7 @@ func (f *flags) misuse(arg string) error {
 	case given:
 		return fmt.Errorf("-%s %q: neither true nor false, use -%[1]s=true or -%[1]s=false", name, text)
 	}
-	typed, _ := form(fl)
-	return fmt.Errorf("-%s: its value is missing, use %s", name, typed)
+	return fmt.Errorf("-%s: its value is missing, use -%s", name, fl.Usage)
 }
 
 // nearest suggests the flag that a name is a slip of, if there is one.

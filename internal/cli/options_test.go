@@ -67,7 +67,7 @@ func modeOf(t *testing.T, mode string) *Config {
 func TestHelp(t *testing.T) {
 	var b strings.Builder
 	f := newFlags()
-	f.usage(&b)
+	usage(&b)
 	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
 	if len(lines) > 44 {
 		t.Errorf("%d lines", len(lines))

@@ -51,7 +51,7 @@ func Parse(args []string) (*Config, Action, error) {
 	f.set.SetOutput(io.Discard) // what is wrong is said here
 	if err := f.set.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
-			f.usage(os.Stdout)
+			usage(os.Stdout)
 			return nil, Help, nil
 		}
 		// Package flag has taken the argument that it stopped at, unless it is
@@ -62,11 +62,11 @@ func Parse(args []string) (*Config, Action, error) {
 		}
 		return nil, Run, usageError{fmt.Errorf("%w\nonewake -h lists the flags", f.misuse(args[i]))}
 	}
-	if f.version {
+	if f.on("version") {
 		return nil, Version, nil
 	}
 	c := &Config{
-		CGI: f.cgi, Stream: f.stream, Form: f.form, AccessLog: f.accessLog, Command: f.set.Args(), Times: DefaultTimes,
+		CGI: f.on("cgi"), Stream: f.on("stream"), Form: f.on("form"), AccessLog: f.on("access-log"), Command: f.set.Args(), Times: DefaultTimes,
 	}
 	p := &parser{flags: f}
 	c.Protocol = p.choice("protocol", HTTP, FastCGI)
@@ -99,7 +99,7 @@ func Parse(args []string) (*Config, Action, error) {
 	}
 	p.dir(c)
 	action := Run
-	if f.check {
+	if f.on("check") {
 		action = Check
 	}
 	return c, action, p.errs.ErrorOrNil()
@@ -110,8 +110,6 @@ type parser struct {
 	*flags
 	errs *multierror.Error
 }
-
-func (p *parser) text(name string) string { return p.all[name].texts[0] }
 
 // bad notes a value of a flag that cannot be used.
 func (p *parser) bad(name, text, want string) {
