@@ -76,9 +76,9 @@ func checkExecutable(path string) error {
 	fi, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: user %s cannot look into its directory", cause(err), perms.UserName(os.Geteuid()))
+		return fmt.Errorf("%w: user %s cannot look into its directory", errors.Unwrap(err), perms.UserName(os.Geteuid()))
 	case err != nil:
-		return cause(err)
+		return errors.Unwrap(err) // without the path
 	case fi.IsDir():
 		return errors.New("a directory, give the path of a program")
 	case !fi.Mode().IsRegular():
@@ -107,7 +107,7 @@ func checkProgram(path string) error {
 	defer f.Close()
 	line, err := bufio.NewReader(io.LimitReader(f, 4096)).ReadString('\n')
 	if err != nil && err != io.EOF {
-		return cause(err)
+		return errors.Unwrap(err) // without the path
 	}
 	text, isScript := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "#!")
 	if !isScript {

@@ -18,41 +18,27 @@ func hint(err error) string {
 		return ""
 	}
 	us := perms.UserName(os.Geteuid())
-	mend := func(how string) string { return " (to mend: " + how + ")" }
-	find := func(what, freebsd, linux string) string {
-		how, ok := map[string]string{"freebsd": freebsd, "linux": linux}[runtime.GOOS]
-		if !ok {
-			return ""
-		}
-		return " (to find " + what + ": " + how + ")"
-	}
-	switch e.Cause {
-	case sock.NoDir:
-		return mend("install -d -o " + us + " -m 0750 " + e.Path)
-	case sock.DirOwner:
-		return mend("chown " + us + " " + e.Path)
-	case sock.ParentOwner:
-		// A whole tree may depend on whose it is.
-		return mend("put the socket elsewhere, or chown " + us + " " + e.Path)
-	case sock.DirWritable:
-		who := map[os.FileMode]string{0o020: "g", 0o002: "o", 0o022: "go"}[e.Mode]
-		return mend("chmod " + who + "-w " + e.Path)
-	case sock.ForeignLink, sock.BadLock, sock.NotRemovable:
-		return mend("remove it")
-	case sock.NoAnswer:
-		return mend("stop that server, remove the file")
-	case sock.CannotChown:
-		return mend("leave the owner out, or start it as that user")
-	case sock.CannotChgrp:
-		return mend("add the user to the group, or give it the directory")
-	case sock.LockHeld:
-		return find("it", "fstat "+e.Path, "fuser "+e.Path)
-	case sock.Taken:
-		return find("it", "sockstat -l", "ss -lnp")
-	case sock.NoInterface:
-		return find("the names", "ifconfig -l", "ip link")
-	case sock.NoLocal:
-		return find("its addresses", "ifconfig", "ip address")
+	mend := map[sock.Cause]string{
+		sock.NoDir:        "install -d -o " + us + " -m 0750 " + e.Path,
+		sock.DirOwner:     "chown " + us + " " + e.Path,
+		sock.ParentOwner:  "put the socket elsewhere, or chown " + us + " " + e.Path, // a whole tree may depend on whose it is
+		sock.DirWritable:  "chmod " + map[os.FileMode]string{0o020: "g", 0o002: "o", 0o022: "go"}[e.Mode] + "-w " + e.Path,
+		sock.ForeignLink:  "remove it",
+		sock.BadLock:      "remove it",
+		sock.NotRemovable: "remove it",
+		sock.NoAnswer:     "stop that server, remove the file",
+		sock.CannotChown:  "leave the owner out, or start it as that user",
+		sock.CannotChgrp:  "add the user to the group, or give it the directory",
+	}[e.Cause]
+	find := map[string]map[sock.Cause]string{
+		"freebsd": {sock.LockHeld: "it: fstat " + e.Path, sock.Taken: "it: sockstat -l", sock.NoInterface: "the names: ifconfig -l", sock.NoLocal: "its addresses: ifconfig"},
+		"linux":   {sock.LockHeld: "it: fuser " + e.Path, sock.Taken: "it: ss -lnp", sock.NoInterface: "the names: ip link", sock.NoLocal: "its addresses: ip address"},
+	}[runtime.GOOS][e.Cause]
+	switch {
+	case mend != "":
+		return " (to mend: " + mend + ")"
+	case find != "":
+		return " (to find " + find + ")"
 	}
 	return ""
 }

@@ -271,7 +271,7 @@ func TestStatusOfErrors(t *testing.T) {
 }
 
 func TestParseSize(t *testing.T) {
-	for in, want := range map[string]int64{"1": 1, "65536": 65536, "1K": 1024, "1KiB": 1024, "16MiB": 16 << 20, "3M": 3 << 20, "2GiB": 2 << 30, "1G": 1 << 30,
+	for in, want := range map[string]int64{"1": 1, "65536": 65536, "1K": 0, "1KiB": 1024, "16MiB": 16 << 20, "3M": 0, "2GiB": 2 << 30, "1G": 0,
 		"4611686018427387904": 0, "4611686018427387903": 1<<62 - 1, "4294967296GiB": 1 << 62, "4294967297GiB": 0, "007": 7} {
 		if got, err := parseSize(in); got != want || (err == nil) != (want > 0) {
 			t.Errorf("%q: %d, %v; want %d", in, got, err, want)

@@ -248,16 +248,18 @@ func (p *parser) directory(name string, mode uint32, why string) string {
 		return dir
 	}
 	fi, err := os.Stat(dir)
-	if err == nil && fi.IsDir() {
+	if err != nil {
+		err = errors.Unwrap(err) // without the path
+	} else if fi.IsDir() {
 		err = unix.Faccessat(unix.AT_FDCWD, dir, mode, unix.AT_EACCESS)
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		p.errs = multierror.Append(p.errs, fmt.Errorf("-%s %q: %w: user %s cannot %s", name, dir, fs.ErrPermission, perms.UserName(os.Geteuid()), why))
 	case errors.Is(err, fs.ErrNotExist):
-		p.config(fmt.Errorf("-%s %q: %w (to mend: install -d -o %s %s)", name, dir, cause(err), perms.UserName(os.Geteuid()), dir))
+		p.config(fmt.Errorf("-%s %q: %w (to mend: install -d -o %s %s)", name, dir, err, perms.UserName(os.Geteuid()), dir))
 	case err != nil:
-		p.config(fmt.Errorf("-%s %q: %w", name, dir, cause(err)))
+		p.config(fmt.Errorf("-%s %q: %w", name, dir, err))
 	case !fi.IsDir():
 		p.config(fmt.Errorf("-%s %q: not a directory, use %s", name, dir, filepath.Dir(dir)))
 	}
@@ -360,13 +362,9 @@ func (p *parser) size(name string) int64 {
 // parseSize parses a number of bytes, or of KiB, MiB or GiB.
 func parseSize(s string) (int64, error) {
 	digits, shift := s, 0
-	for _, u := range []struct {
-		unit  string
-		shift int
-	}{{"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"K", 10}, {"M", 20}, {"G", 30}} {
-		if d, ok := strings.CutSuffix(s, u.unit); ok {
-			digits, shift = d, u.shift
-			break
+	for i, unit := range []string{"KiB", "MiB", "GiB"} {
+		if d, ok := strings.CutSuffix(s, unit); ok {
+			digits, shift = d, 10*(i+1)
 		}
 	}
 	n, err := strconv.ParseUint(digits, 10, 62)
@@ -381,14 +379,4 @@ func (p *parser) choice(name string, words ...string) string {
 		p.bad(name, p.text(name), "not one of its values, use "+strings.Join(words, " or "))
 	}
 	return p.text(name)
-}
-
-// cause takes the operation and the path off an error that will name them in
-// its own words.
-func cause(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
 }
