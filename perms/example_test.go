@@ -8,18 +8,27 @@ import (
 	"github.com/onewake/onewake/perms"
 )
 
-func ExampleParse() {
-	spec, err := perms.Parse("0660", "", "80")
+// What an administrator has typed.
+func ExampleSpec() {
+	mode, err := perms.ParseMode("0660")
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(spec)
+	gid, err := perms.LookupGroup("80")
+	if err != nil {
+		log.Fatal(err)
+	}
+	spec := perms.Spec{Mode: perms.Set(mode), GID: perms.Set(gid)}
+	fmt.Println(spec.Mode.Permits(0o660), spec.UID.Permits(4711), spec.GID.Permits(4711))
 
-	_, err = perms.Parse("rw-rw----", "no such user", "")
+	_, err = perms.ParseMode("rw-rw----")
+	fmt.Println(err)
+	_, err = perms.LookupUser("no such user")
 	fmt.Println(err)
 	// Output:
-	// 0660 -:80
-	// mode "rw-rw----": not an octal number from 0 to 0777; user "no such user": no such user, and not a number from 0 to 4294967294
+	// true true false
+	// mode "rw-rw----": not an octal number from 0 to 0777
+	// user "no such user": no such user, and not a number from 0 to 4294967294
 }
 
 // The directory stays open, so that the file is one in the directory that was
@@ -39,10 +48,7 @@ func ExampleSpec_ApplyAt() {
 	}
 	defer dir.Close()
 
-	spec, err := perms.Parse("0640", "", "")
-	if err != nil {
-		log.Fatal(err)
-	}
+	spec := perms.Spec{Mode: perms.Set(0o640)}
 	if err := spec.ApplyAt(dir, "file"); err != nil {
 		log.Fatal(err)
 	}

@@ -10,9 +10,10 @@
 // file at all: there, only the directory is a guard to rely on. [Enforced] says
 // which of these the program runs on.
 //
-// [Parse] is called at start, as it looks names up, which a confined process
-// cannot do; a program that knows its numbers writes
-// Spec{Mode: Set(0o660), GID: Set(80)}. The [Spec] goes to
+// A [Spec] is what a program asks for: Spec{Mode: Set(0o660), GID: Set(80)}. What
+// an administrator has typed is for [ParseMode], [LookupUser] and [LookupGroup],
+// which are called at start: a confined process cannot look names up. The Spec
+// goes to
 // [github.com/onewake/onewake/sock.Listen], which sets it before anybody can
 // connect. A program that makes its socket by itself calls [Spec.ApplyAt] between
 // bind(2) and listen(2), in a directory that nobody else can write: once it
@@ -25,12 +26,11 @@ import (
 	"math"
 	"os"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 
-	"github.com/hashicorp/go-multierror"
 	"golang.org/x/sys/unix"
 )
 
@@ -66,65 +66,14 @@ func (s Setting) orUnchanged() int {
 	return s.n
 }
 
-// Parse reads a Spec from its parts, in the form that an administrator types:
-// an octal mode of at most 0777, a user and a group, each a name or a number.
-// What an empty part is about is left as it is. All parts that cannot be used are
-// reported at once, in one line, each with its value; the Spec is zero then.
-func Parse(mode, owner, group string) (Spec, error) {
-	var s Spec
-	var errs *multierror.Error
-	for _, part := range []struct {
-		text  string
-		parse func(string) (int, error)
-		to    *Setting
-	}{{mode, parseMode, &s.Mode}, {owner, LookupUser, &s.UID}, {group, LookupGroup, &s.GID}} {
-		if part.text == "" {
-			continue
-		}
-		n, err := part.parse(part.text)
-		if err != nil {
-			errs = multierror.Append(errs, err)
-		}
-		*part.to = Set(n)
-	}
-	if errs != nil {
-		errs.ErrorFormat = oneLine
-		return Spec{}, errs
-	}
-	return s, nil
-}
-
-func oneLine(errs []error) string {
-	texts := make([]string, len(errs))
-	for i, err := range errs {
-		texts[i] = err.Error()
-	}
-	return strings.Join(texts, "; ")
-}
-
-// parseMode reads octal digits. No set-id or sticky bit: none means anything
-// on a socket, so that asking for one is a slip.
-func parseMode(s string) (int, error) {
-	m, err := strconv.ParseUint(s, 8, 32)
+// ParseMode reads octal digits, 0 to 0777. No set-id or sticky bit: none means
+// anything on a socket, so that asking for one is a slip.
+func ParseMode(s string) (int, error) {
+	m, err := strconv.ParseUint(s, 8, 9)
 	if err != nil {
 		return 0, fmt.Errorf("mode %q: not an octal number from 0 to 0777", s)
 	}
-	if m > 0o777 {
-		return 0, fmt.Errorf("mode %q: more than 0777", s)
-	}
 	return int(m), nil
-}
-
-// String writes s the way Parse reads it, "0660 1001:80", with a dash for what
-// is left as it is.
-func (s Spec) String() string {
-	part := func(s Setting, format string) string {
-		if n, ok := s.Get(); ok {
-			return fmt.Sprintf(format, n)
-		}
-		return "-"
-	}
-	return part(s.Mode, "%#04o") + " " + part(s.UID, "%d") + ":" + part(s.GID, "%d")
 }
 
 // LookupUser returns the id of a user given by name or by number, as
@@ -177,22 +126,15 @@ func (s Spec) ApplyAt(dir *os.File, name string) error {
 			return unix.Fchownat(fd, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
 		})
 		if err != nil {
-			return &os.PathError{Op: "chown", Path: join(dir, name), Err: err}
+			return &os.PathError{Op: "chown", Path: filepath.Join(dir.Name(), name), Err: err}
 		}
 	}
 	if s.Mode.set {
 		if err := control(dir, func(fd int) error { return chmodAt(fd, name, uint32(s.Mode.n)) }); err != nil {
-			return &os.PathError{Op: "chmod", Path: join(dir, name), Err: err}
+			return &os.PathError{Op: "chmod", Path: filepath.Join(dir.Name(), name), Err: err}
 		}
 	}
 	return nil
-}
-
-func join(dir *os.File, name string) string {
-	if d := dir.Name(); d != "/" {
-		return d + "/" + name
-	}
-	return "/" + name
 }
 
 // control runs f on the descriptor of c, kept open meanwhile.

@@ -9,8 +9,6 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/onewake/onewake/perms"
 )
 
 // An ownedFile is the file of a Unix socket that Listen made.
@@ -107,8 +105,7 @@ func (o *ownedFile) open(ctx context.Context, f *os.File) error {
 	}
 	mode := int(st.mode & 0o7777)
 	if !st.sameFile(o.made) || !want.Mode.Permits(mode) || !want.UID.Permits(st.uid) || !want.GID.Permits(st.gid) {
-		return fmt.Errorf("%s: does not keep its mode and owner (wanted %v, is %v)", o.path, want,
-			perms.Spec{Mode: perms.Set(mode), UID: perms.Set(st.uid), GID: perms.Set(st.gid)})
+		return fmt.Errorf("%s: does not keep the mode and owner that it was given (is %#04o %d:%d)", o.path, mode, st.uid, st.gid)
 	}
 	step(ctx, "permitted")
 	return onFD(f, func(fd int) error {

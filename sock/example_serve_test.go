@@ -18,10 +18,7 @@ import (
 // Enter on, on FreeBSD, whoever breaks in can neither open a file nor connect to
 // anything.
 func serve(ctx context.Context, srv *http.Server, path string) error {
-	spec, err := perms.Parse("0660", "", "")
-	if err != nil {
-		return err
-	}
+	spec := perms.Spec{Mode: perms.Set(0o660)}
 	l, err := sock.Listen(ctx, sock.Addr{Network: sock.Unix, Address: path}, spec)
 	if err != nil {
 		return err

@@ -39,12 +39,8 @@ func ExampleConfig_Check() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	spec, err := perms.Parse("0660", "", "")
-	if err != nil {
-		log.Fatal(err)
-	}
 	a := sock.Addr{Network: sock.Unix, Address: dir + "/hello.sock"}
-	c := sock.Config{Perms: spec}
+	c := sock.Config{Perms: perms.Spec{Mode: perms.Set(0o660)}}
 
 	_, err = c.Check(context.Background(), a)
 	fmt.Println("at first:", err)

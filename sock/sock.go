@@ -18,7 +18,7 @@
 //     mode would be no guard: each is looked at, from the root on.
 //   - Closing removes the file, but never a successor's.
 //
-// The order of calls is: [perms.Parse] for the permissions; [Parse] for an
+// The order of calls is: a [perms.Spec] for the permissions; [Parse] for an
 // address that somebody typed; [Listen]; on systems with a sandbox
 // [Listener.Limit] and [sandbox.Enter]; then [net/http.Server.Serve]. The
 // directory must be there, and be writable for the process and no other ordinary

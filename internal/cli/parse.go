@@ -137,20 +137,26 @@ func (p *parser) listen(c *Config) {
 }
 
 func (p *parser) perms(c *Config) {
-	mode, owner, group := p.text("socket-mode"), p.text("socket-owner"), p.text("socket-group")
-	if _, err := perms.Parse(mode, "", ""); mode == "" || err != nil {
-		p.bad("socket-mode", mode, "not an octal mode from 0 to 0777, such as 0660")
-		mode = ""
+	if mode, err := perms.ParseMode(p.text("socket-mode")); err != nil {
+		p.bad("socket-mode", p.text("socket-mode"), "not an octal mode from 0 to 0777, such as 0660")
+	} else {
+		c.SocketPerms.Mode = perms.Set(mode)
 	}
-	if _, err := perms.Parse("", owner, ""); err != nil {
-		p.config(fmt.Errorf("-socket-owner %q: no such user%s", owner, listUsers))
-		owner = ""
+	c.SocketPerms.UID = p.id("socket-owner", perms.LookupUser, "no such user"+listUsers)
+	c.SocketPerms.GID = p.id("socket-group", perms.LookupGroup, "no such group"+listGroups)
+}
+
+// id looks a name up, if there is one.
+func (p *parser) id(flag string, lookUp func(string) (int, error), missing string) (s perms.Setting) {
+	if name := p.text(flag); name != "" {
+		id, err := lookUp(name)
+		if err != nil {
+			p.config(fmt.Errorf("-%s %q: %s", flag, name, missing))
+			return s
+		}
+		s = perms.Set(id)
 	}
-	if _, err := perms.Parse("", "", group); err != nil {
-		p.config(fmt.Errorf("-socket-group %q: no such group%s", group, listGroups))
-		group = ""
-	}
-	c.SocketPerms, _ = perms.Parse(mode, owner, group)
+	return s
 }
 
 func (p *parser) allow(c *Config) {
