@@ -32,13 +32,3 @@ func ExampleLimit() {
 	fmt.Println(line)
 	// Output: hello
 }
-
-func ExampleRights() {
-	fmt.Println(sandbox.Read | sandbox.Flock)
-	fmt.Println(sandbox.Serve &^ sandbox.Converse)
-	fmt.Println(sandbox.Rights(0))
-	// Output:
-	// read+flock
-	// accept
-	// none
-}

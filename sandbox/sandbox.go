@@ -8,58 +8,39 @@
 // nothing and say so, with [ErrUnsupported]: a caller writes one sequence of
 // calls for every system and decides what it makes of that answer.
 //
-// # Order of calls
-//
 // First [Untraceable] and [AcquireReaper], if they are wanted. Then open all that
 // will be needed, and look up all names. Then Limit each descriptor to what it is
 // for, and those that others have opened, such as 0, 1 and 2, with [LimitFD]: one
 // that was forgotten keeps its full rights. Then Enter, and only then read what
 // strangers send.
 //
-//	for _, err := range []error{sandbox.Limit(file, sandbox.Read), sandbox.Enter()} {
-//		if err != nil && !errors.Is(err, sandbox.ErrUnsupported) {
-//			return err
-//		}
-//	}
-//
 // # What Go programs come upon
 //
-// After Enter these fail with ECAPMODE, "not permitted in capability mode":
-// [os.Open], [os.Stat], [os.CreateTemp] and all else that takes a path, so that
-// templates, certificates and keys must have been read;
-// [net.Dial], [net.Listen] and look-ups of host names; [os/exec], and
-// [os.Process.Wait] and Signal of other processes. Look-ups of users and groups
-// fail as well, except of what is known already.
+// After Enter all that takes a path fails with ECAPMODE, "not permitted in
+// capability mode", and so do [net.Dial], [net.Listen], [os/exec], [os.Process.Wait]
+// and look-ups of hosts, users and groups. Some parts of the standard library
+// open files later than one might think, and not all of them tell:
 //
-// Some parts of the standard library open files later than one might think, and
-// not all of them tell:
-//
-//   - [time.Local] is read when it is first used, as by package log; after
-//     Enter it is UTC, without any error. Before Enter, call time.Now().Zone().
+//   - [time.Local] is UTC unless it was used before Enter: call time.Now().Zone().
 //     [time.LoadLocation] fails.
-//   - Package mime reads the system's tables at the first call of
-//     [mime.TypeByExtension], as made by [net/http.ServeContent]; after Enter
-//     it knows only its own short list, without any error.
-//   - Package crypto/x509 reads the system's root certificates at the first
-//     verification that wants them. Before Enter, call [crypto/x509.SystemCertPool].
+//   - [mime.TypeByExtension], as called by [net/http.ServeContent], knows only its
+//     own short list unless it was called before.
+//   - [crypto/x509.SystemCertPool] has to be called before, for verifications.
 //   - [net/http.Request.ParseMultipartForm] makes temporary files of what is
 //     larger than its argument.
 //   - [net.FileListener], [net.FileConn] and [net.UnixListener.File] duplicate the
 //     descriptor, and the first one keeps its full rights unless it is limited
 //     before or closed.
 //
-// What goes on to work: goroutines, timers, descriptors that are open, and
-// connections accepted from a listener, net/http among them; [os.Pipe],
-// [os.Hostname], crypto/rand. An [os.Root] that was opened before goes on to open
-// and to make files below its directory, for [net/http.FileServerFS] and the
-// like; its descriptor cannot be limited.
+// Goroutines, timers, net/http on a listener that is open, [os.Pipe], [os.Hostname]
+// and crypto/rand go on to work, and so does an [os.Root] that was opened before,
+// whose descriptor cannot be limited.
 package sandbox
 
 import (
 	"errors"
 	"fmt"
 	"runtime"
-	"strings"
 	"syscall"
 )
 
@@ -93,14 +74,12 @@ const (
 // mode".
 func (s State) String() string {
 	switch s {
-	case Off:
-		return "off"
 	case None:
 		return "none: " + ErrUnsupported.Error()
 	case Confined:
 		return "capability mode"
 	}
-	return fmt.Sprintf("state %d", int(s))
+	return "off"
 }
 
 // Rights is a set of things that may be done with a descriptor, after
@@ -124,10 +103,6 @@ const (
 	Lookup                         // a directory to start path look-ups at
 	Unlinkat                       // unlinkat(2); with Lookup
 	Fstatat                        // fstatat(2); with Lookup
-	Fstat                          // fstat(2)
-	Seek                           // lseek(2), pread(2), pwrite(2)
-	Ftruncate                      // ftruncate(2)
-	Fsync                          // fsync(2)
 
 	// Serve is what Go's net package needs of a listening stream socket and
 	// of the connections that it accepts, which have the listener's rights.
@@ -136,30 +111,6 @@ const (
 	Converse = Event | Read | Write | Shutdown | Getsockopt | Setsockopt |
 		Getpeername | Getsockname | Fcntl
 )
-
-var rightNames = [...]string{
-	"accept", "event", "read", "write", "shutdown", "getsockopt", "setsockopt",
-	"getpeername", "getsockname", "fcntl", "flock", "lookup", "unlinkat",
-	"fstatat", "fstat", "seek", "ftruncate", "fsync",
-}
-
-// String returns the names of r, with a plus between them, or "none".
-func (r Rights) String() string {
-	var names []string
-	for i, n := range rightNames {
-		if r&(1<<i) != 0 {
-			names = append(names, n)
-			r &^= 1 << i
-		}
-	}
-	if r != 0 {
-		names = append(names, fmt.Sprintf("%#x", uint64(r)))
-	}
-	if names == nil {
-		return "none"
-	}
-	return strings.Join(names, "+")
-}
 
 // Limit cuts the rights of c's descriptor down to r, for good: rights can only
 // be taken away. Files and the listeners and connections of package net are
@@ -174,22 +125,19 @@ func (r Rights) String() string {
 func Limit(c syscall.Conn, r Rights) error {
 	rc, err := c.SyscallConn()
 	if err != nil {
-		return fmt.Errorf("limit rights to %v: %w", r, err)
+		return fmt.Errorf("limit rights: %w", err)
 	}
 	var lerr error
 	if err := rc.Control(func(fd uintptr) { lerr = LimitFD(int(fd), r) }); err != nil {
-		return fmt.Errorf("limit rights to %v: %w", r, err)
+		return fmt.Errorf("limit rights: %w", err)
 	}
 	return lerr
 }
 
 // LimitFD is [Limit] for a descriptor's number, such as 0, 1 and 2.
 func LimitFD(fd int, r Rights) error {
-	if extra := r &^ (1<<len(rightNames) - 1); extra != 0 {
-		return fmt.Errorf("limit rights of descriptor %d: %v: no such right", fd, extra)
-	}
 	if err := limit(fd, r); err != nil {
-		return fmt.Errorf("limit rights of descriptor %d to %v: %w", fd, r, err)
+		return fmt.Errorf("limit rights of descriptor %d: %w", fd, err)
 	}
 	return nil
 }
@@ -199,22 +147,15 @@ func LimitFD(fd int, r Rights) error {
 // executed, nothing connected or bound, no other process signalled. What is open
 // stays usable, within its rights.
 //
-// On FreeBSD see cap_enter(2). Enter believes nothing: it asks the kernel what
-// mode the process is in, and tries to open the root directory, which must be
-// refused. If that is not so it returns an error, and the process must end. The
-// try is left out where a refusal would be answered with SIGTRAP (the sysctl
-// kern.trap_enotcap, or proccontrol(1)). Elsewhere the result is
-// [ErrUnsupported].
+// On FreeBSD see cap_enter(2). Enter asks the kernel afterwards what mode the
+// process is in, cap_getmode(2); if it returns an error the process must end.
+// Elsewhere the result is [ErrUnsupported].
 func Enter() error {
 	if err := enter(); err != nil {
 		return fmt.Errorf("enter capability mode: %w", err)
 	}
 	return nil
 }
-
-// Entered reports whether the process is in capability mode, as the kernel says
-// it is; never, where there is none.
-func Entered() bool { return entered() }
 
 // Untraceable keeps other processes of the same user from looking into this
 // one with ptrace(2) and its like, and the kernel from writing a core file.

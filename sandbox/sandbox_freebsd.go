@@ -17,35 +17,28 @@ const _ = uint(unsafe.Sizeof(uintptr(0)) - 8)
 const (
 	idtypePID = 0 // P_PID
 
-	procReapAcquire   = 2
-	procTraceCtl      = 7
-	procTraceStatus   = 8
-	procTrapcapStatus = 10
+	procReapAcquire = 2
+	procTraceCtl    = 7
+	procTraceStatus = 8
 
 	traceCtlDisable = 2
-	trapcapEnable   = 1
 )
 
-var capRights = [len(rightNames)]uint64{
-	unix.CAP_ACCEPT, unix.CAP_EVENT, unix.CAP_READ, unix.CAP_WRITE,
-	unix.CAP_SHUTDOWN, unix.CAP_GETSOCKOPT, unix.CAP_SETSOCKOPT,
-	unix.CAP_GETPEERNAME, unix.CAP_GETSOCKNAME, unix.CAP_FCNTL,
-	unix.CAP_FLOCK, unix.CAP_LOOKUP, unix.CAP_UNLINKAT, unix.CAP_FSTATAT,
-	unix.CAP_FSTAT, unix.CAP_SEEK, unix.CAP_FTRUNCATE, unix.CAP_FSYNC,
-}
-
-func capRightsOf(r Rights) (*unix.CapRights, error) {
-	var set []uint64
-	for i, c := range capRights {
-		if r&(1<<i) != 0 {
-			set = append(set, c)
-		}
-	}
-	return unix.CapRightsInit(set)
+var capRights = map[Rights]uint64{
+	Accept: unix.CAP_ACCEPT, Event: unix.CAP_EVENT, Read: unix.CAP_READ, Write: unix.CAP_WRITE,
+	Shutdown: unix.CAP_SHUTDOWN, Getsockopt: unix.CAP_GETSOCKOPT, Setsockopt: unix.CAP_SETSOCKOPT,
+	Getpeername: unix.CAP_GETPEERNAME, Getsockname: unix.CAP_GETSOCKNAME, Fcntl: unix.CAP_FCNTL,
+	Flock: unix.CAP_FLOCK, Lookup: unix.CAP_LOOKUP, Unlinkat: unix.CAP_UNLINKAT, Fstatat: unix.CAP_FSTATAT,
 }
 
 func limit(fd int, r Rights) error {
-	rights, err := capRightsOf(r)
+	var set []uint64
+	for right, c := range capRights {
+		if r&right != 0 {
+			set = append(set, c)
+		}
+	}
+	rights, err := unix.CapRightsInit(set)
 	if err != nil {
 		return err
 	}
@@ -65,48 +58,17 @@ func limit(fd int, r Rights) error {
 }
 
 func enter() error {
-	// Here a second call can prove nothing more: refusalTrapped would itself be
-	// refused.
-	if entered() {
-		return nil
-	}
-	trapped := refusalTrapped()
 	if err := unix.CapEnter(); err != nil {
 		return os.NewSyscallError("cap_enter", err)
 	}
-	if !entered() {
+	var mode uint32
+	if _, _, errno := unix.Syscall(unix.SYS_CAP_GETMODE, uintptr(unsafe.Pointer(&mode)), 0, 0); errno != 0 {
+		return os.NewSyscallError("cap_getmode", errno)
+	}
+	if mode != 1 {
 		return errors.New("the kernel says that the process is not in it")
 	}
-	if trapped {
-		return nil
-	}
-	fd, err := unix.Open("/", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err == nil {
-		unix.Close(fd)
-		return errors.New("/ can still be opened")
-	}
-	if err != unix.ECAPMODE {
-		return fmt.Errorf("opening / fails for another reason: %w", err)
-	}
 	return nil
-}
-
-// refusalTrapped reports whether a system call that capability mode refuses
-// would raise SIGTRAP. The answers must be had before entering, since procctl(2)
-// is itself one of those calls.
-func refusalTrapped() bool {
-	// A sysctl of C's bool, one byte long.
-	if b, err := unix.SysctlRaw("kern.trap_enotcap"); err == nil && len(b) > 0 && b[0] != 0 {
-		return true
-	}
-	var status int32
-	return procctl(procTrapcapStatus, &status) == nil && status == trapcapEnable
-}
-
-func entered() bool {
-	var mode uint32
-	_, _, errno := unix.Syscall(unix.SYS_CAP_GETMODE, uintptr(unsafe.Pointer(&mode)), 0, 0)
-	return errno == 0 && mode == 1
 }
 
 func untraceable() error {

@@ -35,9 +35,6 @@ func TestEnter(t *testing.T) {
 			}
 		})
 	}
-	if Entered() {
-		t.Fatal("the test process itself is in capability mode")
-	}
 }
 
 // Where a refused call raises SIGTRAP, Enter makes none.
@@ -75,9 +72,6 @@ func childConfined() error {
 	pid := os.Getppid()
 	if err := Enter(); err != nil {
 		return err
-	}
-	if !Entered() {
-		return errors.New("not entered")
 	}
 	if err := Enter(); err != nil {
 		return fmt.Errorf("a second time: %w", err)
@@ -171,7 +165,7 @@ func childServe() error {
 	return errors.Join(
 		refused("ioctl", ioctl, unix.ENOTCAPABLE),
 		refused("fcntl F_SETOWN", setown, unix.ENOTCAPABLE),
-		refused("a right that is gone", Limit(ln.(*net.UnixListener), Serve|Ftruncate), unix.ENOTCAPABLE),
+		refused("a right that is gone", Limit(ln.(*net.UnixListener), Serve|Flock), unix.ENOTCAPABLE),
 		Limit(ln.(*net.UnixListener), Serve), // the same again is no error
 	)
 }

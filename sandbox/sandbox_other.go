@@ -6,8 +6,6 @@ func limit(int, Rights) error { return ErrUnsupported }
 
 func enter() error { return ErrUnsupported }
 
-func entered() bool { return false }
-
 func untraceable() error { return ErrUnsupported }
 
 func acquireReaper() error { return ErrUnsupported }
