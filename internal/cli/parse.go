@@ -160,35 +160,30 @@ func (p *parser) id(flag string, lookUp func(string) (int, error), missing strin
 }
 
 func (p *parser) allow(c *Config) {
-	text := p.text("allow")
-	if !p.all["allow"].set {
+	if c.Allow.Set = p.all["allow"].set; !c.Allow.Set {
 		return
 	}
-	c.Allow.Set = true
-	for name := range strings.SplitSeq(text, ",") {
+	for name := range strings.SplitSeq(p.text("allow"), ",") {
 		name = strings.TrimSpace(name)
-		if group, ok := strings.CutPrefix(name, ":"); ok {
-			gid, err := perms.LookupGroup(group)
-			if err != nil {
-				p.config(fmt.Errorf("-allow %q: %q: no such group%s", text, name, listGroups))
-				continue
-			}
+		group, isGroup := strings.CutPrefix(name, ":")
+		gid, noGroup := perms.LookupGroup(group)
+		uid, noUser := perms.LookupUser(name)
+		why := "no such user, a group is written :GROUP and a comma is between names" + listUsers
+		switch {
+		case name == "":
+			why = "no name, use USER or :GROUP with a comma between them, or no -allow at all"
+		case isGroup && noGroup == nil:
 			c.Allow.GIDs = append(c.Allow.GIDs, gid)
 			continue
-		}
-		uid, err := perms.LookupUser(name)
-		if err != nil {
-			why := "no such user, a group is written :GROUP and a comma is between names" + listUsers
-			if _, err := perms.LookupGroup(name); err == nil {
-				why = "a group and no user, use :" + name
-			}
-			if name == "" {
-				why = "no name, use USER or :GROUP with a comma between them, or no -allow at all"
-			}
-			p.config(fmt.Errorf("-allow %q: %q: %s", text, name, why))
+		case isGroup:
+			why = "no such group" + listGroups
+		case noUser == nil:
+			c.Allow.UIDs = append(c.Allow.UIDs, uid)
 			continue
+		case noGroup == nil:
+			why = "a group and no user, use :" + name
 		}
-		c.Allow.UIDs = append(c.Allow.UIDs, uid)
+		p.config(fmt.Errorf("-allow %q: %q: %s", p.text("allow"), name, why))
 	}
 }
 

@@ -28,16 +28,14 @@ const (
 var ErrBreach = errors.New("breach by core")
 
 // usageError is a command line that cannot be understood: exit status 64.
-type usageError struct{ err error }
+type usageError struct{ error }
 
-func (e usageError) Error() string { return e.err.Error() }
-func (e usageError) Unwrap() error { return e.err }
+func (e usageError) Unwrap() error { return e.error }
 
 // configError is one that can, and will not work: exit status 78.
-type configError struct{ err error }
+type configError struct{ error }
 
-func (e configError) Error() string { return e.err.Error() }
-func (e configError) Unwrap() error { return e.err }
+func (e configError) Unwrap() error { return e.error }
 
 // Report prints each error on a line of its own.
 func Report(w io.Writer, err error) {
