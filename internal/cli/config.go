@@ -93,6 +93,7 @@ type Times struct {
 	Grace     time.Duration // for an answer's last word, see cgi
 	Heartbeat time.Duration // between two counters that a core sends; three missed are too many
 	Ready     time.Duration // until a new core serves
+	Retired   time.Duration // for a core that a reload has replaced, besides -timeout and -kill-after
 	LockWait  time.Duration // for a predecessor to let go of the socket's lock
 	Backoff   time.Duration // before a core that died is replaced, at first
 }
@@ -106,6 +107,7 @@ var DefaultTimes = Times{
 	Grace:     time.Second,
 	Heartbeat: 10 * time.Second,
 	Ready:     30 * time.Second,
+	Retired:   time.Hour,
 	LockWait:  5 * time.Second,
 	Backoff:   100 * time.Millisecond,
 }

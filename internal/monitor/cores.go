@@ -21,11 +21,8 @@ const (
 	maxFailures = 3
 	// maxBackoff is the longest time before another core is started.
 	maxBackoff = 30 * time.Second
-	// maxMissed is how many heartbeats may be missing before a core is stuck.
+	// maxMissed is how many heartbeats in a row a stuck core has missed.
 	maxMissed = 3
-	// retiredTime is how long a retired core may go on after the last moment
-	// at which something that it does is in time.
-	retiredTime = 2 * time.Minute
 )
 
 // state is the life of a core, in one word.
@@ -45,6 +42,7 @@ type core struct {
 	state       state
 	since       time.Time      // it has served
 	pulse       *process.Timer // kills it, if it is not ready or does not beat
+	missed      int            // heartbeats in a row
 	last        *process.Timer // kills it, if it has retired and does not end
 	stats       control.Stats
 	names       scripts.Names // that it has been told
@@ -135,7 +133,7 @@ func (m *monitor) coreReady(c *core, sandbox string, err error) {
 	}
 	c.state, c.since = serving, time.Now()
 	m.failures = 0
-	m.coreStats(c, control.Stats{})
+	m.awaitBeat(c)
 	if c == m.next {
 		old := m.current
 		m.current, m.next = c, nil
@@ -149,12 +147,17 @@ func (m *monitor) coreReady(c *core, sandbox string, err error) {
 	m.reloadAgain()
 }
 
-// retire has a core finish what it has begun. One that never comes to an end
-// must not keep its copy of the listeners for good.
+// retire has a core finish what it has begun. How long that takes nobody can
+// tell: an upload has no end as long as some of it comes in time, and a request
+// may wait long for its turn. But one that has been taken over must not keep its
+// copy of the listeners for good.
 func (m *monitor) retire(c *core) {
+	if c.state == dead {
+		return
+	}
 	c.state = retiring
 	c.peer.Retire()
-	c.last = m.loop.After(m.Timeout+m.KillAfter+retiredTime, func() {
+	c.last = m.loop.After(m.Timeout+m.KillAfter+m.Times.Retired, func() {
 		m.log.Error("retired core does not end", "core", c.pid)
 		m.kill(c)
 	})
@@ -163,8 +166,21 @@ func (m *monitor) retire(c *core) {
 // coreStats takes a core's counters, which are its heartbeat too.
 func (m *monitor) coreStats(c *core, s control.Stats) {
 	c.stats = s
+	if c.state != starting { // the time to be ready goes on
+		c.missed = 0
+		m.awaitBeat(c)
+	}
+}
+
+// awaitBeat counts the heartbeats that a core misses, and kills it after some. A
+// machine that has stood still for long has missed one.
+func (m *monitor) awaitBeat(c *core) {
 	c.pulse.Stop()
-	c.pulse = m.loop.After(maxMissed*m.Times.Heartbeat, func() {
+	c.pulse = m.loop.After(m.Times.Heartbeat, func() {
+		if c.missed++; c.missed < maxMissed {
+			m.awaitBeat(c)
+			return
+		}
 		m.log.Error("core is stuck", "core", c.pid)
 		m.kill(c)
 	})

@@ -154,6 +154,11 @@ func (m *monitor) prepare() (err error) {
 			m.log.Warn("less protection than there could be", "error", err)
 		}
 	}
+	return m.assemble()
+}
+
+// assemble makes the parts.
+func (m *monitor) assemble() (err error) {
 	if m.loop, err = process.NewLoop(); err != nil {
 		return err
 	}
