@@ -512,7 +512,7 @@ func FuzzMonitorFrames(f *testing.F) {
 		f.Fatal(err)
 	}
 	log := discard
-	sup, err := process.NewSupervisor(loop, log, process.Options{Max: 2, KillAfter: time.Second, Foreign: func(int) bool { return true }})
+	sup, err := process.NewSupervisor(loop, log, process.Options{Max: 2, Timeout: time.Second, KillAfter: time.Second})
 	if err != nil {
 		f.Fatal(err)
 	}

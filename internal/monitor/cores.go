@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,15 +38,17 @@ const (
 
 // core is one core, as the monitor sees it.
 type core struct {
-	pid, handle int
-	peer        *control.Peer
-	state       state
-	since       time.Time      // it has served
-	pulse       *process.Timer // kills it, if it is not ready or does not beat
-	missed      int            // heartbeats in a row
-	last        *process.Timer // kills it, if it has retired and does not end
-	stats       control.Stats
-	names       scripts.Names // that it has been told
+	m      *monitor
+	pid    int
+	group  *process.Group
+	peer   *control.Peer
+	state  state
+	since  time.Time      // it has served
+	pulse  *process.Timer // kills it, if it is not ready or does not beat
+	missed int            // heartbeats in a row
+	last   *process.Timer // kills it, if it has retired and does not end
+	stats  control.Stats
+	names  scripts.Names // that it has been told
 }
 
 // startCore starts a core: with an empty environment, and no descriptor but
@@ -56,18 +59,19 @@ func (m *monitor) startCore() error {
 	if err != nil {
 		return err
 	}
-	pair, err := controlPair()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
 		return os.NewSyscallError("socketpair", err)
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
+	defer unix.Close(pair[1])
+	unix.CloseOnExec(pair[0]) // nobody else forks
+	unix.CloseOnExec(pair[1])
+	c := &core{m: m, names: set.Names}
+	if c.peer, err = control.NewPeer(pair[0], m.loop, m.sup, m.peerOptions()); err != nil {
 		unix.Close(pair[0])
-		unix.Close(pair[1])
 		return err
 	}
-	defer null.Close()
-	files := []uintptr{null.Fd(), null.Fd(), 2, uintptr(pair[1])}
+	files := []uintptr{2, uintptr(pair[1])}
 	for _, l := range m.listeners {
 		files = append(files, fileFD(l.File()))
 	}
@@ -76,25 +80,13 @@ func (m *monitor) startCore() error {
 			files = append(files, fileFD(f))
 		}
 	}
-	pid, handle, err := process.Start(m.exe, []string{coreprocess.Name}, "/", []string{}, files...)
-	unix.Close(pair[1])
+	c.group, err = m.sup.StartOwn(&process.Command{Path: m.exe, Args: []string{coreprocess.Name}, Dir: "/"}, c, files...)
 	if err != nil {
-		unix.Close(pair[0])
+		c.peer.Close()
 		return &os.PathError{Op: "start core", Path: m.exe, Err: err}
 	}
-	c := &core{pid: pid, handle: handle, names: set.Names}
-	m.cores[pid] = c
-	if c.peer, err = control.NewPeer(pair[0], m.loop, m.sup, m.peerOptions()); err == nil {
-		err = m.loop.WatchProcess(pid, handle, func() { m.coreExited(c) })
-	}
-	if err != nil {
-		if c.peer == nil {
-			unix.Close(pair[0])
-		}
-		m.kill(c)
-		m.reap(c)
-		return err
-	}
+	c.pid = c.group.PID()
+	m.cores[c.pid] = c
 	m.hear(c)
 	c.pulse = m.loop.After(m.Times.Ready, func() {
 		m.log.Error("core is not ready in time", "core", c.pid)
@@ -211,30 +203,15 @@ func (m *monitor) coreBroken(c *core, err error) {
 // kill ends a core at once. Nothing that it still says counts.
 func (m *monitor) kill(c *core) {
 	c.state = dead
-	if c.peer != nil {
-		c.peer.Close()
-	}
-	unix.Kill(c.pid, unix.SIGKILL)
+	c.peer.Close()
+	c.group.Kill()
 }
 
-// reap waits for a core that is dying or dead.
-func (m *monitor) reap(c *core) (st unix.WaitStatus) {
-	for {
-		if _, err := unix.Wait4(c.pid, &st, 0, nil); err != unix.EINTR {
-			break
-		}
-	}
-	delete(m.cores, c.pid)
-	if c.handle >= 0 {
-		unix.Close(c.handle)
-	}
-	return st
-}
-
-// coreExited reaps a core and decides what comes next.
-func (m *monitor) coreExited(c *core) {
+// OnExit is told of the end of a core, and decides what comes next.
+func (c *core) OnExit(st syscall.WaitStatus, _ bool) {
+	m := c.m
 	c.peer.Drain() // its last word
-	st := m.reap(c)
+	delete(m.cores, c.pid)
 	c.pulse.Stop()
 	c.last.Stop()
 	c.peer.Close()
@@ -250,7 +227,7 @@ func (m *monitor) coreExited(c *core) {
 			m.closeListeners()
 		}
 		if m.phase == draining {
-			m.endIfDone()
+			m.loop.After(0, m.endIfDone) // when the supervisor knows too
 		}
 	case c == m.next:
 		m.next = nil
@@ -262,9 +239,12 @@ func (m *monitor) coreExited(c *core) {
 	}
 }
 
+// OnOver is told when nothing is left of what a core had started.
+func (c *core) OnOver() {}
+
 // coreLost has another core take the place of one that died, at once or after a
 // while.
-func (m *monitor) coreLost(c *core, st unix.WaitStatus) {
+func (m *monitor) coreLost(c *core, st syscall.WaitStatus) {
 	m.restarts++
 	if m.next != nil {
 		// It is about to be ready; the clients can wait for it.

@@ -3,6 +3,7 @@
 package monitor
 
 import (
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -67,6 +68,33 @@ func TestBeatsWithoutBeingReady(t *testing.T) {
 		})
 		r.says(`msg="core replaced"`)
 	})
+}
+
+// TestCoreForks: what a core has started ends with it, also where no command has
+// been started that has strays looked for.
+func TestCoreForks(t *testing.T) {
+	for _, setsid := range []string{"", "setsid"} {
+		t.Run("forks "+setsid, func(t *testing.T) {
+			alone(t, func(t *testing.T) {
+				dir := t.TempDir()
+				r := newRig(t, "forks "+setsid, times, dir)
+				pid := r.serving()
+				b, err := os.ReadFile(dir + "/pid")
+				if err != nil {
+					t.Fatal(err)
+				}
+				child, _ := strconv.Atoi(string(b))
+				if err := unix.Kill(child, 0); err != nil {
+					t.Fatalf("child %q: %v", b, err)
+				}
+				unix.Kill(pid, unix.SIGKILL)
+				gone(t, child)
+				if r.serving() == pid {
+					t.Error("it is still there")
+				}
+			})
+		})
+	}
 }
 
 // TestDeadIsDead: one that has been told to die is nothing else any more.

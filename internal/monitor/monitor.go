@@ -168,10 +168,7 @@ func (m *monitor) assemble() (err error) {
 			return err
 		}
 	}
-	m.sup, err = process.NewSupervisor(m.loop, m.log, process.Options{
-		Max: m.MaxProcs, Timeout: m.Timeout, KillAfter: m.KillAfter,
-		Foreign: func(pid int) bool { return m.cores[pid] != nil },
-	})
+	m.sup, err = process.NewSupervisor(m.loop, m.log, process.Options{Max: m.MaxProcs, Timeout: m.Timeout, KillAfter: m.KillAfter})
 	return err
 }
 

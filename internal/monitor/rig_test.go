@@ -11,8 +11,10 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -84,6 +86,25 @@ func init() {
 	}
 }
 
+func init() {
+	// forks leaves a process that holds all of its descriptors, and tells its
+	// number in its directory.
+	for _, plan := range []string{"forks ", "forks setsid"} {
+		plans[plan] = func(c *control.Client, set *coreprocess.Setup) int {
+			pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", "trap '' TERM HUP; sleep 1000"}, &syscall.ProcAttr{
+				Dir: "/", Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setsid: plan == "forks setsid"},
+			})
+			if err == nil {
+				err = os.WriteFile(set.Param[1]+"/pid", []byte(strconv.Itoa(pid)), 0o600)
+			}
+			if err != nil {
+				return 1
+			}
+			return plans["honest"](c, set)
+		}
+	}
+}
+
 // alone runs f in a process of its own: a monitor's children are those of its
 // whole process.
 func alone(t *testing.T, f func(t *testing.T)) {
@@ -126,11 +147,11 @@ func (r *rig) logged() string {
 var times = cli.Times{Heartbeat: never, Ready: never, Retired: never, Backoff: soon}
 
 // newRig starts a monitor, and a core that follows a plan.
-func newRig(t *testing.T, plan string, times cli.Times) *rig {
+func newRig(t *testing.T, plan string, times cli.Times, args ...string) *rig {
 	t.Helper()
 	r := &rig{t: t}
 	r.monitor = &monitor{
-		Config: &cli.Config{Command: []string{"sh"}, Path: "/bin/sh", Param: []string{plan}, MaxProcs: 1, Timeout: soon, KillAfter: soon, Drain: never, Times: times},
+		Config: &cli.Config{Command: []string{"sh"}, Path: "/bin/sh", Param: append([]string{plan}, args...), MaxProcs: 1, Timeout: soon, KillAfter: soon, Drain: never, Times: times},
 		began:  time.Now(), exe: os.Args[0], cores: make(map[int]*core),
 		log: slog.New(slog.NewTextHandler(r, nil)),
 	}

@@ -14,7 +14,7 @@ const (
 	maxPoll = 250 * time.Millisecond
 )
 
-// Group is one command and what it leaves behind. First the command runs; when
+// Group is one program, mostly a command, and what it leaves behind. First the command runs; when
 // it has ended, what it has left runs on; then the group is over.
 //
 // The command leads a process group, which on all systems is what it is ended
@@ -29,6 +29,7 @@ type Group struct {
 	h        Handler
 	pid      int    // of the command, and the number of its process group
 	handle   int    // pidfd where the system has them, else -1
+	own      bool   // no command, see Supervisor.StartOwn
 	reaped   bool   // the command has ended; what is left are leftovers
 	over     bool   // and they have too
 	ended    bool   // by us
@@ -38,6 +39,9 @@ type Group struct {
 	poll     *Timer // of the next look at leftovers
 	delay    time.Duration
 }
+
+// PID is the number of the program's process.
+func (g *Group) PID() int { return g.pid }
 
 // TimedOut tells whether the group was ended because its timeout had passed.
 func (g *Group) TimedOut() bool { return g.timedOut }
@@ -55,7 +59,7 @@ func (g *Group) End(why string) {
 	}
 	g.terminate()
 	g.timer.Stop()
-	g.timer = g.s.loop.After(g.s.o.KillAfter, g.kill)
+	g.timer = g.s.loop.After(g.s.o.KillAfter, g.Kill)
 }
 
 func (g *Group) terminate() {
@@ -63,7 +67,8 @@ func (g *Group) terminate() {
 	g.signal(unix.SIGCONT) // a stopped process sees SIGTERM only then
 }
 
-func (g *Group) kill() {
+// Kill ends the group at once.
+func (g *Group) Kill() {
 	g.ended, g.killed = true, true
 	g.signal(unix.SIGKILL)
 }
@@ -74,7 +79,7 @@ func (g *Group) signal(sig unix.Signal) {
 		return
 	}
 	if g.reaped {
-		if g.left() {
+		if g.s.left(g.pid) {
 			signalLeft(g.pid, sig)
 		}
 		return
@@ -87,23 +92,26 @@ func (g *Group) signal(sig unix.Signal) {
 	}
 }
 
-// exited runs when the command is a zombie.
+// exited runs when the program is a zombie.
 func (g *Group) exited() {
+	if g.own {
+		g.Kill() // whatever it has started
+	}
 	status, ok := wait(g.pid)
 	if !ok {
-		// Not a zombie yet: killed without an event to wait for.
+		// Not ours to reap yet: somebody traces it.
 		g.s.loop.After(time.Millisecond, g.exited)
 		return
 	}
 	g.reaped = true
 	closeAll(g.handle)
-	over := !g.s.mayLeave(g.pid) || !g.left()
+	over := !g.s.mayLeave(g.pid) || !g.s.left(g.pid)
 	g.h.OnExit(status, over)
 	if over {
 		g.remove()
 		return
 	}
-	if g.ended {
+	if g.ended && !g.own {
 		// Again, for those that were born since, and, on FreeBSD, those that
 		// have left the process group.
 		g.terminate()
@@ -111,16 +119,12 @@ func (g *Group) exited() {
 	g.check()
 }
 
-// left reaps leftovers that are dead, and tells whether any are alive. Where all
-// have left the process group a core may have got its number.
-func (g *Group) left() bool { return !g.s.o.Foreign(g.pid) && g.s.left(g.pid) }
-
 // check sees whether leftovers are still there.
 func (g *Group) check() {
 	if g.over {
 		return
 	}
-	if !g.left() {
+	if !g.s.left(g.pid) {
 		g.h.OnOver()
 		g.remove()
 		return
@@ -140,6 +144,11 @@ func (g *Group) remove() {
 	if g.s.groups[g.pid] == g {
 		delete(g.s.groups, g.pid)
 	}
+	if g.own {
+		g.s.look() // for what has left its group, on Linux
+		return
+	}
+	g.s.running--
 	g.s.next()
 }
 

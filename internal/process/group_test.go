@@ -3,6 +3,7 @@
 package process
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"os"
@@ -189,6 +190,10 @@ func (g *Group) passTimeout() {
 // TestEndedWithLeftovers: End comes while the command runs; it ends, and
 // something of its group does not, for a while.
 func TestEndedWithLeftovers(t *testing.T) {
+	t.Run("by TERM", func(t *testing.T) { testEndedWithLeftovers(t, false) })
+}
+
+func testEndedWithLeftovers(t *testing.T, killed bool) {
 	alone(t, func(t *testing.T) {
 		o := options
 		r := newRig(t, o)
@@ -202,6 +207,9 @@ func TestEndedWithLeftovers(t *testing.T) {
 		if s := c.out.line(); s != "terminated" {
 			t.Errorf("%q", s)
 		}
+		// As if only SIGKILL had ended the command, and this one had not been
+		// in its process group, as it may be on FreeBSD.
+		r.do(func() { c.g.killed = killed })
 		c.say("")
 		if e := c.exited(); e.over || describe(e.status) != "exit 3" {
 			t.Errorf("%s, over: %t", describe(e.status), e.over)
@@ -210,11 +218,16 @@ func TestEndedWithLeftovers(t *testing.T) {
 		if s := c.out.line(); s != "terminated" {
 			t.Errorf("%q", s)
 		}
-		alive(t, pid)
 		r.do(func() {
 			if r.sup.Running() != 1 {
 				t.Error("its place is free")
 			}
+			unix.Kill(pid, unix.SIGTERM)
+		})
+		if s := c.out.line(); s != "terminated" {
+			t.Errorf("%q", s) // killed
+		}
+		r.do(func() {
 			c.g.timer.Stop()
 			c.g.timer = r.loop.After(soon, c.g.timer.f) // that of SIGKILL
 		})
@@ -252,32 +265,6 @@ func TestDeadChildrenReaped(t *testing.T) {
 	})
 }
 
-// TestNumberOfCore: where all have left a process group its number may be that
-// of a core, which is not signalled for it.
-func TestNumberOfCore(t *testing.T) {
-	alone(t, func(t *testing.T) {
-		o := options
-		core := 0
-		o.Foreign = func(pid int) bool { return pid == core }
-		r := newRig(t, o)
-		c := r.start(shell(leave))
-		c.exited()
-		c.out.pid()
-		r.do(func() {
-			c.g.poll.Stop()
-			core = c.g.pid // as far as anyone can tell
-			c.g.End("test")
-			c.g.kill()
-		})
-		c.say("still here")
-		if s := c.out.line(); s != "still here" {
-			t.Errorf("%q", s)
-		}
-		r.do(c.g.check)
-		c.over()
-	})
-}
-
 // TestNumberGivenAgain: where all have left a process group its number may be
 // that of the next command.
 func TestNumberGivenAgain(t *testing.T) {
@@ -292,7 +279,9 @@ func TestNumberGivenAgain(t *testing.T) {
 			}
 			old.g = &Group{s: r.sup, h: old, pid: pid, reaped: true}
 			r.sup.groups[pid] = old.g
-			next.g = r.sup.watch(pid, handle, next)
+			next.g = &Group{s: r.sup, h: next, pid: pid, handle: handle}
+			r.sup.running = 2
+			r.sup.watch(next.g)
 			if r.sup.Running() != 1 || !old.g.over {
 				t.Errorf("%d groups, the old one over: %t", r.sup.Running(), old.g.over)
 			}
@@ -301,6 +290,48 @@ func TestNumberGivenAgain(t *testing.T) {
 		if e := next.exited(); describe(e.status) != "exit 6" || !e.over {
 			t.Errorf("%+v", e)
 		}
+	})
+}
+
+// TestOwn: a program of ours holds no place and has no timeout, a stop of the
+// commands is none of its own, and what it has left is killed with its end.
+func TestOwn(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		o := options
+		o.Timeout, o.KillAfter = 1, soon
+		r := newRig(t, o)
+		says, out, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &command{r: r, exits: make(chan exit, 1), overs: make(chan bool, 1), out: reader{t, says, bufio.NewReader(says)}}
+		const stubborn = `trap "" TERM HUP; echo $$ >&2; exec sleep 60`
+		r.do(func() {
+			c.g, err = r.sup.StartOwn(shell(`sh -c '`+stubborn+`' & echo $! >&2; OW_ROLE=setsid `+os.Args[0]+` sh -c '`+stubborn+`' & read x; wait`), c, out.Fd())
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.Close()
+		pids := []int{c.out.pid(), c.out.pid(), c.out.pid()} // of one of them twice
+		r.do(func() {
+			if r.sup.Running() != 0 || r.sup.Idle() {
+				t.Errorf("%d running, idle: %t", r.sup.Running(), r.sup.Idle())
+			}
+			r.sup.EndAll()
+			r.sup.ending = false
+			if c.g.ended {
+				t.Error("it is ended with the commands")
+			}
+			unix.Kill(c.g.PID(), unix.SIGKILL)
+		})
+		if e := c.exited(); describe(e.status) != "signal 9" {
+			t.Error(describe(e.status))
+		}
+		for _, pid := range pids {
+			gone(t, pid)
+		}
+		r.until("nothing to be left", r.sup.Idle)
 	})
 }
 

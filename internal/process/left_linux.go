@@ -19,7 +19,7 @@ func (s *Supervisor) mayLeave(pid int) bool { return unix.Kill(-pid, 0) != unix.
 // the number is nobody else's.
 func (s *Supervisor) left(pgid int) bool {
 	for {
-		pid, err := peek(pgid)
+		pid, err := peek(unix.P_PGID, pgid)
 		if err != nil {
 			return false
 		}
@@ -27,7 +27,7 @@ func (s *Supervisor) left(pgid int) bool {
 			return true
 		}
 		// One that others wait for has moved here, and is theirs to reap.
-		if g := s.groups[pid]; g != nil && !g.reaped || s.o.Foreign(pid) {
+		if g := s.groups[pid]; g != nil && !g.reaped {
 			return true
 		}
 		reap(pid)
@@ -36,12 +36,12 @@ func (s *Supervisor) left(pgid int) bool {
 
 func signalLeft(pgid int, sig unix.Signal) { unix.Kill(-pgid, sig) }
 
-// peek gives a dead child of a process group, which is not reaped; 0 if there
-// are only live ones, and an error if there are none.
-func peek(pgid int) (int, error) {
+// peek gives a dead child of those that waitid(2) finds, which is not reaped; 0
+// if there are only live ones, and an error if there are none.
+func peek(idType, id int) (int, error) {
 	var info unix.Siginfo
 	for {
-		err := unix.Waitid(unix.P_PGID, pgid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		err := unix.Waitid(idType, id, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 		if err != unix.EINTR {
 			// si_pid begins the union behind three integers, which is
 			// aligned to a pointer (sigaction(2)).

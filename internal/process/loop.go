@@ -99,21 +99,15 @@ func (l *Loop) Unwatch(fd int) {
 
 // WatchProcess has f called once when a child has ended; it has not been
 // reaped then. handle is what [Start] gave for it.
-func (l *Loop) WatchProcess(pid, handle int, f func()) error {
+func (l *Loop) WatchProcess(pid, handle int, f func()) {
 	l.procs[pid] = f
-	unseen, err := l.p.process(pid, handle)
-	if err != nil {
-		delete(l.procs, pid)
-		return err
-	}
-	if unseen {
+	if l.p.process(pid, handle) != nil {
 		l.After(0, func() { l.lookAfter(pid) })
 	}
-	return nil
 }
 
 // lookAfter asks again and again whether a process has ended that the poller
-// cannot watch.
+// cannot watch: for want of memory, or since it does not see it.
 func (l *Loop) lookAfter(pid int) {
 	if !ended(pid) {
 		l.After(10*time.Millisecond, func() { l.lookAfter(pid) })

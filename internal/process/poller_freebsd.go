@@ -61,12 +61,8 @@ func (p *poller) remove(fd int) {
 // become another user's, by a set-user-ID program, is not found where users do
 // not see each other (security.bsd.see_other_uids=0); it cannot be gone, since
 // nobody else reaps it.
-func (p *poller) process(pid, _ int) (unseen bool, err error) {
-	err = p.change(pid, unix.EVFILT_PROC, unix.EV_ADD|unix.EV_ONESHOT, unix.NOTE_EXIT)
-	if err == unix.ESRCH {
-		return true, nil
-	}
-	return false, os.NewSyscallError("kevent", err)
+func (p *poller) process(pid, _ int) error {
+	return p.change(pid, unix.EVFILT_PROC, unix.EV_ADD|unix.EV_ONESHOT, unix.NOTE_EXIT)
 }
 
 // ended tells whether a child is a zombie.

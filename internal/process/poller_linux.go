@@ -46,13 +46,16 @@ func (p *poller) remove(fd int) {
 
 // process waits for a pidfd, which is readable when the process is a zombie;
 // Pad marks it.
-func (p *poller) process(pid, pidfd int) (unseen bool, err error) {
+func (p *poller) process(pid, pidfd int) error {
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(pid), Pad: 1}
-	return false, os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, pidfd, &ev))
+	return unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, pidfd, &ev)
 }
 
-// ended: every process has a pidfd to watch.
-func ended(int) bool { return true }
+// ended tells whether a child is a zombie.
+func ended(pid int) bool {
+	dead, err := peek(unix.P_PID, pid)
+	return err != nil || dead != 0
+}
 
 func (p *poller) wait(out []event, timeout time.Duration) ([]event, error) {
 	n, err := p.spin(min(timeout, spinTime))

@@ -19,7 +19,7 @@ func (*poller) open() error                                  { return errUnsuppo
 func (*poller) add(int) error                                { return errUnsupported }
 func (*poller) write(int, bool) error                        { return errUnsupported }
 func (*poller) remove(int)                                   {}
-func (*poller) process(int, int) (bool, error)               { return false, errUnsupported }
+func (*poller) process(int, int) error                       { return errUnsupported }
 func (*poller) wait([]event, time.Duration) ([]event, error) { return nil, errUnsupported }
 
 const waitExited = unix.WNOHANG

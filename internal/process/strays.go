@@ -35,7 +35,7 @@ func (s *Supervisor) look() {
 		again = min(again, quickLook)
 	}
 	for _, c := range children() {
-		if g := s.groups[c.pid]; g != nil && !g.reaped || s.o.Foreign(c.pid) {
+		if g := s.groups[c.pid]; g != nil && !g.reaped {
 			continue
 		}
 		if reap(c.pid) {
@@ -56,14 +56,14 @@ func (s *Supervisor) look() {
 		}
 	}
 	s.strays = found
-	if len(s.strays) > 0 || len(s.groups) > 0 {
+	if len(s.strays) > 0 || s.running > 0 {
 		s.looking = s.loop.After(again, s.look)
 	}
 }
 
 // endStray does what is due.
 func (s *Supervisor) endStray(pid int, st *stray) {
-	due := s.o.Timeout > 0 && !time.Now().Before(st.deadline)
+	due := !time.Now().Before(st.deadline)
 	switch {
 	case !st.ended && (due || s.ending):
 		st.ended = true

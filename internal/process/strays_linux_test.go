@@ -140,7 +140,7 @@ func TestNumberOfGroup(t *testing.T) {
 			unix.Kill(leftover, unix.SIGKILL)
 			unix.Waitid(unix.P_PID, leftover, nil, unix.WEXITED|unix.WNOWAIT, nil)
 			c.g.End("test")
-			c.g.kill()
+			c.g.Kill()
 		})
 		c.say("still here")
 		if s := c.out.line(); s != "still here" {
@@ -179,20 +179,32 @@ func TestOtherInGroup(t *testing.T) {
 	})
 }
 
-// TestUnwatched: a command whose end could not be seen does not run.
+// TestUnwatched: the end of a program is seen where the poller cannot watch it.
 func TestUnwatched(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		r := newRig(t, options)
 		c := &command{r: r, exits: make(chan exit, 1)}
+		in, goOn, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		r.do(func() {
-			pid, handle, err := Start("/bin/sleep", []string{"sleep", "60"}, "/", nil)
+			pid, handle, err := Start("/bin/sh", []string{"sh", "-c", "read x; exit 7"}, "/", nil, in.Fd())
 			if err != nil {
 				t.Fatal(err)
 			}
 			unix.Close(handle)
-			c.g = r.sup.watch(pid, -1, c)
+			c.g = &Group{s: r.sup, h: c, pid: pid, handle: -1, own: true}
+			r.sup.watch(c.g)
 		})
-		if e := c.exited(); describe(e.status) != "signal 9" {
+		for range 2 { // of which the first may come before what is due at once
+			r.do(func() {})
+		}
+		if len(c.exits) > 0 {
+			t.Error("taken for dead")
+		}
+		goOn.Close()
+		if e := c.exited(); describe(e.status) != "exit 7" {
 			t.Error(describe(e.status))
 		}
 	})

@@ -22,11 +22,10 @@ type Command struct {
 
 // Options of a [Supervisor].
 type Options struct {
-	Max       int                // how many groups there may be at once
-	Timeout   time.Duration      // of a group, from its start; none if 0
-	KillAfter time.Duration      // from SIGTERM to SIGKILL
-	Look      time.Duration      // how often strays are looked for; 1 s if 0
-	Foreign   func(pid int) bool // which other children are none of our business; may be nil
+	Max       int           // how many commands there may be at once
+	Timeout   time.Duration // of a command, from its start
+	KillAfter time.Duration // from SIGTERM to SIGKILL
+	Look      time.Duration // how often strays are looked for; 1 s if 0
 }
 
 // What [Supervisor.Start] takes in place of a descriptor.
@@ -35,10 +34,10 @@ const (
 	StdinPipe = -2 // a pipe of its own
 )
 
-// A Handler is told what becomes of a command. It is called from the loop,
-// before the group's place is given to another.
+// A Handler is told what becomes of a group. It is called from the loop, before
+// the group's place is given to another.
 type Handler interface {
-	// OnExit is called once, when the command has ended; over tells that it
+	// OnExit is called once, when the program has ended; over tells that it
 	// has left nothing behind.
 	OnExit(status syscall.WaitStatus, over bool)
 	// OnOver is called once, later, if over was false: what it had left
@@ -53,10 +52,11 @@ type Supervisor struct {
 	log  *slog.Logger
 	o    Options
 
-	null   int
-	groups map[int]*Group // by number, until they are over
-	queue  []*Turn
-	ending bool // nothing is started any more
+	null    int
+	groups  map[int]*Group // by number, until they are over
+	running int            // of these, commands
+	queue   []*Turn
+	ending  bool // no command is started any more
 
 	inherited map[int]bool // children that we had before this program was executed
 	strays    map[int]*stray
@@ -69,15 +69,12 @@ func NewSupervisor(l *Loop, log *slog.Logger, o Options) (*Supervisor, error) {
 	if err := sandbox.AcquireReaper(); err != nil {
 		return nil, err
 	}
-	null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: os.DevNull, Err: err}
 	}
 	if o.Look == 0 {
 		o.Look = time.Second
-	}
-	if o.Foreign == nil {
-		o.Foreign = func(int) bool { return false }
 	}
 	s := &Supervisor{
 		loop: l, log: log, o: o, null: null,
@@ -91,32 +88,35 @@ func NewSupervisor(l *Loop, log *slog.Logger, o Options) (*Supervisor, error) {
 	return s, nil
 }
 
-// Running tells how many groups there are.
-func (s *Supervisor) Running() int { return len(s.groups) }
+// Running tells how many commands there are, with what is left of those that
+// have ended.
+func (s *Supervisor) Running() int { return s.running }
 
 // Idle tells whether nothing that was started is left, strays included.
 func (s *Supervisor) Idle() bool {
 	return len(s.groups) == 0 && len(s.strays) == 0 && s.looking == nil
 }
 
-// EndAll ends everything: SIGTERM now, SIGKILL after KillAfter. Nothing is
-// started from then on.
+// EndAll ends all commands and strays: SIGTERM now, SIGKILL after KillAfter. No
+// command is started from then on.
 func (s *Supervisor) EndAll() {
 	s.ending = true
 	s.next()
 	for _, g := range s.groups {
-		g.End("service ending")
+		if !g.own {
+			g.End("service ending")
+		}
 	}
 	s.look()
 }
 
-// KillAll ends everything at once, and what is born meanwhile, until the
-// supervisor is idle.
+// KillAll ends everything at once, [Supervisor.StartOwn]'s too, and what is born
+// meanwhile, until the supervisor is idle.
 func (s *Supervisor) KillAll() {
 	s.o.KillAfter = 0
 	s.EndAll()
 	for _, g := range s.groups {
-		g.kill()
+		g.Kill()
 	}
 }
 
@@ -150,7 +150,7 @@ func (t *Turn) Cancel() bool {
 
 // next calls those whose turn it is.
 func (s *Supervisor) next() {
-	for len(s.queue) > 0 && (s.ending || len(s.groups) < s.o.Max) {
+	for len(s.queue) > 0 && (s.ending || s.running < s.o.Max) {
 		t := s.queue[0]
 		s.queue = slices.Delete(s.queue, 0, 1)
 		if s.ending {
@@ -196,34 +196,42 @@ func (s *Supervisor) Start(c *Command, stdin int, h Handler) (g *Group, ends []i
 		closeAll(ends...)
 		return nil, nil, err
 	}
-	return s.watch(pid, handle, h), ends, nil
+	g = &Group{s: s, h: h, pid: pid, handle: handle}
+	s.running++
+	s.watch(g)
+	if s.looking == nil {
+		s.looking = s.loop.After(s.o.Look, s.look)
+	}
+	g.timer = s.loop.After(s.o.Timeout, func() {
+		g.timedOut = true
+		g.End("timeout")
+	})
+	return g, ends, nil
 }
 
-// watch makes a group of a process that has just been started.
-func (s *Supervisor) watch(pid, handle int, h Handler) *Group {
-	g := &Group{s: s, h: h, pid: pid, handle: handle}
-	old := s.groups[pid]
-	s.groups[pid] = g
+// StartOwn starts a program that is a part of this service and no command: it
+// holds no place and has no timeout, and when it ends, all that it leaves is
+// killed at once. It gets /dev/null as its standard input and output, and files
+// from 2 on.
+func (s *Supervisor) StartOwn(c *Command, h Handler, files ...uintptr) (*Group, error) {
+	null := uintptr(s.null)
+	pid, handle, err := Start(c.Path, c.Args, c.Dir, c.Env, append([]uintptr{null, null}, files...)...)
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{s: s, h: h, pid: pid, handle: handle, own: true}
+	s.watch(g)
+	return g, nil
+}
+
+// watch takes on a group whose program has just been started.
+func (s *Supervisor) watch(g *Group) {
+	old := s.groups[g.pid]
+	s.groups[g.pid] = g
 	if old != nil {
 		// All of it had left the process group, so that its number was free.
 		old.h.OnOver()
 		old.remove()
 	}
-	if s.looking == nil {
-		s.looking = s.loop.After(s.o.Look, s.look)
-	}
-	if s.o.Timeout > 0 {
-		g.timer = s.loop.After(s.o.Timeout, func() {
-			g.timedOut = true
-			g.End("timeout")
-		})
-	}
-	if err := s.loop.WatchProcess(pid, handle, g.exited); err != nil {
-		// Nothing but want of memory or descriptors does this, and a
-		// process whose end nobody sees must not run.
-		s.log.Error("cannot watch a command", "error", err)
-		g.kill()
-		s.loop.After(0, g.exited)
-	}
-	return g
+	s.loop.WatchProcess(g.pid, g.handle, g.exited)
 }
