@@ -115,6 +115,11 @@ func (g *Group) exited() {
 		// Again, for those that were born since, and, on FreeBSD, those that
 		// have left the process group.
 		g.terminate()
+		if g.killed { // they have their time, though the command did not use it
+			g.killed = false
+			g.timer.Stop()
+			g.timer = g.s.loop.After(g.s.o.KillAfter, g.Kill)
+		}
 	}
 	g.check()
 }

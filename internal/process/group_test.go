@@ -191,6 +191,7 @@ func (g *Group) passTimeout() {
 // something of its group does not, for a while.
 func TestEndedWithLeftovers(t *testing.T) {
 	t.Run("by TERM", func(t *testing.T) { testEndedWithLeftovers(t, false) })
+	t.Run("by KILL", func(t *testing.T) { testEndedWithLeftovers(t, true) })
 }
 
 func testEndedWithLeftovers(t *testing.T, killed bool) {
