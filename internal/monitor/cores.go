@@ -218,7 +218,7 @@ func (c *core) OnExit(st syscall.WaitStatus, _ bool) {
 	m.past.AddTotals(c.stats)
 	meant := st.Exited() && st.ExitStatus() == 0 || c.state == dead
 	if m.phase == running && c.state != retiring || !meant {
-		m.log.Error("core died", "core", c.pid, "exit", control.Describe(control.Status(st)), "ready", !c.since.IsZero())
+		m.log.Error("core died", "core", c.pid, "exit", control.Describe(st), "ready", !c.since.IsZero())
 	}
 	switch {
 	case m.phase != running:
@@ -251,17 +251,21 @@ func (m *monitor) coreLost(c *core, st syscall.WaitStatus) {
 		m.current, m.next = m.next, nil
 		return
 	}
-	wait := time.Duration(0)
-	if c.since.IsZero() || time.Since(c.since) < m.Times.Backoff {
-		m.backoff = min(max(2*m.backoff, m.Times.Backoff), maxBackoff)
-		wait = m.backoff
-	} else {
-		m.backoff = 0
-	}
-	if c.since.IsZero() && m.failed(fmt.Errorf("core ended before it was ready, the last time with %s", control.Describe(control.Status(st)))) {
+	if c.since.IsZero() && m.failed(fmt.Errorf("core ended before it was ready, the last time with %s", control.Describe(st))) {
 		return
 	}
-	m.loop.After(wait, m.startAgain)
+	if !c.since.IsZero() && time.Since(c.since) >= m.Times.Backoff {
+		m.backoff = 0
+		m.loop.After(0, m.startAgain)
+		return
+	}
+	m.startLater()
+}
+
+// startLater starts a core after a while, which is longer each time.
+func (m *monitor) startLater() {
+	m.backoff = min(max(2*m.backoff, m.Times.Backoff), maxBackoff)
+	m.loop.After(m.backoff, m.startAgain)
 }
 
 // failed counts a core that never was ready, and ends the service after some.
@@ -287,8 +291,7 @@ func (m *monitor) startAgain() {
 	if !control.IsTemporary(err) && m.failed(fmt.Errorf("core cannot be started: %v", err)) {
 		return
 	}
-	m.backoff = min(max(2*m.backoff, m.Times.Backoff), maxBackoff)
-	m.loop.After(m.backoff, m.startAgain)
+	m.startLater()
 }
 
 // reload starts a core from the binary that is on disk now.
@@ -314,4 +317,13 @@ func (m *monitor) reloadAgain() {
 		m.again = false
 		m.reload()
 	}
+}
+
+// fileFD is the number of a file's descriptor. File.Fd would make it blocking.
+func fileFD(f *os.File) uintptr {
+	var n uintptr
+	if rc, err := f.SyscallConn(); err == nil {
+		rc.Control(func(fd uintptr) { n = fd })
+	}
+	return n
 }

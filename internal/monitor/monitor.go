@@ -5,13 +5,11 @@ package monitor
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -51,9 +49,8 @@ type monitor struct {
 	listeners []*sock.Listener
 	began     time.Time
 
-	table  *scripts.Table  // of -scripts, else nil
-	read   time.Time       // when it was
-	former map[string]bool // names that it has had
+	table *scripts.Table // of -scripts, else nil
+	read  time.Time      // when it was
 
 	phase   phase
 	cores   map[int]*core // by pid, until reaped
@@ -67,8 +64,6 @@ type monitor struct {
 	past     control.Stats // of cores that are gone
 	started  bool          // the start record has been written
 
-	open  bool     // the listeners are
-	told  []string // warnings of closing them
 	idle  *process.Timer
 	fatal error
 }
@@ -149,10 +144,8 @@ func (m *monitor) prepare() (err error) {
 	if err := process.DefaultSignals(); err != nil {
 		return err
 	}
-	for _, err := range []error{sandbox.Untraceable(), sandbox.AcquireReaper()} {
-		if err != nil && !errors.Is(err, sandbox.ErrUnsupported) {
-			m.log.Warn("less protection than there could be", "error", err)
-		}
+	if err := sandbox.Untraceable(); err != nil {
+		m.log.Warn("less protection than there could be", "error", err)
 	}
 	return m.assemble()
 }
@@ -163,7 +156,7 @@ func (m *monitor) assemble() (err error) {
 		return err
 	}
 	if m.Scripts != "" {
-		m.former, m.read = make(map[string]bool), time.Now()
+		m.read = time.Now()
 		if m.table, err = scripts.Read(m.Scripts); err != nil {
 			return err
 		}
@@ -183,27 +176,20 @@ func (m *monitor) listen(ctx context.Context) error {
 		}
 		m.listeners = append(m.listeners, l)
 	}
-	m.open = true
 	return errs.ErrorOrNil()
 }
 
+// closeListeners tells of what it cannot clean up. The second time it does
+// nothing.
 func (m *monitor) closeListeners() {
-	if !m.open {
-		return
-	}
-	m.open = false
 	for _, l := range m.listeners {
-		m.warn(l.Close())
+		m.close(l)
 	}
 }
 
-// warn tells of what could not be cleaned up, each thing once.
-func (m *monitor) warn(err error) {
-	for _, e := range cli.Flatten(err) {
-		if text := e.Error(); !slices.Contains(m.told, text) {
-			m.told = append(m.told, text)
-			m.log.Warn(text)
-		}
+func (m *monitor) close(l *sock.Listener) {
+	for _, err := range cli.Flatten(l.Close()) {
+		m.log.Warn(err.Error())
 	}
 }
 
@@ -211,7 +197,10 @@ func (m *monitor) warn(err error) {
 // waits for it; a stop ends the wait for a predecessor's lock, by cancel.
 func (m *monitor) signals(cancel func()) {
 	ch := make(chan os.Signal, 16)
-	signal.Notify(ch, append(statusSignals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)...)
+	signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
+	if runtime.GOOS != "linux" { // where this is another one
+		signal.Notify(ch, syscall.Signal(29)) // SIGINFO
+	}
 	go func() {
 		for s := range ch {
 			if s == syscall.SIGTERM || s == syscall.SIGINT {
@@ -245,12 +234,12 @@ func (m *monitor) signal(s os.Signal) {
 func (m *monitor) stop() {
 	m.phase = draining
 	for _, l := range m.listeners {
-		m.warn(l.Unlink())
+		l.Unlink() // what keeps it from that, Close tells
 		if l.LockFile() == nil {
 			// Without a file nothing keeps clients from connecting. The
 			// core's copy must be the last: it answers all whom the kernel
 			// lets in, while ours would let in some that nobody accepts.
-			m.warn(l.Close())
+			m.close(l)
 		}
 	}
 	for _, c := range m.cores {
@@ -266,8 +255,7 @@ func (m *monitor) stop() {
 	}
 	m.loop.After(m.Drain, func() {
 		m.log.Warn("drain time is over, what still runs is ended", "running", m.sup.Running())
-		m.sup.EndAll()
-		m.loop.After(m.KillAfter, m.endNow)
+		m.endSoon()
 	})
 	m.endIfDone()
 }
@@ -278,9 +266,14 @@ func (m *monitor) endIfDone() {
 		return
 	}
 	m.closeListeners()
+	m.endSoon()
+	m.endWhenIdle()
+}
+
+// endSoon ends what still runs, and after a while everything.
+func (m *monitor) endSoon() {
 	m.sup.EndAll()
 	m.loop.After(m.KillAfter, m.endNow)
-	m.endWhenIdle()
 }
 
 // end ends the service because it cannot go on.

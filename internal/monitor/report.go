@@ -187,10 +187,7 @@ func (m *monitor) command(script string) (*process.Command, error) {
 		}
 		return &process.Command{Path: m.Path, Args: m.Command, Dir: m.Dir, Env: m.Env}, nil
 	}
-	path, known, err := m.table.Path(script)
-	if !known && !m.former[script] {
-		return nil, fmt.Errorf("script %.64q", script)
-	}
+	path, err := m.table.Path(script) // a core may not yet know that it is gone
 	if err != nil {
 		m.log.Error("script cannot be run", "script", script, "error", err)
 		return nil, control.NoScript
@@ -209,9 +206,6 @@ func (m *monitor) readScripts() {
 	if err != nil {
 		m.log.Error("cannot read the scripts anew", "dir", m.Scripts, "error", err)
 		return
-	}
-	for _, name := range m.table.Names() {
-		m.former[name] = true // a core may still ask for one that is gone
 	}
 	m.table = t
 }

@@ -3,12 +3,15 @@ package monitor
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/onewake/onewake/internal/cli"
+	"github.com/onewake/onewake/internal/control"
+	"github.com/onewake/onewake/internal/scripts"
 	"github.com/onewake/onewake/perms"
 	"github.com/onewake/onewake/sock"
 )
@@ -43,6 +46,36 @@ func TestServerAt(t *testing.T) {
 		}
 		if host, p := serverAt(l); host != want || p != port {
 			t.Errorf("%s: %s %s, want %s %s", address, host, p, want, port)
+		}
+	}
+}
+
+// TestCommand: a name that is in no table, since it is gone or has never been
+// there, is no breach; a name where there is no table is one.
+func TestCommand(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "a")
+	if err := os.WriteFile(file, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m := &monitor{Config: &cli.Config{Scripts: dir, Path: "/bin/true"}, log: slog.New(slog.DiscardHandler)}
+	if cmd, err := m.command(""); err != nil || cmd.Path != m.Path {
+		t.Errorf("%v, %v", cmd, err)
+	}
+	if _, err := m.command("a"); err == nil || errors.Is(err, control.NoScript) {
+		t.Errorf("a script without -scripts: %v", err)
+	}
+	var err error
+	if m.table, err = scripts.Read(dir); err != nil {
+		t.Fatal(err)
+	}
+	if cmd, err := m.command("a"); err != nil || cmd.Path != file || cmd.Dir != dir {
+		t.Errorf("%v, %v", cmd, err)
+	}
+	os.Remove(file)
+	for _, name := range []string{"a", "b", "", "../a"} {
+		if _, err := m.command(name); err != control.NoScript {
+			t.Errorf("%q: %v", name, err)
 		}
 	}
 }

@@ -163,13 +163,13 @@ func (t *Table) check(name string) error {
 func (t *Table) Names() Names { return t.names }
 
 // Path gives the path of a program, which has just been checked as it was when
-// the directory was read: it may be another file by now. known tells whether the
-// table has the name at all.
-func (t *Table) Path(name string) (file string, known bool, err error) {
-	if _, known = slices.BinarySearch(t.names, name); !known {
-		return "", false, fs.ErrNotExist
+// the directory was read: it may be another file by now. A name that is not in
+// the table has none.
+func (t *Table) Path(name string) (file string, err error) {
+	if _, known := slices.BinarySearch(t.names, name); !known {
+		return "", fs.ErrNotExist
 	}
-	return filepath.Join(t.dir, name), true, t.check(name)
+	return filepath.Join(t.dir, name), t.check(name)
 }
 
 // Names is a sorted list of the names of programs.

@@ -1,0 +1,6 @@
+//go:build !freebsd && !linux
+
+package monitor
+
+// closeOnExec: nothing is started here, see package process.
+func closeOnExec() {}
