@@ -105,7 +105,7 @@ func (g *Group) exited() {
 	}
 	g.reaped = true
 	closeAll(g.handle)
-	over := !g.s.mayLeave(g.pid) || !g.s.left(g.pid)
+	over := !g.s.left(g.pid)
 	g.h.OnExit(status, over)
 	if over {
 		g.remove()

@@ -274,7 +274,7 @@ func TestNumberGivenAgain(t *testing.T) {
 		old := &command{r: r, overs: make(chan bool, 1)}
 		next := &command{r: r, exits: make(chan exit, 1)}
 		r.do(func() {
-			pid, handle, err := Start("/bin/sh", []string{"sh", "-c", "exit 6"}, "/", nil, uintptr(r.sup.null))
+			pid, handle, err := start(&Command{Path: "/bin/sh", Args: []string{"sh", "-c", "exit 6"}, Dir: "/"}, uintptr(r.sup.null))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -45,17 +45,14 @@ func reapctl(cmd int, arg unsafe.Pointer) error {
 	return nil
 }
 
-// mayLeave tells whether we have more children than the loop waits for: whatever
-// a command leaves becomes one when the command ends.
-func (s *Supervisor) mayLeave(int) bool {
-	var st [20]uint32 // struct procctl_reaper_status: rs_flags, rs_children, ...
-	err := reapctl(procReapStatus, unsafe.Pointer(&st))
-	return err != nil || int(st[1]) > len(s.loop.procs)
-}
-
 // left reaps what is dead of a command's descendants, and tells whether any are
-// left.
+// left. Where there are, we have more children than the loop waits for: whatever
+// a command leaves becomes one when the command ends.
 func (s *Supervisor) left(pid int) (any bool) {
+	var st [20]uint32 // struct procctl_reaper_status: rs_flags, rs_children, ...
+	if reapctl(procReapStatus, unsafe.Pointer(&st)) == nil && int(st[1]) <= len(s.loop.procs) {
+		return false
+	}
 	for _, d := range descendants() {
 		if int(d.subtree) == pid && !(d.flags&reaperPidinfoChild != 0 && reap(int(d.pid))) {
 			any = true

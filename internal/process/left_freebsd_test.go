@@ -133,7 +133,7 @@ func TestUnseenProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.do(func() {
-			pid, _, err = Start(program, []string{"x"}, "/", []string{"OW_ROLE=other"}, in.Fd(), out.Fd(), 2)
+			pid, _, err = start(&Command{Path: program, Args: []string{"x"}, Dir: "/", Env: []string{"OW_ROLE=other"}}, in.Fd(), out.Fd(), 2)
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -10,10 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mayLeave tells whether something is in the process group of a command that
-// has been reaped. It may be another's group by now.
-func (s *Supervisor) mayLeave(pid int) bool { return unix.Kill(-pid, 0) != unix.ESRCH }
-
 // left reaps what is dead in the process group of a command that has been
 // reaped, and tells whether a child of ours is alive in it: as long as one is,
 // the number is nobody else's.
@@ -40,15 +36,11 @@ func signalLeft(pgid int, sig unix.Signal) { unix.Kill(-pgid, sig) }
 // if there are only live ones, and an error if there are none.
 func peek(idType, id int) (int, error) {
 	var info unix.Siginfo
-	for {
-		err := unix.Waitid(idType, id, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
-		if err != unix.EINTR {
-			// si_pid begins the union behind three integers, which is
-			// aligned to a pointer (sigaction(2)).
-			const word = unsafe.Sizeof(uintptr(0))
-			return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), (12+word-1)&^(word-1)))), err
-		}
-	}
+	err := unix.Waitid(idType, id, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	// si_pid begins the union behind three integers, which is aligned to a
+	// pointer (sigaction(2)).
+	const word = unsafe.Sizeof(uintptr(0))
+	return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), (12+word-1)&^(word-1)))), err
 }
 
 // children lists our children. The kernel keeps them by thread (proc(5),

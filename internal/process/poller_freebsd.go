@@ -67,13 +67,8 @@ func (p *poller) process(pid, _ int) error {
 
 // ended tells whether a child is a zombie.
 func ended(pid int) bool {
-	for {
-		var st unix.WaitStatus
-		n, err := unix.Wait4(pid, &st, unix.WNOHANG|unix.WNOWAIT, nil)
-		if err != unix.EINTR {
-			return err != nil || n == pid
-		}
-	}
+	n, err := unix.Wait4(pid, nil, unix.WNOHANG|unix.WNOWAIT, nil)
+	return err != nil || n == pid
 }
 
 func (p *poller) wait(out []event, timeout time.Duration) ([]event, error) {

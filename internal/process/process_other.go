@@ -29,13 +29,9 @@ func pipe(*[2]int) error       { return errUnsupported }
 func limitEnd(int, bool) error { return errUnsupported }
 func children() []child        { return nil }
 
-func start(string, []string, string, []string, []uintptr) (pid, handle int, err error) {
-	return 0, -1, errUnsupported
-}
-
-func (*Supervisor) mayLeave(int) bool { return false }
-func (*Supervisor) left(int) bool     { return false }
-func signalLeft(int, unix.Signal)     {}
+func start(*Command, ...uintptr) (pid, handle int, err error) { return 0, -1, errUnsupported }
+func (*Supervisor) left(int) bool                             { return false }
+func signalLeft(int, unix.Signal)                             {}
 
 const (
 	sysSigaction, sysSigprocmask, sigSetmask, sigsetSize = 0, 0, 0, 0

@@ -346,7 +346,7 @@ func init() {
 	roles["monitor"] = func() int {
 		runtime.LockOSThread()
 		null, _ := os.OpenFile("/dev/null", os.O_RDWR, 0)
-		_, _, err := Start("/bin/sh", []string{"sh", "-c", "trap '' TERM HUP; echo; exec sleep 60"}, "/", []string{"PATH=/bin:/usr/bin"}, null.Fd(), 1, 2)
+		_, _, err := start(&Command{Path: "/bin/sh", Args: []string{"sh", "-c", "trap '' TERM HUP; echo; exec sleep 60"}, Dir: "/", Env: []string{"PATH=/bin:/usr/bin"}}, null.Fd(), 1, 2)
 		if err != nil {
 			return 1
 		}
@@ -373,72 +373,60 @@ func TestBrokenStderr(t *testing.T) {
 	}
 }
 
-// TestSpool: a file without a name, to be written through one descriptor and
-// read from its beginning through the other.
+// TestSpool: a file without a name, which a command reads from its beginning.
 func TestSpool(t *testing.T) {
-	dir := tempDir(t)
-	before := descriptors(t)
-	w, r, err := NewSpool(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	names, _ := os.ReadDir(dir)
-	var st unix.Stat_t
-	unix.Fstat(r, &st)
-	if len(names) != 0 || st.Nlink != 0 || st.Mode&0o7777 != 0o600 {
-		t.Errorf("names %v, %d links, mode %#o", names, st.Nlink, st.Mode)
-	}
-	b := make([]byte, 16)
-	if n, err := unix.Write(w, []byte("hello")); n != 5 || err != nil {
-		t.Error(n, err)
-	}
-	if n, err := unix.Read(r, b); n != 5 || err != nil || string(b[:5]) != "hello" {
-		t.Errorf("%q, %v", b[:max(n, 0)], err)
-	}
-	if _, err := unix.Read(w, b); err == nil {
-		t.Error("what is to be written can be read")
-	}
-	if _, err := unix.Write(r, b); err == nil {
-		t.Error("what is to be read can be written")
-	}
-	for _, fd := range []int{w, r} {
-		fl, _ := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-		if fl&unix.FD_CLOEXEC == 0 {
-			t.Error("not close-on-exec")
+	alone(t, func(t *testing.T) {
+		dir := tempDir(t)
+		r := newRig(t, options)
+		before := descriptors(t)
+		w, in, err := NewSpool(dir)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if fl, _ := unix.FcntlInt(uintptr(r), unix.F_GETFL, 0); fl&unix.O_NONBLOCK != 0 {
-		t.Error("non-blocking")
-	}
-	if runtime.GOOS == "freebsd" && unix.Fstat(w, &st) == nil {
-		t.Error("what is to be written can be looked at")
-	}
-	closeAll(w, r)
-
-	if _, _, err := NewSpool(dir + "/missing"); !os.IsNotExist(err) {
-		t.Error(err)
-	}
-	// Another's file or FIFO in its place.
-	swaps := []func(name string){
-		func(name string) { os.WriteFile(name, nil, 0o600) },
-		func(name string) { unix.Mkfifo(name, 0o600) },
-		func(name string) { os.Symlink(os.Args[0], name) },
-		func(string) {},
-	}
-	defer func() { spoolMade = func(string) {} }()
-	for i, swap := range swaps {
-		spoolMade = func(name string) { os.Remove(name); swap(name) }
-		if w, r, err := NewSpool(dir); err == nil {
-			t.Errorf("swap %d is not seen", i)
-			closeAll(w, r)
+		names, _ := os.ReadDir(dir)
+		var st unix.Stat_t
+		unix.Fstat(in, &st)
+		if len(names) != 0 || st.Nlink != 0 || st.Mode&0o7777 != 0o600 {
+			t.Errorf("names %v, %d links, mode %#o", names, st.Nlink, st.Mode)
 		}
-	}
-	if after := descriptors(t); after != before {
-		t.Errorf("%d descriptors, then %d", before, after)
-	}
-	if names, _ := os.ReadDir(dir); len(names) != 0 {
-		t.Errorf("%v", names)
-	}
+		for _, fd := range []int{w, in} {
+			if fl, _ := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); fl&unix.FD_CLOEXEC == 0 {
+				t.Error("not close-on-exec")
+			}
+		}
+		if runtime.GOOS == "freebsd" {
+			if _, err := unix.Read(w, make([]byte, 1)); err == nil {
+				t.Error("what is to be written can be read")
+			}
+			if unix.Fstat(w, &st) == nil {
+				t.Error("what is to be written can be looked at")
+			}
+			if _, err := unix.Seek(w, 0, io.SeekStart); err == nil {
+				t.Error("what is to be written can be written anew")
+			}
+		}
+		for _, s := range []string{"hello, ", "world\n"} {
+			if n, err := unix.Write(w, []byte(s)); n != len(s) || err != nil {
+				t.Error(n, err)
+			}
+		}
+		c, err := r.try(shell("cat"), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := c.out.line(); s != "hello, world" {
+			t.Errorf("%q", s)
+		}
+		c.exited()
+		c.close()
+		closeAll(w)
+		if _, _, err := NewSpool(dir + "/missing"); !os.IsNotExist(err) {
+			t.Error(err)
+		}
+		if after := descriptors(t); after != before {
+			t.Errorf("%d descriptors, then %d", before, after)
+		}
+	})
 }
 
 // TestTurns: no more than Max are there at once, and who waits is served in the

@@ -87,10 +87,6 @@ func signalStray(pid int, sig unix.Signal) {
 
 // reap reaps a child if it is dead, and tells whether it was.
 func reap(pid int) bool {
-	for {
-		n, err := unix.Wait4(pid, nil, unix.WNOHANG, nil)
-		if err != unix.EINTR {
-			return err == nil && n == pid
-		}
-	}
+	n, _ := unix.Wait4(pid, nil, unix.WNOHANG, nil)
+	return n == pid
 }

@@ -189,7 +189,7 @@ func TestUnwatched(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.do(func() {
-			pid, handle, err := Start("/bin/sh", []string{"sh", "-c", "read x; exit 7"}, "/", nil, in.Fd())
+			pid, handle, err := start(&Command{Path: "/bin/sh", Args: []string{"sh", "-c", "read x; exit 7"}, Dir: "/"}, in.Fd())
 			if err != nil {
 				t.Fatal(err)
 			}

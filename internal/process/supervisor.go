@@ -1,6 +1,7 @@
 package process
 
 import (
+	"io"
 	"log/slog"
 	"os"
 	"slices"
@@ -161,8 +162,8 @@ func (s *Supervisor) next() {
 	}
 }
 
-// Start starts a command. stdin is a descriptor, which is closed in any case,
-// or StdinNull or StdinPipe. ends are the other ends of its pipes, non-blocking:
+// Start starts a command. stdin is a file's descriptor, which is closed in any
+// case, or StdinNull or StdinPipe. ends are the other ends of its pipes, non-blocking:
 // stdout, stderr and, of StdinPipe, stdin. Whatever fails leaves nothing behind.
 // How many there may be is for [Supervisor.Ask] to say.
 func (s *Supervisor) Start(c *Command, stdin int, h Handler) (g *Group, ends []int, err error) {
@@ -174,6 +175,8 @@ func (s *Supervisor) Start(c *Command, stdin int, h Handler) (g *Group, ends []i
 	}
 	if err == nil && stdin == StdinPipe {
 		err = pipe(&in)
+	} else if err == nil && stdin >= 0 {
+		_, err = unix.Seek(stdin, 0, io.SeekStart)
 	}
 	ends = []int{out[0], errs[0]}
 	if stdin == StdinPipe {
@@ -189,7 +192,7 @@ func (s *Supervisor) Start(c *Command, stdin int, h Handler) (g *Group, ends []i
 		if stdin == StdinNull {
 			fd = s.null
 		}
-		pid, handle, err = Start(c.Path, c.Args, c.Dir, c.Env, uintptr(fd), uintptr(out[1]), uintptr(errs[1]))
+		pid, handle, err = start(c, uintptr(fd), uintptr(out[1]), uintptr(errs[1]))
 	}
 	closeAll(in[0], out[1], errs[1])
 	if err != nil {
@@ -215,7 +218,7 @@ func (s *Supervisor) Start(c *Command, stdin int, h Handler) (g *Group, ends []i
 // from 2 on.
 func (s *Supervisor) StartOwn(c *Command, h Handler, files ...uintptr) (*Group, error) {
 	null := uintptr(s.null)
-	pid, handle, err := Start(c.Path, c.Args, c.Dir, c.Env, append([]uintptr{null, null}, files...)...)
+	pid, handle, err := start(c, append([]uintptr{null, null}, files...)...)
 	if err != nil {
 		return nil, err
 	}
