@@ -303,7 +303,7 @@ func TestSwap(t *testing.T) {
 	base := tempDir(t)
 	chmod(t, base, 0o755)
 	victim := start(t, "try", "", &syscall.Credential{Uid: us, Gid: us})
-	thief := start(t, "attack", "", &syscall.Credential{Uid: attacker, Gid: attacker, Groups: []uint32{theirs}})
+	thief := start(t, "attack", "", &syscall.Credential{Uid: attacker, Gid: attacker, Groups: []uint32{attacker, theirs}})
 	for i, tt := range []struct {
 		name  string
 		way   way

@@ -56,7 +56,7 @@ func TestBusyServerIsAlive(t *testing.T) {
 			}
 		}
 	})
-	if _, err := (Config{Perms: mode(0o600), RefusalWait: never}).Listen(ctx, Addr{Unix, path}); !errors.Is(err, ErrInUse) || refusals != 3 {
+	if _, err := (Config{Perms: mode(0o600), AnswerWait: -1, RefusalWait: never}).Listen(ctx, Addr{Unix, path}); !errors.Is(err, ErrInUse) || refusals != 3 {
 		t.Errorf("after %d refusals: %v", refusals, err)
 	}
 	if !exists(path) {
