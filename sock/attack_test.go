@@ -143,6 +143,40 @@ func TestAnswersAtFirst(t *testing.T) {
 	}
 }
 
+// Asking does not fill the queue of a live server that accepts nobody for a
+// moment: on FreeBSD it would refuse then, and be taken for dead. One that accepts
+// and hangs up is alive.
+func TestAskingIsPolite(t *testing.T) {
+	path := filepath.Join(tempDir(t), "s")
+	fd := bound(t, path, unix.SOCK_STREAM, 1, false)
+	answered := 0
+	ctx := withSteps(func(name string) {
+		if name == "answered" {
+			answered++
+		}
+	})
+	c := Config{Perms: mode(0o600), LockWait: -1, AnswerWait: 100 * time.Millisecond}
+	if _, err := c.Listen(ctx, Addr{Unix, path}); !errors.Is(err, ErrInUse) || answered != 1 {
+		t.Errorf("asked %d times, %v", answered, err)
+	}
+	if err := connect(path); err != nil {
+		t.Errorf("its queue is full: %v", err)
+	}
+	go func() {
+		for {
+			c, _, err := unix.Accept(fd)
+			if err != nil {
+				return
+			}
+			unix.Close(c)
+		}
+	}()
+	c.AnswerWait = never
+	if _, err := c.Listen(ctx, Addr{Unix, path}); !errors.Is(err, ErrInUse) || !exists(path) {
+		t.Error(err)
+	}
+}
+
 // A socket whose server comes alive while the file's mode is lent to us.
 func TestLentModeIsGivenBack(t *testing.T) {
 	if os.Geteuid() == 0 {

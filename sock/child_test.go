@@ -397,3 +397,12 @@ func TestOrdinaryUser(t *testing.T) {
 		t.Errorf("as user %d only %d tests passed\n%s", nobody, n, out)
 	}
 }
+
+// connect tells whether anybody listens, and hangs up.
+func connect(path string) error {
+	c, err := dial(path)
+	if err == nil {
+		c.Close()
+	}
+	return err
+}

@@ -148,7 +148,7 @@ func (c Config) checkUnix(ctx context.Context, a Addr) (note string, err error) 
 		}
 		return "", err
 	}
-	_, v, jerr := p.judge(ctx)
+	_, v, jerr := p.judge(ctx, time.Time{})
 	switch v {
 	case mute:
 		note = p.path + ": a socket file of ours that we may not ask, removed at start if it is a leftover"

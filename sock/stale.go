@@ -22,32 +22,24 @@ const (
 	changed                // something, that went away while it was looked at
 	stale                  // a socket left over, nobody listens
 	mute                   // a socket of ours, but without permission for us to ask
-	alive                  // a socket that somebody listens on; the error says so
-	refused                // something else that must stay: the error says what
+	refused                // something that must stay: the error says what
 )
 
 // clear makes the place free for a new socket: it removes a leftover file and
 // refuses everything else. The caller holds the lock. So what answers is not
 // ours, or was a moment ago: a server that is killed may lose its lock before its
-// socket, and is asked again for as long as the Config says.
+// socket, and has the time that the Config says to go.
 func (p *place) clear(ctx context.Context) error {
-	deadline := time.Now().Add(p.config.answerWait())
-	for n := 0; n < 10; n++ { // not for ever, should it come and go
-		over := !time.Now().Before(deadline)
-		st, v, err := p.judge(ctx)
+	until := time.Now().Add(p.config.answerWait())
+	for range 10 { // not for ever, should it come and go
+		st, v, err := p.judge(ctx, until)
 		if v == mute {
-			v, err = p.askAloud(ctx, st)
+			v, err = p.askAloud(ctx, st, until)
 		}
-		switch {
-		case v == alive && !over:
-			n-- // that is no change
-			step(ctx, "answered")
-			if err := pause(ctx, 20*time.Millisecond); err != nil {
-				return p.stopped(err)
-			}
-		case err != nil || v == free:
+		if err != nil || v == free {
 			return err
-		case v == stale:
+		}
+		if v == stale {
 			step(ctx, "stale")
 			if err := p.remove(st); err != nil {
 				return fmt.Errorf("leftover socket %s: %w", p.path, err)
@@ -58,12 +50,9 @@ func (p *place) clear(ctx context.Context) error {
 	return taken("comes and goes")
 }
 
-func (p *place) stopped(err error) error {
-	return fmt.Errorf("%s: stopped while asking who has it: %w", p.path, err)
-}
-
-// judge finds out what stands at the path, and changes nothing.
-func (p *place) judge(ctx context.Context) (stat, verdict, error) {
+// judge finds out what stands at the path, and changes nothing. A server that
+// answers may go until then.
+func (p *place) judge(ctx context.Context, until time.Time) (stat, verdict, error) {
 	st, err := p.lookForSocket()
 	if errors.Is(err, fs.ErrNotExist) {
 		return st, free, nil
@@ -71,7 +60,7 @@ func (p *place) judge(ctx context.Context) (stat, verdict, error) {
 	if err != nil {
 		return st, refused, err
 	}
-	v, err := p.ask(ctx, st)
+	v, err := p.ask(ctx, st, until)
 	// The rule of sticky(7).
 	us := os.Geteuid()
 	if v == stale && p.st.mode&unix.S_ISVTX != 0 && us != 0 && us != p.st.uid && us != st.uid {
@@ -99,14 +88,24 @@ func (p *place) lookForSocket() (stat, error) {
 // queue is told from a stale file where the system can tell: Linux says EAGAIN,
 // see unix(7). The others say ECONNREFUSED to both, so that the question is
 // repeated for as long as the Config says.
-func (p *place) ask(ctx context.Context, st stat) (verdict, error) {
+func (p *place) ask(ctx context.Context, st stat, until time.Time) (verdict, error) {
 	deadline := time.Now().Add(p.config.refusalWait())
 	for {
 		over := !time.Now().Before(deadline)
-		err := connect(p.path)
+		c, err := dial(p.path)
+		if err == nil {
+			step(ctx, "answered")
+			hungUp := hangsUp(ctx, c, until)
+			c.Close()
+			if hungUp && ctx.Err() == nil {
+				return changed, nil
+			}
+		}
 		switch {
+		case ctx.Err() != nil:
+			return refused, p.stopped(context.Cause(ctx))
 		case err == nil, err == unix.EAGAIN, err == unix.EPROTOTYPE: // the last one is for datagrams, and open
-			return alive, taken("answers")
+			return refused, taken("answers")
 		case err == unix.ECONNREFUSED:
 			if over {
 				return stale, nil
@@ -130,7 +129,7 @@ func (p *place) ask(ctx context.Context, st stat) (verdict, error) {
 
 // askAloud is ask for a file of ours whose mode keeps us out, such as one left
 // by a server with mode 0060. If it has to stay it gets its mode back.
-func (p *place) askAloud(ctx context.Context, st stat) (verdict, error) {
+func (p *place) askAloud(ctx context.Context, st stat, until time.Time) (verdict, error) {
 	set := func(mode uint32) error {
 		return perms.Spec{Mode: perms.Set(int(mode & 0o777))}.ApplyAt(p.dir, p.name)
 	}
@@ -142,8 +141,8 @@ func (p *place) askAloud(ctx context.Context, st stat) (verdict, error) {
 	step(ctx, "mode lent")
 	lent := st
 	lent.mode |= 0o200
-	v, err := p.ask(ctx, lent)
-	if v == refused || v == alive {
+	v, err := p.ask(ctx, lent, until)
+	if v == refused || v == changed {
 		if now, serr := p.stat(p.name); serr == nil && now.sameFile(st) {
 			err = collect(err, set(st.mode))
 		}
@@ -151,15 +150,29 @@ func (p *place) askAloud(ctx context.Context, st stat) (verdict, error) {
 	return v, err
 }
 
-// connect tries to connect to a stream socket and hangs up at once. It never
-// waits in a full queue: package net's descriptors do not block.
-func connect(path string) error {
+// dial tries to connect to a stream socket. It never waits in a full queue:
+// package net's descriptors do not block.
+func dial(path string) (net.Conn, error) {
 	c, err := net.Dial("unix", path)
-	if err == nil {
-		return c.Close()
-	}
 	if errno := unix.Errno(0); errors.As(err, &errno) {
-		return errno
+		err = errno
 	}
-	return err
+	return c, err
+}
+
+// hangsUp tells whether a server ends the connection by then, as the kernel does
+// for one that goes. One connection does: many would fill the queue of a server
+// that accepts nobody for a moment, which then refuses, and looks dead.
+func hangsUp(ctx context.Context, c net.Conn, until time.Time) bool {
+	if !time.Now().Before(until) {
+		return false
+	}
+	c.SetReadDeadline(until)
+	defer context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })()
+	n, err := c.Read(make([]byte, 1))
+	return n == 0 && !errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+func (p *place) stopped(err error) error {
+	return fmt.Errorf("%s: stopped while asking who has it: %w", p.path, err)
 }

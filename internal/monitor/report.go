@@ -201,8 +201,8 @@ func (m *monitor) command(script string) (*process.Command, error) {
 
 // readScripts reads the scripts directory again.
 func (m *monitor) readScripts() {
-	m.read = time.Now()
 	t, err := scripts.Read(m.Scripts)
+	m.read = time.Now() // after it: a large directory is not read all the time
 	if err != nil {
 		m.log.Error("cannot read the scripts anew", "dir", m.Scripts, "error", err)
 		return
