@@ -120,13 +120,17 @@ func (w *httpWriter) drain(hr *http.Request) {
 }
 
 // httpBody is a body on its way from the client, which has Times.IO for each
-// part.
+// part. From its end on the reads are net/http's own: it watches for a client
+// that goes away, and a deadline would look like one.
 type httpBody struct {
 	w *httpWriter
 	io.Reader
 }
 
 func (b *httpBody) Read(p []byte) (int, error) {
+	if !b.w.unread {
+		return 0, io.EOF
+	}
 	b.w.c.SetReadDeadline(time.Now().Add(b.w.h.Times.IO))
 	n, err := b.Reader.Read(p)
 	switch {

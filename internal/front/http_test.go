@@ -380,3 +380,36 @@ func TestHead(t *testing.T) {
 		t.Errorf("%q", body)
 	}
 }
+
+// What reads on behind the end of a body leaves no deadline behind: the command
+// may run as long as it likes.
+func TestReadBehindBody(t *testing.T) {
+	for _, body := range []string{
+		"Content-Length: 0\r\n\r\n",
+		"Content-Length: 4\r\n\r\nbody",
+		"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+		"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+	} {
+		cfg := config()
+		ended := make(chan error, 1)
+		f := start(t, cfg, "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
+			_, err := io.ReadAll(r.Body)
+			cfg.Times.IO = time.Nanosecond // of whatever is read from here on
+			n, eof := r.Body.Read(make([]byte, 1))
+			cfg.Times.IO = patience
+			if err != nil || n != 0 || eof != io.EOF {
+				t.Errorf("%v; %d, %v", err, n, eof)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond): // a deadline would have passed
+			}
+			ended <- context.Cause(ctx)
+			hello(ctx, r, w)
+		})
+		_, got := f.dial().send("POST / HTTP/1.1\r\nHost: a\r\n" + body).answer("POST")
+		if err := <-ended; err != nil || got != "hello" {
+			t.Errorf("%q: %v, %q", body, err, got)
+		}
+	}
+}
