@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,19 +20,16 @@ type conn struct {
 	net.Conn
 	listener *Listener
 	peer     cgi.Peer
-	raw      syscall.RawConn // of a Unix socket
-	state    atomic.Int32
-	head     head
-	mu       sync.Mutex // of the read deadline
+	raw      syscall.RawConn
 	once     sync.Once
-}
+	head     head // of HTTP
 
-// The states of a connection.
-const (
-	fresh  int32 = iota // no whole head has come yet
-	active              // a request is being answered
-	idle                // between two requests
-)
+	mu    sync.Mutex
+	came  time.Time // it was let in then, and has got no answer yet
+	until time.Time // the read deadline that it was given
+	busy  bool      // a request is answered
+	begun bool      // a part of the next head has come
+}
 
 func (c *conn) Close() error {
 	err := c.Conn.Close()
@@ -48,12 +44,29 @@ func (c *conn) Close() error {
 	return err
 }
 
-// setState notes what a connection does.
-func (c *conn) setState(s int32) {
-	if s == idle {
-		c.head = head{}
+// setBusy notes that a whole head has come.
+func (c *conn) setBusy() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy, c.begun = true, false
+	c.limit()
+}
+
+// setIdle notes that a request has been answered, and the next one is awaited.
+func (c *conn) setIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy, c.came, c.head = false, time.Time{}, head{}
+	c.limit()
+}
+
+// setWhole notes that nothing has come of what is read next.
+func (c *conn) setWhole() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.begun = false; c.stopping() {
+		c.limit()
 	}
-	c.state.Store(s)
 }
 
 // maxLines is how many lines a head may have. Each takes some hundred bytes in
@@ -93,23 +106,39 @@ func (h *head) add(p []byte) error {
 	return nil
 }
 
-// SetReadDeadline is that of the connection. One that is idle at a stop has no
-// time left.
+// SetReadDeadline is that of the connection; a stop leaves less, see limit.
 func (c *conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state.Load() == idle && c.listener.gate.phase.Load() == stopping {
-		t = longAgo
+	c.until = t
+	return c.limit()
+}
+
+// limit sets the read deadline for who holds mu. At a stop an idle connection
+// has no time left. One that has just come has Times.Grace to send something,
+// and one of whose next head a part is here has Times.Grace for the rest.
+func (c *conn) limit() error {
+	t := c.until
+	if c.stopping() && !c.busy {
+		last := c.came
+		if c.begun {
+			last = time.Now()
+		}
+		last = last.Add(c.listener.gate.cfg.Times.Grace)
+		if t.IsZero() || last.Before(t) {
+			t = last
+		}
 	}
 	return c.Conn.SetReadDeadline(t)
 }
 
-// wake has an idle connection end: its read looks once more whether a request
-// has come, see Read.
-func (c *conn) wake() {
-	if c.state.Load() == idle {
-		c.SetReadDeadline(longAgo)
-	}
+func (c *conn) stopping() bool { return c.listener.gate.phase.Load() == stopping }
+
+// stop has a connection take notice of a stop.
+func (c *conn) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit()
 }
 
 // Read reads from the client.
@@ -123,19 +152,48 @@ func (c *conn) wake() {
 // request that is still answered.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if c.state.Load() != active && c.listener.gate.cfg.Protocol != cli.FastCGI {
-		if herr := c.head.add(p[:n]); herr != nil {
-			return 0, herr
-		}
+	for n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && c.again() {
+		n, err = c.Conn.Read(p)
 	}
+	busy, herr := c.note(p[:n], len(p) == 1)
 	switch {
-	case err == nil || n > 0:
-	case err == io.EOF && c.raw != nil && len(p) == 1 && c.state.Load() == active:
+	case herr != nil:
+		return 0, herr
+	case n == 0 && err == io.EOF && c.listener.Unix && len(p) == 1 && busy:
 		return 0, c.waitClosed()
-	case c.state.Load() == idle && c.listener.gate.phase.Load() == stopping && errors.Is(err, os.ErrDeadlineExceeded):
-		return c.lastRead(p)
 	}
 	return n, err
+}
+
+// again tells whether an idle connection's read is to be tried again after a
+// stop has interrupted it. While something is there it is found, however slow
+// the machine.
+func (c *conn) again() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.stopping() || c.busy || c.begun || !hasInput(c.raw) {
+		return false
+	}
+	c.Conn.SetReadDeadline(time.Now().Add(c.listener.gate.cfg.Times.Grace))
+	return true
+}
+
+// note takes in what has been read. What comes while a request is answered is
+// its body, except for what net/http reads ahead.
+func (c *conn) note(p []byte, ahead bool) (busy bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	http := c.listener.gate.cfg.Protocol != cli.FastCGI
+	if len(p) > 0 && !c.begun && (!c.busy || ahead || !http) {
+		c.begun = true
+		if c.stopping() {
+			c.limit()
+		}
+	}
+	if http && !c.busy {
+		err = c.head.add(p)
+	}
+	return c.busy, err
 }
 
 // Write writes to the client. net/http answers 431 to a head that is too large
@@ -157,15 +215,4 @@ func (c *conn) waitClosed() error {
 		return err
 	}
 	return io.EOF
-}
-
-func (c *conn) lastRead(p []byte) (n int, err error) {
-	rc, err := c.Conn.(syscall.Conn).SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	if cerr := rc.Control(func(fd uintptr) { n, err = syscall.Read(int(fd), p) }); cerr != nil || err != nil || n <= 0 {
-		return 0, io.EOF
-	}
-	return n, nil
 }

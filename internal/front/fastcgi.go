@@ -120,6 +120,9 @@ func (c *fcgiConn) serve() {
 	in := bufio.NewReaderSize(c, fcgiBuffer) // most requests come in one piece
 	var buf []byte
 	for {
+		if in.Buffered() == 0 {
+			c.setWhole()
+		}
 		c.allow()
 		rec, err := next(in)
 		if err == nil {
@@ -169,7 +172,7 @@ func (c *fcgiConn) allow() {
 	r, t := c.current, &c.f.Times
 	switch {
 	case !c.until.IsZero():
-	case r == nil && c.state.Load() == fresh:
+	case r == nil && !c.came.IsZero():
 		c.SetReadDeadline(time.Now().Add(t.Header))
 	case r == nil:
 		c.SetReadDeadline(time.Now().Add(t.Idle))
@@ -259,7 +262,7 @@ func (c *fcgiConn) begin(r *fcgiRequest, id uint16, content []byte) error {
 		return err
 	}
 	c.SetReadDeadline(time.Now().Add(c.f.Times.Header))
-	c.setState(active)
+	c.setBusy()
 	c.mu.Lock()
 	c.current = &fcgiRequest{c: c, id: id, keep: keep, over: make(chan struct{})}
 	c.mu.Unlock()
@@ -336,7 +339,7 @@ func (c *fcgiConn) fail(err error) {
 		r.body.CloseWithError(cgi.ErrBodyStalled)
 		<-r.over // it still gets its answer
 		return
-	case err == io.EOF && r.eof && c.raw != nil:
+	case err == io.EOF && r.eof && c.listener.Unix:
 		// Only its sending half may be closed, and it may still read.
 		c.waitClosed()
 	}
@@ -365,7 +368,7 @@ func (r *fcgiRequest) answer(ctx context.Context, req *cgi.Request, body *io.Pip
 	// records' reader waits already, for longer than it may now.
 	r.c.mu.Lock()
 	r.c.current = nil
-	r.c.setState(idle)
+	r.c.setIdle()
 	r.c.SetReadDeadline(time.Now().Add(r.c.f.Times.Idle))
 	keep := r.keep && !r.c.last && !req.Record.Cut && !r.c.f.Gate.ending()
 	r.c.mu.Unlock()

@@ -58,7 +58,7 @@ type Gate struct {
 	log   *slog.Logger
 	room  chan struct{} // one for each connection
 	phase atomic.Int32
-	over  chan struct{} // closed when nothing is accepted any more
+	over  chan struct{} // closed when nobody waits for room any more
 
 	mu        sync.Mutex
 	listeners []*Listener
@@ -115,14 +115,18 @@ func (g *Gate) end(p phase) {
 	}
 	g.phase.Store(p)
 	if old == serving {
-		close(g.over)
+		if p == retiring { // a successor has room
+			close(g.over)
+		} else { // there is some when idle connections have ended
+			time.AfterFunc(g.cfg.Times.Grace, func() { close(g.over) })
+		}
 		for _, l := range g.listeners {
-			l.Listener.(interface{ SetDeadline(time.Time) error }).SetDeadline(longAgo)
+			l.Listener.(deadliner).SetDeadline(longAgo)
 		}
 	}
 	if p == stopping {
 		for c := range g.conns {
-			c.wake()
+			c.stop()
 		}
 	}
 }
@@ -150,7 +154,9 @@ func (g *Gate) WaitIdle() {
 
 var longAgo = time.Unix(1, 0)
 
-// Accept waits for a connection of somebody who may connect.
+// Accept waits for a connection of somebody who may connect. At a stop it takes
+// those who have connected already: what the kernel has let in would otherwise
+// be reset when the last listener is closed.
 func (l *Listener) Accept() (net.Conn, error) {
 	g := l.gate
 	if !g.takeRoom() {
@@ -158,31 +164,46 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 	for {
 		nc, err := l.Listener.Accept()
-		if err != nil && g.phase.Load() == stopping {
-			nc, err = l.last()
-		}
-		if err != nil {
-			if g.ending() || errors.Is(err, net.ErrClosed) {
-				<-g.room
-				return nil, net.ErrClosed
+		switch {
+		case err == nil:
+			if c, ok := g.admit(nc, l); ok {
+				return c, nil
 			}
-			g.acceptLater(l, err)
-			continue
-		}
-		peer, ok := g.admit(nc, l)
-		if !ok {
 			nc.Close()
-			continue
+		case errors.Is(err, os.ErrDeadlineExceeded) && l.again():
+		case g.ending() || errors.Is(err, net.ErrClosed):
+			<-g.room
+			return nil, net.ErrClosed
+		default:
+			g.acceptLater(l, err)
 		}
-		c := &conn{Conn: nc, listener: l, peer: peer}
-		if l.Unix {
-			c.raw, _ = nc.(syscall.Conn).SyscallConn()
-		}
-		g.mu.Lock()
-		g.conns[c] = struct{}{}
-		g.mu.Unlock()
-		return c, nil
 	}
+}
+
+// again tells whether somebody has connected before a stop.
+func (l *Listener) again() bool {
+	s, err := l.Listener.(syscall.Conn).SyscallConn()
+	if err != nil || l.gate.phase.Load() != stopping || !hasInput(s) {
+		return false
+	}
+	l.Listener.(deadliner).SetDeadline(time.Now().Add(acceptPause))
+	return true
+}
+
+type deadliner interface{ SetDeadline(time.Time) error }
+
+// admit lets a connection in, if its peer may connect.
+func (g *Gate) admit(nc net.Conn, l *Listener) (*conn, bool) {
+	peer, ok := g.identify(nc, l)
+	raw, err := nc.(syscall.Conn).SyscallConn()
+	if !ok || err != nil {
+		return nil, false
+	}
+	c := &conn{Conn: nc, listener: l, peer: peer, raw: raw, came: time.Now()}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.conns[c] = struct{}{}
+	return c, true
 }
 
 // acceptLater waits a moment, for a descriptor say, that connections could not be
@@ -197,42 +218,15 @@ func (g *Gate) acceptLater(l *Listener, err error) {
 	}
 }
 
-// takeRoom waits for the room of one more connection. It fails if a successor
-// accepts them. At a stop it goes on waiting, since nobody else does.
+// takeRoom waits for the room of one more connection. It fails when the service
+// ends: those who are in may be for long, and the listeners are not kept open for
+// those who are not.
 func (g *Gate) takeRoom() bool {
 	select {
 	case g.room <- struct{}{}:
 		return true
 	case <-g.over:
-	}
-	if g.phase.Load() == retiring {
 		return false
-	}
-	g.room <- struct{}{}
-	return true
-}
-
-// last takes one of those who have connected before the stop. What the kernel
-// has let in would otherwise be reset when the last listener is closed.
-func (l *Listener) last() (net.Conn, error) {
-	rc, err := l.Listener.(syscall.Conn).SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	for {
-		fd := -1
-		if cerr := rc.Control(func(lfd uintptr) { fd, err = accept(int(lfd)) }); cerr != nil {
-			return nil, cerr
-		}
-		if err != nil {
-			return nil, os.NewSyscallError("accept4", err)
-		}
-		f := os.NewFile(uintptr(fd), "connection")
-		nc, err := net.FileConn(f)
-		f.Close()
-		if err == nil {
-			return nc, nil
-		} // else it was reset in the backlog
 	}
 }
 
@@ -247,14 +241,10 @@ func (l *Listener) Close() error {
 	return err
 }
 
-// admit says who a peer is and whether -allow lets it in.
-func (g *Gate) admit(nc net.Conn, l *Listener) (cgi.Peer, bool) {
+// identify says who a peer is and whether -allow lets it in.
+func (g *Gate) identify(nc net.Conn, l *Listener) (cgi.Peer, bool) {
 	if !l.Unix {
-		addr := nc.RemoteAddr()
-		if addr == nil { // reset in the backlog, and accepted at a stop
-			return cgi.Peer{}, false
-		}
-		host, port, err := net.SplitHostPort(addr.String())
+		host, port, err := net.SplitHostPort(nc.RemoteAddr().String())
 		return cgi.Peer{Addr: host, Port: port, UID: -1}, err == nil
 	}
 	p := cgi.Peer{Addr: cgi.NoAddr, UID: -1}

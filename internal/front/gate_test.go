@@ -2,13 +2,14 @@ package front
 
 import (
 	"context"
-	"io"
 	"net"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/onewake/onewake/internal/cgi"
+	"github.com/onewake/onewake/internal/cli"
 )
 
 // A retired core answers what it has once more, and loses nothing.
@@ -81,24 +82,130 @@ func TestStop(t *testing.T) {
 // A request that has come when the stop does is answered, though its connection
 // was idle a moment before.
 func TestStopFindsRequest(t *testing.T) {
-	f := start(t, config(), "unix", hello)
-	c := f.dial()
-	c.send(get("/")).answer("GET")
-	// The server's read is interrupted with the request in the socket: both come
-	// before it runs again, since it is asked for the lock that it wants.
-	f.gate.mu.Lock()
-	f.gate.phase.Store(stopping)
-	close(f.gate.over)
-	f.gate.listeners = nil
-	for x := range f.gate.conns {
-		x.SetReadDeadline(longAgo)
+	for name, cfg := range map[string]*cli.Config{"HTTP": config(), "FastCGI": fcgiConfig()} {
+		t.Run(name, func(t *testing.T) {
+			f := start(t, cfg, "unix", hello)
+			c, request := f.dial(), get("/")
+			answer := func() string { _, body := c.answer("GET"); return body }
+			if cfg.Protocol == cli.FastCGI {
+				request = string(ask(1, true, "", "REQUEST_METHOD", "GET"))
+				answer = func() string {
+					return strings.TrimPrefix(c.mustEnd(1).stdout, strings.TrimSuffix(helloAnswer, "hello"))
+				}
+			}
+			c.send(request)
+			answer()
+			// The server's read is interrupted before the request comes, and looks
+			// again when it is there.
+			f.each(func(x *conn) {
+				f.gate.phase.Store(stopping)
+				x.Conn.SetReadDeadline(longAgo)
+				c.send(request)
+			})
+			if body := answer(); body != "hello" {
+				t.Errorf("%q", body)
+			}
+			c.ended()
+			f.gate.phase.Store(serving) // for the true stop
+		})
 	}
-	f.gate.mu.Unlock()
-	// Whether it was in time or not, nothing is half: an answer or a close.
-	io.WriteString(c, get("/"))
-	if rest := c.ended(); rest != "" && !strings.HasPrefix(rest, "HTTP/1.1 200") {
-		t.Errorf("%q", rest)
+}
+
+// At a stop nobody waits long for a client that says nothing.
+func TestStopSilent(t *testing.T) {
+	for name, cfg := range map[string]*cli.Config{"HTTP": config(), "FastCGI": fcgiConfig()} {
+		t.Run(name, func(t *testing.T) {
+			cfg.Times.Grace = time.Millisecond
+			f := start(t, cfg, "unix", hello)
+			silent := f.dial()
+			half := f.dial().send("\x01") // it could be the first byte of either
+			f.awaitBegun(1)
+			f.gate.Stop()
+			f.within("a stop waits for a silent client", f.gate.WaitIdle)
+			half.ended() // net/http calls it a bad request
+			if rest := silent.ended(); rest != "" {
+				t.Errorf("%q", rest)
+			}
+		})
 	}
+}
+
+// At a stop whoever has just connected, and whoever has sent a part of a head,
+// has time for the rest.
+func TestStopHalf(t *testing.T) {
+	in, goOn := make(chan bool), make(chan bool)
+	f := start(t, config(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
+		if r.Target == "/slow" {
+			in <- true
+			<-goOn
+		}
+		hello(ctx, r, w)
+	})
+	request := get("/")
+	silent, half, kept, one, ahead := f.dial(), f.dial(), f.dial(), f.dial(), f.dial()
+	kept.send(request).answer("GET")
+	one.send(request).answer("GET")
+	ahead.send(get("/slow"))
+	<-in
+	half.send(request[:20])
+	kept.send(request[:20])
+	one.send(request[:1])
+	ahead.send(request[:1])
+	f.awaitBegun(4)
+	f.gate.Stop()
+	f.gate.WaitListeners()
+	for _, c := range []*client{silent, half, kept, one} {
+		sent := map[*client]int{silent: 0, half: 20, kept: 20, one: 1}[c]
+		if _, body := c.send(request[sent:]).answer("GET"); body != "hello" {
+			t.Errorf("after %d bytes: %q", sent, body)
+		}
+		c.ended()
+	}
+	goOn <- true // what it has sent ahead is behind the last answer
+	ahead.answer("GET")
+	ahead.ended()
+}
+
+// Nor is a part of a request by FastCGI lost.
+func TestStopHalfFastCGI(t *testing.T) {
+	f := start(t, fcgiConfig(), "unix", hello)
+	request := string(ask(1, true, "", "REQUEST_METHOD", "GET"))
+	half := make(map[int]*client)
+	for _, sent := range []int{1, fcgiHeader} {
+		half[sent] = f.dial()
+		half[sent].send(request).mustEnd(1)
+		half[sent].send(request[:sent])
+	}
+	f.awaitBegun(len(half))
+	f.gate.Stop()
+	f.gate.WaitListeners()
+	for sent, c := range half {
+		if a := c.send(request[sent:]).mustEnd(1); a.stdout != helloAnswer {
+			t.Errorf("after %d bytes: %+v", sent, a)
+		}
+		c.ended()
+	}
+}
+
+// A stop does not wait long for the room of one more connection.
+func TestStopWithoutRoom(t *testing.T) {
+	cfg := config()
+	cfg.MaxConns, cfg.Times.Grace = 1, time.Millisecond
+	in, goOn := make(chan bool), make(chan bool)
+	f := start(t, cfg, "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
+		in <- true
+		<-goOn
+		hello(ctx, r, w)
+	})
+	c := f.dial().send(get("/"))
+	<-in
+	f.gate.Stop()
+	f.within("a stop waits for room", f.gate.WaitListeners)
+	goOn <- true
+	if _, body := c.answer("GET"); body != "hello" {
+		t.Errorf("%q", body)
+	}
+	f.gate.WaitIdle()
 }
 
 // No more than -max-conns connections are in; others wait and are lost on nobody.

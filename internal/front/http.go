@@ -63,9 +63,9 @@ func (h *HTTP) Prepare() {
 		ConnState: func(nc net.Conn, s http.ConnState) {
 			switch s {
 			case http.StateActive:
-				nc.(*conn).setState(active)
+				nc.(*conn).setBusy()
 			case http.StateIdle:
-				nc.(*conn).setState(idle)
+				nc.(*conn).setIdle()
 			}
 		},
 	}

@@ -103,6 +103,51 @@ func start(t *testing.T, cfg *cli.Config, network string, h handler) *front {
 	return f
 }
 
+// each looks at the connections that are open.
+func (f *front) each(look func(*conn)) {
+	f.gate.mu.Lock()
+	defer f.gate.mu.Unlock()
+	for c := range f.gate.conns {
+		c.mu.Lock()
+		look(c)
+		c.mu.Unlock()
+	}
+}
+
+// awaitBegun waits until of n connections a part of a head has been read.
+func (f *front) awaitBegun(n int) {
+	f.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		begun := 0
+		f.each(func(c *conn) {
+			if c.begun {
+				begun++
+			}
+		})
+		if begun == n {
+			return
+		}
+		if time.Now().After(end) {
+			f.t.Fatalf("a head has begun on %d connections, want %d", begun, n)
+		}
+	}
+}
+
+// within runs what must return.
+func (f *front) within(what string, wait func()) {
+	f.t.Helper()
+	done := make(chan bool)
+	go func() {
+		wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		f.t.Fatal(what)
+	}
+}
+
 // client is a connection to a front.
 type client struct {
 	net.Conn

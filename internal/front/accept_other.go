@@ -1,7 +1,0 @@
-//go:build !freebsd && !linux
-
-package front
-
-import "errors"
-
-func accept(int) (int, error) { return -1, errors.ErrUnsupported }
