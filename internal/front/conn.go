@@ -60,12 +60,19 @@ func (c *conn) setIdle() {
 	c.limit()
 }
 
-// setWhole notes that nothing has come of what is read next.
-func (c *conn) setWhole() {
+// setBegun notes whether a part of the next head has come.
+func (c *conn) setBegun(begun bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.begun = false; c.stopping() {
-		c.limit()
+	c.mark(begun)
+}
+
+// mark is setBegun for who holds mu.
+func (c *conn) mark(begun bool) {
+	if c.begun != begun {
+		if c.begun = begun; c.stopping() {
+			c.limit()
+		}
 	}
 }
 
@@ -184,11 +191,8 @@ func (c *conn) note(p []byte, ahead bool) (busy bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	http := c.listener.gate.cfg.Protocol != cli.FastCGI
-	if len(p) > 0 && !c.begun && (!c.busy || ahead || !http) {
-		c.begun = true
-		if c.stopping() {
-			c.limit()
-		}
+	if len(p) > 0 && (!c.busy || ahead || !http) {
+		c.mark(true)
 	}
 	if http && !c.busy {
 		err = c.head.add(p)

@@ -2,7 +2,6 @@ package front
 
 import (
 	"fmt"
-	"io"
 	"net/url"
 	"strconv"
 	"strings"
@@ -11,6 +10,8 @@ import (
 	"github.com/onewake/onewake/internal/cgi"
 	"github.com/onewake/onewake/internal/control"
 )
+
+const errPairs notFastCGI = "name-value pairs that end in the middle"
 
 // eachPair takes name-value pairs apart (§ 3.4).
 func eachPair(b string, f func(name, value string)) error {
@@ -23,11 +24,11 @@ func eachPair(b string, f func(name, value string)) error {
 			case len(b) >= 4:
 				n[i], b = int(b[0]&0x7f)<<24|int(b[1])<<16|int(b[2])<<8|int(b[3]), b[4:]
 			default:
-				return errNotFastCGI
+				return errPairs
 			}
 		}
 		if n[0] > len(b) || n[1] > len(b)-n[0] {
-			return errNotFastCGI
+			return errPairs
 		}
 		f(b[:n[0]], b[n[0]:n[0]+n[1]])
 		b = b[n[0]+n[1]:]
@@ -37,8 +38,8 @@ func eachPair(b string, f func(name, value string)) error {
 
 // request makes a request of the parameters. The web server is believed: they
 // are the variables. Of a repeated one the last counts.
-func (r *fcgiRequest) request() (*cgi.Request, error) {
-	f := r.c.f
+func (c *fcgiConn) request(r *fcgiRequest) (*cgi.Request, error) {
+	f := c.f
 	params, all := make(map[string]string), string(r.params)
 	var bad error
 	err := eachPair(all, func(name, value string) {
@@ -51,11 +52,14 @@ func (r *fcgiRequest) request() (*cgi.Request, error) {
 			f.drop(name)
 		}
 	})
-	if err != nil {
+	switch {
+	case r.huge: // what there is of it, for the log
+		bad = &cgi.Refusal{Status: 431, Reason: "parameters larger than 131,072 bytes"}
+	case err != nil:
 		return nil, err
 	}
 	req := &cgi.Request{
-		Method: params["REQUEST_METHOD"], Target: params["REQUEST_URI"], Peer: r.c.peer, Client: params["REMOTE_ADDR"],
+		Method: params["REQUEST_METHOD"], Target: params["REQUEST_URI"], Peer: c.peer, Client: params["REMOTE_ADDR"],
 		Query: params["QUERY_STRING"], Type: params["CONTENT_TYPE"], Length: -1, Vars: &control.Vars{Allowed: f.names},
 	}
 	req.Record.Received = time.Now()
@@ -70,7 +74,7 @@ func (r *fcgiRequest) request() (*cgi.Request, error) {
 	}
 	if s := params["CONTENT_LENGTH"]; s != "" {
 		n, err := strconv.ParseUint(s, 10, 62)
-		if err != nil {
+		if err != nil && bad == nil {
 			bad = &cgi.Refusal{Status: 400, Reason: fmt.Sprintf("CONTENT_LENGTH is no number: %.64q", s)}
 		}
 		req.Length = int64(n)
@@ -88,7 +92,7 @@ func (r *fcgiRequest) request() (*cgi.Request, error) {
 	if bad == nil && req.Vars.TooLarge() {
 		bad = &cgi.Refusal{Status: 431, Reason: "parameters too large for a command's environment"}
 	}
-	l := r.c.listener
+	l := c.listener
 	keep := r.keep
 	req.Wire = func() *cgi.Wire {
 		w := &cgi.Wire{Listener: l.Name, Unix: l.Unix, Local: l.local(), Protocol: "FastCGI", Keep: keep}
@@ -158,24 +162,3 @@ func (f *FastCGI) drop(name string) {
 
 // maxDropped is how many names of dropped parameters are remembered.
 const maxDropped = 256
-
-// fcgiBody is standard input up to CONTENT_LENGTH, which may be less than what
-// comes; -1 stands for all of it.
-type fcgiBody struct {
-	r    *io.PipeReader
-	left int64
-}
-
-func (b *fcgiBody) Read(p []byte) (int, error) {
-	if b.left == 0 {
-		return 0, io.EOF
-	}
-	if b.left > 0 && int64(len(p)) > b.left {
-		p = p[:b.left]
-	}
-	n, err := b.r.Read(p)
-	if b.left > 0 {
-		b.left -= int64(n)
-	}
-	return n, err
-}

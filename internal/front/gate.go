@@ -65,8 +65,7 @@ type Gate struct {
 	conns     map[*conn]struct{}
 	gone      sync.Cond // something has been closed
 
-	quotas map[int]*quota // of records of refused peers, by uid
-	failed quota          // of records of failed accepts
+	said limiter
 }
 
 // acceptPause is how long nothing is accepted after a failure.
@@ -81,7 +80,7 @@ func NewGate(cfg *cli.Config, log *slog.Logger, listeners ...*Listener) *Gate {
 		over: make(chan struct{}), conns: make(map[*conn]struct{}),
 	}
 	g.gone.L = &g.mu
-	g.failed.per = 10 * time.Second
+	g.said.said = make(map[any]*said)
 	for _, l := range listeners {
 		l.gate = g
 	}
@@ -209,7 +208,7 @@ func (g *Gate) admit(nc net.Conn, l *Listener) (*conn, bool) {
 // acceptLater waits a moment, for a descriptor say, that connections could not be
 // accepted for want of.
 func (g *Gate) acceptLater(l *Listener, err error) {
-	if more, say := g.failed.take(); say {
+	if more, say := g.said.take("accept"); say {
 		g.log.Error("cannot accept", "listen", l.Name, "error", err, "more", more)
 	}
 	select {
@@ -257,51 +256,49 @@ func (g *Gate) identify(nc net.Conn, l *Listener) (cgi.Peer, bool) {
 	}
 	ok := err == nil && (slices.Contains(g.cfg.Allow.UIDs, cred.UID) || slices.ContainsFunc(g.cfg.Allow.GIDs, cred.In))
 	if !ok {
-		if more, say := g.refused(p.UID).take(); say {
+		if more, say := g.said.take(p.UID); say {
 			g.log.Warn("peer refused", "listen", l.Name, "uid", p.UID, "verdict", "not in -allow", "more", more)
 		}
 	}
 	return p, ok
 }
 
-// refused is the quota of records about one user, or about all others where
-// there are too many.
-func (g *Gate) refused(uid int) *quota {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.quotas) >= maxQuotas && g.quotas[uid] == nil {
-		uid = -1
-	}
-	q := g.quotas[uid]
-	if q == nil {
-		q = &quota{per: 10 * time.Second}
-		if g.quotas == nil {
-			g.quotas = make(map[int]*quota)
-		}
-		g.quotas[uid] = q
-	}
-	return q
+// limiter lets each thing be said once in a while.
+type limiter struct {
+	mu   sync.Mutex
+	said map[any]*said
 }
 
-// maxQuotas is for how many users records are counted apart.
-const maxQuotas = 64
-
-// quota lets something be said once in a while.
-type quota struct {
-	per  time.Duration
-	mu   sync.Mutex
-	last time.Time
+// said is when a thing was said, and how often it was not since.
+type said struct {
+	at   time.Time
 	more int
 }
 
-// take tells whether it is to be said now, and how often it was not since.
-func (q *quota) take() (more int, say bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if now := time.Now(); q.last.IsZero() || now.Sub(q.last) >= q.per {
-		more, q.more, q.last = q.more, 0, now
+const (
+	// sayEvery is how long nothing is said twice.
+	sayEvery = 10 * time.Second
+	// maxSaid is how many things are told apart.
+	maxSaid = 64
+)
+
+// take tells whether a thing is to be said now, and how often it was not before.
+func (l *limiter) take(what any) (more int, say bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.said) >= maxSaid && l.said[what] == nil {
+		what = nil
+	}
+	s := l.said[what]
+	if s == nil {
+		s = new(said)
+		l.said[what] = s
+	}
+	if now := time.Now(); now.Sub(s.at) >= sayEvery {
+		more = s.more
+		*s = said{at: now}
 		return more, true
 	}
-	q.more++
+	s.more++
 	return 0, false
 }

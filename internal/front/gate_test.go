@@ -171,7 +171,7 @@ func TestStopHalfFastCGI(t *testing.T) {
 	f := start(t, fcgiConfig(), "unix", hello)
 	request := string(ask(1, true, "", "REQUEST_METHOD", "GET"))
 	half := make(map[int]*client)
-	for _, sent := range []int{1, fcgiHeader} {
+	for _, sent := range []int{1, fcgiHeader, 2 * fcgiHeader, 2*fcgiHeader + 2} {
 		half[sent] = f.dial()
 		half[sent].send(request).mustEnd(1)
 		half[sent].send(request[:sent])
