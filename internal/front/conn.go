@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"sync"
 	"syscall"
@@ -80,7 +81,7 @@ func (c *conn) mark(begun bool) {
 // net/http, even an empty field.
 const maxLines = 1000
 
-var errManyLines = errors.New("a head of too many lines")
+var errManyLines = errors.New("header of more than 1,000 lines")
 
 // head counts the lines of a head while it is read.
 type head struct {
@@ -190,26 +191,36 @@ func (c *conn) again() bool {
 func (c *conn) note(p []byte, ahead bool) (busy bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	http := c.listener.gate.cfg.Protocol != cli.FastCGI
-	if len(p) > 0 && (!c.busy || ahead || !http) {
+	isHTTP := c.listener.gate.cfg.Protocol != cli.FastCGI
+	if len(p) > 0 && (!c.busy || ahead || !isHTTP) {
 		c.mark(true)
 	}
-	if http && !c.busy {
+	if isHTTP && !c.busy {
 		err = c.head.add(p)
 	}
 	return c.busy, err
 }
 
-// Write writes to the client. net/http answers 431 to a head that is too large
-// by itself; where not even the request line has ended, it is that which is.
+// Write writes to the client. Two heads that are too large net/http answers with
+// other statuses than ours: where not even the request line has ended, it is that
+// which is too long; and of too many lines it knows nothing.
 func (c *conn) Write(p []byte) (int, error) {
-	if c.head.lines == 0 && c.head.bytes > maxRequestLine && bytes.HasPrefix(p, []byte("HTTP/1.1 431 ")) {
-		const text = "414 URI Too Long: " + longLine + "\n"
-		_, err := fmt.Fprintf(c.Conn, "HTTP/1.1 414 URI Too Long\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
-			len(text), text)
-		return len(p), err
+	switch {
+	case c.head.lines == 0 && c.head.bytes > maxRequestLine && bytes.HasPrefix(p, []byte("HTTP/1.1 431 ")):
+		return len(p), c.refuse(http.StatusRequestURITooLong, longLine)
+	case c.head.lines > maxLines && bytes.HasPrefix(p, []byte("HTTP/1.1 400 ")):
+		return len(p), c.refuse(http.StatusRequestHeaderFieldsTooLarge, errManyLines.Error())
 	}
 	return c.Conn.Write(p)
+}
+
+// refuse answers in net/http's place; the connection ends.
+func (c *conn) refuse(status int, reason string) error {
+	text := fmt.Sprintf("%d %s", status, http.StatusText(status))
+	body := text + ": " + reason + "\n"
+	_, err := fmt.Fprintf(c.Conn, "HTTP/1.1 %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
+		text, len(body), body)
+	return err
 }
 
 // waitClosed waits until the client has closed its socket: poll(2) reports
