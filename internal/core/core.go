@@ -184,19 +184,15 @@ func (c *core) assemble() {
 		c.gateway = cgi.New(&c.Config, c.client, c.log)
 		handler = c.gateway
 	}
-	var find front.Scripts
+	service := front.Service{Config: &c.Config, Gate: c.gate, Handler: handler, Done: c.done}
 	if c.Config.Scripts != "" {
 		c.names.Store(&c.Names)
-		find = c
+		service.Scripts = c
 	}
 	if c.Protocol == cli.FastCGI {
-		f := &front.FastCGI{Config: &c.Config, Gate: c.gate, Handler: handler, Scripts: find, Done: c.done, Log: c.log}
-		c.serve = f.Serve
+		c.serve = (&front.FastCGI{Service: service, Log: c.log}).Serve
 	} else {
-		h := &front.HTTP{
-			Config: &c.Config, Gate: c.gate, Handler: handler, Software: c.Software, Scripts: find, Done: c.done,
-			ErrorLog: slog.NewLogLogger(c.log.Handler(), slog.LevelWarn),
-		}
+		h := &front.HTTP{Service: service, Software: c.Software, ErrorLog: slog.NewLogLogger(c.log.Handler(), slog.LevelWarn)}
 		h.Prepare()
 		c.serve = h.Serve
 	}

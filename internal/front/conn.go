@@ -45,19 +45,15 @@ func (c *conn) Close() error {
 	return err
 }
 
-// setBusy notes that a whole head has come.
-func (c *conn) setBusy() {
+// setBusy notes that a whole head has come, or that its request is answered.
+func (c *conn) setBusy(busy bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.busy, c.begun = true, false
-	c.limit()
-}
-
-// setIdle notes that a request has been answered, and the next one is awaited.
-func (c *conn) setIdle() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.busy, c.came, c.head = false, time.Time{}, head{}
+	if c.busy = busy; busy {
+		c.begun = false
+	} else {
+		c.came, c.head = time.Time{}, head{}
+	}
 	c.limit()
 }
 

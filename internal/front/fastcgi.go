@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/onewake/onewake/internal/cgi"
-	"github.com/onewake/onewake/internal/cli"
 	"github.com/onewake/onewake/internal/control"
 )
 
@@ -46,12 +44,8 @@ const (
 // on a connection, which may be kept. Nothing on the way is guessed; what is
 // malformed ends the connection.
 type FastCGI struct {
-	*cli.Config
-	Gate    *Gate
-	Handler cgi.Handler
-	Scripts Scripts            // nil without -scripts
-	Done    func(*cgi.Request) // is told of each request when its answer is over
-	Log     *slog.Logger
+	Service
+	Log *slog.Logger
 
 	names   *control.Names
 	once    sync.Once

@@ -193,7 +193,7 @@ func (c *fcgiConn) answer(r *fcgiRequest) (read bool) {
 	r.params = nil
 	ctx, cancel := context.WithCancelCause(context.Background())
 	r.cancel = cancel
-	c.setBusy()
+	c.setBusy(true)
 	c.mu.Lock()
 	c.current = r
 	c.mu.Unlock()
@@ -225,7 +225,7 @@ func (c *fcgiConn) end(r *fcgiRequest, w *fcgiWriter, body *fcgiBody) {
 	c.current = nil
 	last := c.over
 	if !last || body.whole {
-		c.setIdle()
+		c.setBusy(false)
 	}
 	c.SetReadDeadline(time.Now().Add(c.f.Times.Idle))
 	c.mu.Unlock()

@@ -399,7 +399,7 @@ func TestFastCGIScript(t *testing.T) {
 		{"", "/cgix.cgi", "", "", "", "", "/cgi"},
 		{"/dir/x.cgi", "/other/x.cgi", "", "x.cgi", "/other/x.cgi", "", "/cgi"},
 	} {
-		f := &FastCGI{Config: &cli.Config{Scripts: "/dir", ScriptName: tt.prefix}, Scripts: table}
+		f := &FastCGI{Service: Service{Config: &cli.Config{Scripts: "/dir", ScriptName: tt.prefix}, Scripts: table}}
 		params := map[string]string{"SCRIPT_FILENAME": tt.file, "SCRIPT_NAME": tt.script, "QUERY_STRING": tt.query}
 		req := new(cgi.Request)
 		if ok := f.script(req, params); ok != (tt.name != "") || req.Script != tt.name {

@@ -42,6 +42,15 @@ type Scripts interface {
 	Find(path string) (name, info string, ok bool)
 }
 
+// A Service is what a front of either protocol serves.
+type Service struct {
+	*cli.Config
+	Gate    *Gate
+	Handler cgi.Handler        // reads a request's body before anything else
+	Scripts Scripts            // nil without -scripts
+	Done    func(*cgi.Request) // is told of each request when its answer is over
+}
+
 // phase is what a gate does.
 type phase = int32
 
@@ -211,10 +220,7 @@ func (g *Gate) acceptLater(l *Listener, err error) {
 	if more, say := g.said.take("accept"); say {
 		g.log.Error("cannot accept", "listen", l.Name, "error", err, "more", more)
 	}
-	select {
-	case <-time.After(acceptPause):
-	case <-g.over:
-	}
+	time.Sleep(acceptPause)
 }
 
 // takeRoom waits for the room of one more connection. It fails when the service

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/onewake/onewake/internal/cgi"
-	"github.com/onewake/onewake/internal/cli"
 	"github.com/onewake/onewake/internal/control"
 )
 
@@ -29,13 +28,9 @@ const longLine = "request line longer than 65,536 bytes"
 
 // HTTP is the front that speaks HTTP/1.1, by net/http.
 type HTTP struct {
-	*cli.Config
-	Gate     *Gate
-	Handler  cgi.Handler
-	Software string             // SERVER_SOFTWARE
-	Scripts  Scripts            // nil without -scripts
-	Done     func(*cgi.Request) // is told of each request when its answer is over
-	ErrorLog *log.Logger        // net/http's own troubles
+	Service
+	Software string      // SERVER_SOFTWARE
+	ErrorLog *log.Logger // net/http's own troubles
 
 	names  *control.Names
 	server http.Server
@@ -63,9 +58,9 @@ func (h *HTTP) Prepare() {
 		ConnState: func(nc net.Conn, s http.ConnState) {
 			switch s {
 			case http.StateActive:
-				nc.(*conn).setBusy()
+				nc.(*conn).setBusy(true)
 			case http.StateIdle:
-				nc.(*conn).setIdle()
+				nc.(*conn).setBusy(false)
 			}
 		},
 	}

@@ -82,13 +82,12 @@ func start(t *testing.T, cfg *cli.Config, network string, h handler) *front {
 	f.l = &Listener{Listener: ln, Name: network + ":" + address, Host: "host.test", Port: "8080", Unix: network == "unix"}
 	log := slog.New(slog.NewTextHandler(f.log, nil))
 	f.gate = NewGate(cfg, log, f.l)
-	done := func(r *cgi.Request) { f.done <- r }
+	service := Service{Config: cfg, Gate: f.gate, Handler: h, Done: func(r *cgi.Request) { f.done <- r }}
 	serve := func(*Listener) error { return nil }
 	if cfg.Protocol == cli.FastCGI {
-		serve = (&FastCGI{Config: cfg, Gate: f.gate, Handler: h, Done: done, Log: log}).Serve
+		serve = (&FastCGI{Service: service, Log: log}).Serve
 	} else {
-		s := &HTTP{Config: cfg, Gate: f.gate, Handler: h, Software: "onewake/test", Done: done,
-			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+		s := &HTTP{Service: service, Software: "onewake/test", ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 		s.Prepare()
 		serve = s.Serve
 	}

@@ -61,7 +61,7 @@ func askAs(t *testing.T, p *Page, peer cgi.Peer, through, raw string) (*http.Res
 	}
 	l := &front.Listener{Listener: ln, Name: name, Host: "host.test", Port: "0", Unix: network == "unix"}
 	gate := front.NewGate(p.Config, slog.New(slog.DiscardHandler), l)
-	h := &front.HTTP{Config: p.Config, Gate: gate, Handler: as{p, peer}, Software: p.Software}
+	h := &front.HTTP{Service: front.Service{Config: p.Config, Gate: gate, Handler: as{p, peer}}, Software: p.Software}
 	h.Prepare()
 	go func() {
 		h.Serve(l)
