@@ -46,7 +46,7 @@ func (c *fcgiConn) request(r *fcgiRequest) (*cgi.Request, error) {
 		switch {
 		case strings.Contains(value, "\x00"):
 			bad = &cgi.Refusal{Status: 400, Reason: fmt.Sprintf("NUL in parameter %.64q", name)}
-		case f.names.Allow(name):
+		case f.names.Allow(name) && !(f.Form && strings.HasPrefix(name, "FORM_")): // those are the form's own
 			params[name] = value
 		default:
 			f.drop(name)
@@ -66,10 +66,8 @@ func (c *fcgiConn) request(r *fcgiRequest) (*cgi.Request, error) {
 	if req.Target == "" {
 		req.Target = params["SCRIPT_NAME"] + params["PATH_INFO"]
 	}
-	if req.ID = params["UNIQUE_ID"]; !isVisible(req.ID, maxRequestID) {
-		if req.ID = params["HTTP_X_REQUEST_ID"]; !isVisible(req.ID, maxRequestID) {
-			req.ID = newRequestID()
-		}
+	if req.ID = params["UNIQUE_ID"]; !isVisible(req.ID, maxRequestID) { // an X-Request-Id is the client's
+		req.ID = newRequestID()
 		params["UNIQUE_ID"] = req.ID
 	}
 	if s := params["CONTENT_LENGTH"]; s != "" {
@@ -107,11 +105,17 @@ func (c *fcgiConn) request(r *fcgiRequest) (*cgi.Request, error) {
 // follows -script-name in SCRIPT_NAME. What follows its name is PATH_INFO.
 func (f *FastCGI) script(req *cgi.Request, params map[string]string) bool {
 	file := scriptFile(params)
-	below, ok := strings.CutPrefix(file, f.Config.Scripts)
-	if !ok || !strings.HasPrefix(below, "/") {
+	below, ok := f.below(file)
+	if !ok {
+		below, ok = f.below(squeeze(file))
+	}
+	if !ok {
 		below, _ = strings.CutPrefix(params["SCRIPT_NAME"], f.ScriptName)
 	}
 	name, info, ok := f.Scripts.Find(below)
+	if !ok {
+		name, info, ok = f.Scripts.Find(squeeze(below))
+	}
 	if strings.Contains(below, "%") && (!ok || !strings.HasSuffix(params["SCRIPT_NAME"], info)) {
 		// Apache's ProxyPass writes the file as in a URL, and SCRIPT_NAME plain.
 		plain, err := url.PathUnescape(below)
@@ -130,6 +134,23 @@ func (f *FastCGI) script(req *cgi.Request, params map[string]string) bool {
 		params["SCRIPT_NAME"] = strings.TrimSuffix(params["SCRIPT_NAME"], info)
 	}
 	return true
+}
+
+// below gives the path of a file below the directory, from its slash on.
+func (f *FastCGI) below(file string) (string, bool) {
+	rest, ok := strings.CutPrefix(file, f.Config.Scripts)
+	return rest, ok && strings.HasPrefix(rest, "/")
+}
+
+// squeeze writes a path as the file system takes it: web servers join an
+// administrator's "/dir/" and "/name".
+func squeeze(path string) string {
+	for _, more := range []string{"/./", "//"} {
+		for strings.Contains(path, more) {
+			path = strings.ReplaceAll(path, more, "/")
+		}
+	}
+	return path
 }
 
 // scriptFile is the file that the web server names. Apache writes it behind

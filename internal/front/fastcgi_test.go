@@ -338,22 +338,25 @@ func TestFastCGIBody(t *testing.T) {
 
 func TestFastCGIParameters(t *testing.T) {
 	cfg := fcgiConfig()
-	cfg.Param, cfg.Env = []string{"MY_PARAM"}, []string{"PATH=/bin", "SERVER_ADMIN=me"}
+	cfg.Param, cfg.Env, cfg.Form = []string{"MY_PARAM"}, []string{"PATH=/bin", "SERVER_ADMIN=me"}, true
 	f := start(t, cfg, "unix", hello)
 	c := f.dial()
 	c.send(string(ask(1, true, "", "REQUEST_METHOD", "GET", "SCRIPT_NAME", "/a", "REMOTE_USER", "joe", "HTTPS", "on",
 		"HTTP_PROXY", "no", "PATH", "no", "LD_PRELOAD", "no", "SERVER_ADMIN", "no", "MY_PARAM", "yes", "OTHER", "no", "other", "no",
-		"A=B", "no", "", "no", "HTTP_a", "no", "CONTENT_LENGTH", "", "REMOTE_ADDR", "192.0.2.1", "SSL_CLIENT_S_DN", "dn", "QUERY_STRING", "1", "QUERY_STRING", "2")))
+		"A=B", "no", "", "no", "HTTP_a", "no", "FORM_a", "no", "CONTENT_LENGTH", "", "REMOTE_ADDR", "192.0.2.1", "SSL_CLIENT_S_DN", "dn", "HTTP_X_REQUEST_ID", "client", "QUERY_STRING", "1", "QUERY_STRING", "2")))
 	c.mustEnd(1)
 	r := <-f.done
 	have := variables(r)
-	want := map[string]string{"REQUEST_METHOD": "GET", "SCRIPT_NAME": "/a", "REMOTE_USER": "joe", "HTTPS": "on", "MY_PARAM": "yes",
+	want := map[string]string{"REQUEST_METHOD": "GET", "SCRIPT_NAME": "/a", "REMOTE_USER": "joe", "HTTPS": "on", "MY_PARAM": "yes", "HTTP_X_REQUEST_ID": "client",
 		"REMOTE_ADDR": "192.0.2.1", "SSL_CLIENT_S_DN": "dn", "QUERY_STRING": "2", "GATEWAY_INTERFACE": "CGI/1.1", "UNIQUE_ID": r.ID}
 	for name, value := range have {
 		if want[name] != value {
 			t.Errorf("%s=%q, want %q", name, value, want[name])
 		}
 		delete(want, name)
+	}
+	if r.ID == "client" {
+		t.Error("the client names the request in the log")
 	}
 	if len(want) > 0 || r.Client != "192.0.2.1" || r.Target != "/a" {
 		t.Errorf("missing %v; %+v", want, r)
@@ -383,6 +386,11 @@ func TestFastCGIScript(t *testing.T) {
 		{"/dir/s/x.cgi/i", "/cgi/s/x.cgi/i", "", "s/x.cgi", "/cgi/s/x.cgi", "/i", ""},
 		{"/dir/x.cgi/%41", "/cgi/x.cgi/%41", "", "x.cgi", "/cgi/x.cgi", "/%41", ""},
 		{"/dir/x.cgi?q", "/cgi/x.cgi", "q", "", "", "", ""},
+		{"/dir//x.cgi", "/cgi/x.cgi", "", "x.cgi", "/cgi/x.cgi", "", ""},
+		{"//dir/./s//x.cgi", "/cgi/x.cgi", "", "s/x.cgi", "/cgi/x.cgi", "", ""},
+		{"/dir/x.cgi//i", "/cgi/x.cgi//i", "", "x.cgi", "/cgi/x.cgi", "//i", ""},
+		{"", "//x.cgi", "", "x.cgi", "//x.cgi", "", ""},
+		{"/dir/../x.cgi", "/y", "", "", "", "", ""},
 		{"/dirs/x.cgi", "/x.cgi", "", "x.cgi", "/x.cgi", "", ""},
 		{"/dirs/x.cgi", "/cgi/x.cgi", "", "", "", "", ""},
 		{"", "/x.cgi/i", "", "x.cgi", "/x.cgi", "/i", ""},
