@@ -46,10 +46,10 @@ func (c *fcgiConn) request(r *fcgiRequest) (*cgi.Request, error) {
 		switch {
 		case strings.Contains(value, "\x00"):
 			bad = &cgi.Refusal{Status: 400, Reason: fmt.Sprintf("NUL in parameter %.64q", name)}
-		case f.names.Allow(name) && !(f.Form && strings.HasPrefix(name, "FORM_")): // those are the form's own
-			params[name] = value
-		default:
+		case !f.names.Allow(name), f.Form && strings.HasPrefix(name, "FORM_"): // those are the form's own
 			f.drop(name)
+		default:
+			params[name] = value
 		}
 	})
 	switch {
@@ -90,8 +90,7 @@ func (c *fcgiConn) request(r *fcgiRequest) (*cgi.Request, error) {
 	if bad == nil && req.Vars.TooLarge() {
 		bad = &cgi.Refusal{Status: 431, Reason: "parameters too large for a command's environment"}
 	}
-	l := c.listener
-	keep := r.keep
+	l, keep := c.listener, r.keep
 	req.Wire = func() *cgi.Wire {
 		w := &cgi.Wire{Listener: l.Name, Unix: l.Unix, Local: l.local(), Protocol: "FastCGI", Keep: keep}
 		eachPair(all, func(name, value string) { w.Fields = append(w.Fields, cgi.Field{Name: name, Value: value}) })
