@@ -77,7 +77,7 @@ func printable(name string) string {
 	return name
 }
 
-// doubts are what is allowed and means nothing.
+// doubts are what is allowed, and means nothing or cannot be kept.
 func (c *Config) doubts() (all []string) {
 	say := func(is bool, text string) {
 		if is {
@@ -88,6 +88,8 @@ func (c *Config) doubts() (all []string) {
 	say(fast && c.Forwarded != 0, "-forwarded: means nothing with -protocol fastcgi, whose parameters are believed")
 	say(fast && c.ScriptName != "" && c.Scripts == "", "-script-name: means nothing with -protocol fastcgi, the web server says SCRIPT_NAME")
 	say(!fast && len(c.Param) > 0, "-param: means nothing without -protocol fastcgi")
+	need, limit := c.OpenFiles()
+	say(need > limit, fmt.Sprintf("-max-conns %d: with the other limits it may take %d open files, and the system allows %d (ulimit -n)", c.MaxConns, need, limit))
 	say(c.CGI && c.Stream, "-stream: means nothing with -cgi, whose output goes out as it comes")
 	return all
 }

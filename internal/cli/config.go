@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/onewake/onewake/internal/control"
 	"github.com/onewake/onewake/perms"
 	"github.com/onewake/onewake/sock"
@@ -75,6 +77,16 @@ func (c *Config) Names() *control.Names {
 		o.Env = append(o.Env, name)
 	}
 	return control.NewNames(o)
+}
+
+// OpenFiles tells how many files a core may have open at once by the limits, as
+// SECURITY.md adds them up, and how many the system lets it have.
+func (c *Config) OpenFiles() (need, limit uint64) {
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) != nil {
+		return 0, 0
+	}
+	return uint64(c.MaxConns + 4*c.MaxProcs + c.MaxQueue + len(c.Listen) + 10), uint64(r.Max)
 }
 
 // Allow is who may connect to Unix listeners by -allow.

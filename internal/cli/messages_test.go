@@ -489,6 +489,10 @@ func TestNotes(t *testing.T) {
 		file("hidden", "no #!\n", 0o311)(t, dir)
 		note{args: []string{dir + "/hidden"}}.test(t)
 	}
+	tooMany := "" // unless all are allowed
+	if _, allowed := new(Config).OpenFiles(); allowed < 1<<30 {
+		tooMany = fmt.Sprintf("-max-conns 1073741824: with the other limits it may take 1073741846 open files, and the system allows %d (ulimit -n)\n", allowed)
+	}
 	for _, n := range []note{
 		{args: nil},
 		{args: []string{"/bin/sh", "-c", "x"}},
@@ -504,6 +508,7 @@ func TestNotes(t *testing.T) {
 		{args: []string{"-protocol", "fastcgi", "-script-name", "/x"}, want: "-script-name: means nothing with -protocol fastcgi, the web server says SCRIPT_NAME\n"},
 		{args: []string{"-forwarded", "X-Real-IP", "-script-name", "/x"}},
 		{args: []string{"-param", "X"}, want: "-param: means nothing without -protocol fastcgi\n"},
+		{args: []string{"-max-conns", "1073741824", "-max-procs", "2", "-max-queue", "3"}, want: tooMany},
 		{args: []string{"-stream", "/bin/date"}},
 		{args: []string{"-stream", "-cgi", "/bin/date"}, want: "-stream: means nothing with -cgi, whose output goes out as it comes\n"},
 	} {

@@ -29,6 +29,9 @@ func (m *monitor) notes() {
 	if os.Geteuid() == 0 {
 		m.log.Warn("started as root: the command is root too")
 	}
+	if need, limit := m.OpenFiles(); need > limit {
+		m.log.Warn("the limits may need more open files than the system allows", "need", need, "allowed", limit)
+	}
 	for _, l := range m.listeners {
 		mode, uid, gid, err := fileOf(l)
 		if err != nil {
