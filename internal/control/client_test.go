@@ -563,6 +563,9 @@ func fits(t *testing.T, n int) (restore func()) {
 // told so for the request that it belongs to, takes nothing for another's, and
 // goes on. All messages are there before it reads any.
 func TestShortOfDescriptors(t *testing.T) {
+	if runtime.GOOS == "freebsd" {
+		t.Skip("recvmsg(2) of FreeBSD 15.1 may not return then, and the process cannot be killed: -max-conns is lowered instead, see monitor.setup")
+	}
 	alone(t, func(t *testing.T) {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if err != nil {

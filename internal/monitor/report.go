@@ -128,6 +128,11 @@ func (m *monitor) setup() *coreprocess.Setup {
 		name, _, _ := strings.Cut(v, "=")
 		s.Config.Env = append(s.Config.Env, name+"=")
 	}
+	if need, limit := m.OpenFiles(); need > limit && runtime.GOOS == "freebsd" {
+		// A core that has no room for a descriptor may never return from
+		// recvmsg(2): uipc_usrreq.c of 15.1.
+		s.Config.MaxConns = max(1, m.MaxConns-int(need-limit))
+	}
 	for _, l := range m.listeners {
 		host, port := serverAt(l)
 		s.Listeners = append(s.Listeners, coreprocess.Listener{Name: listenName(l), Host: host, Port: port, Unix: l.Unix()})

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -126,6 +127,10 @@ func TestSetupHasNoSecrets(t *testing.T) {
 		if s.Config.Names().Allow(name) != want {
 			t.Errorf("a request may set %s: %t", name, !want)
 		}
+	}
+	m.MaxConns = 1 << 30 // more than the system allows, mostly
+	if need, limit := m.OpenFiles(); need > limit && (m.setup().Config.MaxConns < m.MaxConns) != (runtime.GOOS == "freebsd") {
+		t.Errorf("%d connections", m.setup().Config.MaxConns)
 	}
 	if m.Env[1] != "A=secret=1" || m.Command[1] != "argument" {
 		t.Error("the command has lost them")
