@@ -85,6 +85,8 @@ type head struct {
 	bytes int  // while there is no line
 	empty bool // nothing of the present line has come, but for a CR
 	whole bool
+
+	spoilt int // how much of noField has been read
 }
 
 // add takes in what has been read. It fails if there are too many lines.
@@ -155,6 +157,9 @@ func (c *conn) stop() {
 // A stop interrupts the read of an idle connection. What has come by then is a
 // request that is still answered.
 func (c *conn) Read(p []byte) (int, error) {
+	if c.spoilt() {
+		return c.spoil(p)
+	}
 	n, err := c.Conn.Read(p)
 	for n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && c.again() {
 		n, err = c.Conn.Read(p)
@@ -162,7 +167,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	busy, herr := c.note(p[:n], len(p) == 1)
 	switch {
 	case herr != nil:
-		return 0, herr
+		return c.spoil(p)
 	case n == 0 && err == io.EOF && c.listener.Unix && len(p) == 1 && busy:
 		return 0, c.waitClosed()
 	}
@@ -196,6 +201,26 @@ func (c *conn) note(p []byte, ahead bool) (busy bool, err error) {
 	}
 	return c.busy, err
 }
+
+// spoilt tells whether the head at hand has too many lines.
+func (c *conn) spoilt() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.head.lines > maxLines
+}
+
+// spoil ends a head of too many lines in the place of what comes yet: by a line
+// that is none, which net/http answers with 400. An error would not do: behind a
+// part of a line net/http drops it and waits.
+func (c *conn) spoil(p []byte) (int, error) {
+	n := copy(p, noField[c.head.spoilt:])
+	if c.head.spoilt += n; n == 0 {
+		return 0, errManyLines
+	}
+	return n, nil
+}
+
+const noField = "\nno field\n\n"
 
 // Write writes to the client. Two heads that are too large net/http answers with
 // other statuses than ours: where not even the request line has ended, it is that
