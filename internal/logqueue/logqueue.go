@@ -57,7 +57,7 @@ func handler(w io.Writer, json bool) slog.Handler {
 		case slog.KindTime:
 			a.Value = slog.TimeValue(a.Value.Time().UTC())
 		case slog.KindDuration:
-			a.Value = slog.Float64Value(a.Value.Duration().Seconds())
+			a.Value = slog.AnyValue(seconds(a.Value.Duration().Seconds()))
 		case slog.KindString:
 			a.Value = slog.StringValue(cut(a.Value.String()))
 		case slog.KindAny:
@@ -72,6 +72,15 @@ func handler(w io.Writer, json bool) slog.Handler {
 	}
 	return slog.NewTextHandler(w, o)
 }
+
+// seconds are written with six decimals and without an exponent.
+type seconds float64
+
+func (s seconds) MarshalText() ([]byte, error) {
+	return strconv.AppendFloat(nil, float64(s), 'f', 6, 64), nil
+}
+
+func (s seconds) MarshalJSON() ([]byte, error) { return s.MarshalText() }
 
 // cut shortens a value so that it takes at most maxValue bytes and a mark, with
 // what is not printable counted as the longer of the two notations escapes it:

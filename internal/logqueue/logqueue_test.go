@@ -49,20 +49,20 @@ func TestRecords(t *testing.T) {
 		defer r.Close()
 		q, log := New(int(w.Fd()), asJSON)
 		log.Debug("not this")
-		log.Warn("hello", "text", "a\n\"b", "time", 1500*time.Millisecond, "error", errors.New("oops"), "n", 3)
+		log.Warn("hello", "text", "a\n\"b", "time", 47619*time.Nanosecond, "error", errors.New("oops"), "n", 3)
 		q.Close(patience)
 		w.Close()
 		b, _ := io.ReadAll(r)
 		line := string(b)
 		if !asJSON {
 			_, rest, _ := strings.Cut(line, " ")
-			if rest != `level=WARN msg=hello text="a\n\"b" time=1.5 error=oops n=3`+"\n" || !strings.HasPrefix(line, "time=") || !strings.Contains(line, "Z level") {
+			if rest != `level=WARN msg=hello text="a\n\"b" time=0.000048 error=oops n=3`+"\n" || !strings.HasPrefix(line, "time=") || !strings.Contains(line, "Z level") {
 				t.Errorf("%q", line)
 			}
 			continue
 		}
 		var m map[string]any
-		if err := json.Unmarshal(b, &m); err != nil || m["msg"] != "hello" || m["text"] != "a\n\"b" || m["error"] != "oops" || m["n"] != 3.0 {
+		if err := json.Unmarshal(b, &m); err != nil || m["msg"] != "hello" || m["text"] != "a\n\"b" || m["error"] != "oops" || m["n"] != 3.0 || m["time"] != 0.000048 {
 			t.Errorf("%v: %q", err, line)
 		}
 	}
