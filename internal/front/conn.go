@@ -210,8 +210,9 @@ func (c *conn) spoilt() bool {
 }
 
 // spoil ends a head of too many lines in the place of what comes yet: by a line
-// that is none, which net/http answers with 400. An error would not do: behind a
-// part of a line net/http drops it and waits.
+// that is none, which net/http answers with 400, behind the end of one that may be
+// in the midst. An error would not do: behind a part of a line net/http drops it
+// and waits.
 func (c *conn) spoil(p []byte) (int, error) {
 	n := copy(p, noField[c.head.spoilt:])
 	if c.head.spoilt += n; n == 0 {
@@ -220,7 +221,7 @@ func (c *conn) spoil(p []byte) (int, error) {
 	return n, nil
 }
 
-const noField = "\nno field\n\n"
+const noField = "x\nno field\n\n"
 
 // Write writes to the client. Two heads that are too large net/http answers with
 // other statuses than ours: where not even the request line has ended, it is that

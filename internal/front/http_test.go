@@ -155,6 +155,24 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// A header of too many lines is refused at once, and nothing is started, wherever
+// in a line what has been read of it ends.
+func TestTooManyLines(t *testing.T) {
+	f := start(t, config(), "unix", func(context.Context, *cgi.Request, cgi.Writer) { t.Error("a request") })
+	for n := range 12 { // where the fields begin
+		for _, field := range []string{"A:\r\n", "A:\n", "A: b\r\n", "A: bc\r\n", "A: bcdefgh\r\n", "A: bcdefghijklm\n"} {
+			for _, end := range []string{"", "\r\n"} {
+				c := f.dial()
+				io.WriteString(c, "GET /"+strings.Repeat("x", n)+" HTTP/1.1\r\nHost: a\r\n"+strings.Repeat(field, 1100)+end)
+				if resp, _ := c.answer("GET"); resp.StatusCode != 431 {
+					t.Errorf("%d, %q: %s", n, field, resp.Status)
+				}
+				c.Close()
+			}
+		}
+	}
+}
+
 func TestVariables(t *testing.T) {
 	base := map[string]string{
 		"GATEWAY_INTERFACE": "CGI/1.1", "SERVER_SOFTWARE": "onewake/test", "SERVER_PROTOCOL": "HTTP/1.1",
