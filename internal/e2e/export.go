@@ -183,9 +183,10 @@ func Untraceable(t *testing.T) {
 		t.Fatal(err)
 	}
 	pids := filepath.Join(newDir(t, nil), "pids")
-	s := launch{cred: cred, args: []string{"-env", envRole + "=spy", "--", path, pids}}.start(t)
-	// One that does not forbid it shows that the test can tell.
+	// One that does not forbid it shows that the test can tell. It is there first:
+	// FreeBSD has refused its environment right after execve(2).
 	open := background(t, cred, "/bin/sleep", "1000").Process.Pid
+	s := launch{cred: cred, args: []string{"-env", envRole + "=spy", "--", path, pids}}.start(t)
 	if err := os.WriteFile(pids, fmt.Appendf(nil, "%d %d %d", open, s.pid, s.core), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -24,8 +24,8 @@ func TestPause(t *testing.T) {
 		unix.Kill(pid, unix.SIGSTOP)
 		eventually(t, "the core to stop", func() bool { return stopped(t, pid) })
 		r.do(func() {
-			r.current.peer.Drain() // what it had said
-			time.Sleep(2 * maxMissed * times.Heartbeat)
+			r.current.peer.Drain()                      // what it had said
+			time.Sleep(2 * maxMissed * times.Heartbeat) // it is the loop that stands still
 			unix.Kill(pid, unix.SIGCONT)
 		})
 		r.do(func() {})
