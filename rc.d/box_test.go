@@ -1,17 +1,18 @@
-//go:build linux
+//go:build freebsd || linux
 
 package rcd_test
 
 import (
 	"bytes"
-	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"regexp"
-	"slices"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,178 +20,141 @@ import (
 	"time"
 )
 
-// A box is a directory that stands for / of one FreeBSD, with the script
-// installed, and the stand-ins of testdata for what it uses.
+// A box is one service, of a name of its own, and where its files are.
 type box struct {
 	*testing.T
-	root, release, script string
-	env                   []string
+	name   string // in rc.conf(5)
+	dir    string // of the test
+	root   string // stands for /; empty on FreeBSD
+	script string
+	rcSubr string
+	socket string // the default one
+	log    string
 }
 
-func newBox(t *testing.T, release string) *box {
+func newBox(t *testing.T, instance string) *box {
 	t.Helper()
+	bin, err := onewake()
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir, err := os.MkdirTemp("", "ow")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &box{T: t, root: dir, release: release, script: "onewake"}
+	os.Chmod(dir, 0o755)
+	b := &box{T: t, dir: dir, name: "onewake" + instance, log: dir + "/log"}
+	if runtime.GOOS == "freebsd" {
+		if os.Getuid() != 0 {
+			t.Skip("services are root's")
+		}
+		b.name = fmt.Sprintf("onewake_test%d%s", time.Now().UnixNano(), instance)
+		b.rcSubr = "/etc/rc.subr"
+		b.mkdir("/etc/rc.conf.d")
+	} else {
+		b.root = dir
+		b.rcSubr = b.path("/etc/rc.subr")
+		for _, d := range []string{"etc/rc.conf.d", "var/run", "usr/sbin", "usr/bin"} {
+			b.mkdir(d)
+		}
+		b.write(b.rcSubr, read(t, "testdata/rc.subr"))
+		for standin, path := range map[string]string{"daemon": "usr/sbin/daemon", "chroot": "usr/sbin/chroot", "limits": "usr/bin/limits"} {
+			b.write(b.path(path), read(t, "testdata/"+standin))
+		}
+		if err := syscall.Mkfifo(b.path("again"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.socket = b.path(fmt.Sprintf("/var/run/%[1]s/%[1]s.sock", b.name))
+	text := strings.ReplaceAll(read(t, "onewake"), "%%PREFIX%%/sbin/onewake", bin)
+	for _, p := range []string{"/etc/rc.subr", "/var/run", "/usr/sbin/daemon", "/usr/sbin/chroot", "/usr/bin/limits"} {
+		text = regexp.MustCompile(`([\s"=.:}])`+p).ReplaceAllString(text, "${1}"+b.root+p)
+	}
+	b.write(b.path("onewake"), text)
+	b.link(b.name)
 	t.Cleanup(b.destroy)
-	for _, d := range []string{"etc/rc.conf.d", "var/run", "var/log", "usr/sbin", "usr/bin", "bin", "sbin", "usr/local/sbin", "usr/local/etc/rc.d"} {
-		if err := os.MkdirAll(b.path(d), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b.write("programs", read(t, "testdata/programs"))
-	os.Chmod(b.path("programs"), 0o755)
-	for _, p := range []string{
-		"usr/sbin/daemon", "usr/sbin/chroot", "usr/sbin/service", "usr/sbin/jail", "usr/sbin/jls", "usr/bin/cpuset", "usr/bin/id",
-		"usr/bin/protect", "bin/ps", "sbin/sysctl", "bin/kenv", "usr/local/sbin/onewake", "usr/local/sbin/onewake2",
-	} {
-		os.Symlink(b.path("programs"), b.path(p))
-	}
-	for _, p := range []string{"nice", "env", "true"} {
-		real, err := exec.LookPath(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		os.Symlink(real, b.path("usr/bin/"+p))
-	}
-
-	// Monitors read never, and daemons in the pause read again, until the test
-	// is over; a monitor's socket is a link to socket.
-	for _, p := range []string{"never", "again"} {
-		if err := syscall.Mkfifo(b.path(p), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		f, err := os.OpenFile(b.path(p), os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-	}
-	l, err := net.Listen("unix", b.path("socket"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-
-	subr := read(t, "testdata/rc.subr")
-	if release == "15" {
-		subr += read(t, "testdata/rc.subr.15")
-	}
-	if real := os.Getenv("RCSUBR_" + release); real != "" {
-		subr = read(t, real)
-		for _, p := range []string{"/etc/", "/etc ", "/usr/sbin/", "/usr/bin/", "/bin/ps", "/sbin/sysctl"} {
-			subr = regexp.MustCompile(`([\s"=(.])`+p).ReplaceAllString(subr, "${1}"+dir+p)
-		}
-		subr = strings.ReplaceAll(subr, "logger ", ": ") // which would be this system's
-		b.write("etc/defaults", "")
-	}
-	b.write("etc/rc.subr", subr+"\nstandins_read=yes\n. \"$ROOT/programs\"\n"+`
-if [ -n "$PRINT" ]; then
-	run_rc_command()
-	{
-		[ -z "$_ow_problem" ] || err 1 "$_ow_problem"
-		eval "set -- $command_args"
-		printf '%s\0' "$@"
-	}
-fi
-`)
-	b.write("usr/local/etc/rc.d/onewake", b.relocate(read(t, "onewake")))
-	os.Chmod(b.path("usr/local/etc/rc.d/onewake"), 0o755)
 	return b
 }
 
-// relocate does what installing does, and puts / elsewhere.
-func (b *box) relocate(s string) string {
-	s = strings.ReplaceAll(s, "%%PREFIX%%", b.path("usr/local"))
-	for _, p := range []string{"/etc/rc.subr", "/var/run", "/usr/sbin/daemon", "/usr/sbin/chroot", "/usr/bin/"} {
-		before := s
-		s = regexp.MustCompile(`([\s"=.:+-])`+p).ReplaceAllString(s, "${1}"+b.root+p)
-		if s == before {
-			b.Fatalf("the script does not mention %s", p)
-		}
+// path is where a file is: below the root, or in the test's directory on FreeBSD,
+// where an absolute one stays.
+func (b *box) path(p string) string {
+	if b.root == "" && strings.HasPrefix(p, "/") {
+		return p
 	}
-	return s
+	return filepath.Join(b.dir, p)
 }
 
-// destroy ends what the test has left running: whatever names the directory.
-func (b *box) destroy() {
-	if b.Failed() {
-		log, _ := os.ReadFile(b.path("log"))
-		b.Logf("log:\n%s", log[:min(len(log), 1000)])
-	}
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, f := range files {
-		if cmdline, _ := os.ReadFile(f); strings.Contains(string(cmdline), b.root+"/") {
-			pid, _ := strconv.Atoi(strings.Split(f, "/")[2])
-			syscall.Kill(pid, syscall.SIGKILL)
-		}
-	}
-	os.RemoveAll(b.root)
-}
-
-func (b *box) path(p string) string { return filepath.Join(b.root, p) }
-
-func read(t testing.TB, path string) string {
-	t.Helper()
-	s, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(s)
-}
-
-// write writes a file; ROOT in it stands for the box's directory.
-func (b *box) write(path, s string) {
+func (b *box) mkdir(p string) {
 	b.Helper()
-	if err := os.WriteFile(b.path(path), []byte(s), 0o644); err != nil {
+	if err := os.MkdirAll(b.path(p), 0o755); err != nil {
 		b.Fatal(err)
 	}
 }
 
-// conf is the whole rc.conf; ROOT in it stands for the box's directory.
-func (b *box) conf(lines ...string) {
+func (b *box) write(path, s string) {
 	b.Helper()
-	b.write("etc/rc.conf", strings.ReplaceAll(strings.Join(lines, "\n"), "ROOT", b.root)+"\n")
+	if err := os.WriteFile(path, []byte(s), 0o755); err != nil {
+		b.Fatal(err)
+	}
 }
 
-// behave tells the stand-in of onewake what to do, in its variables.
-func (b *box) behave(s string) {
+// link makes an instance of the script, and the box runs it from then on.
+func (b *box) link(name string) {
 	b.Helper()
-	b.write("behave", s+"\n")
+	b.script = b.path(name)
+	if name == "onewake" {
+		return
+	}
+	if err := os.Symlink("onewake", b.script); err != nil {
+		b.Fatal(err)
+	}
 }
 
-// command runs a script as service(8) does.
-func (b *box) command(args ...string) (output string, status int) {
+// conf is what rc.conf(5) has of the service, which is on unless the first setting
+// is "off": without NAME_ before each, and with ROOT for the test's directory.
+func (b *box) conf(settings ...string) {
 	b.Helper()
-	cmd := exec.Command(cmp.Or(os.Getenv("RCSH"), "/bin/sh"), args...)
+	me, group := "nobody", "nobody"
+	if b.root != "" { // as everybody may
+		u, err := user.Current()
+		if err != nil {
+			b.Fatal(err)
+		}
+		me, group = u.Username, u.Gid
+	}
+	lines := []string{"enable=YES", "user=" + me, "group=" + group, "logfile=" + b.log}
+	for _, s := range settings {
+		if s == "off" {
+			s = "enable=NO"
+		}
+		lines = append(lines, strings.ReplaceAll(s, "ROOT", b.dir))
+	}
+	b.write(b.path("/etc/rc.conf.d/"+b.name), b.name+"_"+strings.Join(lines, "\n"+b.name+"_")+"\n")
+}
+
+// run runs a script as service(8) does.
+func (b *box) run(args ...string) (output string, status int) {
+	b.Helper()
+	cmd := exec.Command("/bin/sh", args...)
 	cmd.Dir = "/"
-	cmd.Env = append([]string{
-		"HOME=/", "LANG=C.UTF-8", "PATH=" + b.path("sbin") + ":" + b.path("bin") + ":" + b.path("usr/sbin") + ":" + b.path("usr/bin") + ":/usr/bin:/bin",
-		"ROOT=" + b.root, "RELEASE=" + b.release,
-	}, b.env...)
+	cmd.Env = []string{"HOME=/", "LANG=C.UTF-8", "PATH=" + b.root + "/usr/sbin:" + b.root + "/usr/bin:/sbin:/bin:/usr/sbin:/usr/bin", "ROOT=" + b.root}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = 30 * time.Second // a daemon that has kept stdout open
-	err := cmd.Run()
-	if _, ok := err.(*exec.ExitError); err != nil && !ok {
+	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
 		b.Fatalf("%q: %v\n%s", args, err, &out)
 	}
+	b.Logf("%q: status %d\n%s", args, cmd.ProcessState.ExitCode(), &out)
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-func (b *box) service(args ...string) (string, int) {
-	b.Helper()
-	return b.command(append([]string{b.path("usr/local/etc/rc.d/" + b.script)}, args...)...)
-}
-
 // must runs a command of the service and expects it to succeed.
-func (b *box) must(args ...string) string {
+func (b *box) must(command string) string {
 	b.Helper()
-	out, status := b.service(args...)
+	out, status := b.run(b.script, command)
 	if status != 0 {
-		b.Fatalf("%s: status %d\n%s", args, status, out)
+		b.Fatalf("%s: status %d\n%s\nlog:\n%s", command, status, out, b.logText())
 	}
 	return out
 }
@@ -198,89 +162,52 @@ func (b *box) must(args ...string) string {
 // refused expects a command to fail with all of these in its output.
 func (b *box) refused(command string, wants ...string) {
 	b.Helper()
-	out, status := b.service(command)
+	out, status := b.run(b.script, command)
 	if status == 0 {
 		b.Errorf("%s: status 0\n%s", command, out)
 	}
 	for _, want := range wants {
-		if !strings.Contains(out, strings.ReplaceAll(want, "ROOT", b.root)) {
+		if !strings.Contains(out, want) {
 			b.Errorf("%s: no %q in\n%s", command, want, out)
 		}
 	}
 }
 
-// arguments are those that the script has for daemon(8), as rc.subr's eval
-// makes them.
-func (b *box) arguments(conf ...string) []string {
+// logged waits for the log to have all of these.
+func (b *box) logged(wants ...string) {
 	b.Helper()
-	b.conf(append([]string{b.script + "_enable=YES"}, conf...)...)
-	b.env = append(b.env, "PRINT=yes")
-	out := b.must("start")
-	b.env = slices.DeleteFunc(b.env, func(v string) bool { return v == "PRINT=yes" })
-	return strings.Split(strings.TrimSuffix(out, "\x00"), "\x00")
-}
-
-// A call is one of a stand-in.
-type call struct {
-	pid  int
-	tool string
-	args []string
-}
-
-func (b *box) calls(tools ...string) (calls []call) {
-	s, _ := os.ReadFile(b.path("calls"))
-	words := strings.Split(string(s), "\x00")
-	for len(words) > 2 {
-		pid, _ := strconv.Atoi(words[0])
-		n, _ := strconv.Atoi(words[1])
-		if words = words[2:]; len(words) <= n {
-			break
-		}
-		if len(tools) == 0 || slices.Contains(tools, words[0]) {
-			calls = append(calls, call{pid, words[0], words[1:n:n]})
-		}
-		words = words[n:]
-	}
-	return calls
-}
-
-func (b *box) lastCall(tool string) []string {
-	b.Helper()
-	c := b.calls(tool)
-	if len(c) == 0 {
-		b.Fatalf("%s was not called", tool)
-	}
-	return c[len(c)-1].args
-}
-
-// monitors are all that have been started.
-func (b *box) monitors() []call {
-	return slices.DeleteFunc(b.calls("onewake"), func(c call) bool { return c.args[0] == "-check" })
-}
-
-func (b *box) started() call {
-	b.Helper()
-	m := b.monitors()
-	if len(m) == 0 {
-		b.Fatal("no monitor")
-	}
-	return m[len(m)-1]
-}
-
-func (b *box) same(what string, got []string, want ...string) {
-	b.Helper()
-	for i := range want {
-		want[i] = strings.ReplaceAll(want[i], "ROOT", b.root)
-	}
-	if !slices.Equal(got, want) {
-		b.Errorf("%s:\n got %q\nwant %q", what, got, want)
+	for _, want := range wants {
+		b.eventually("in the log: "+want, func() bool { return strings.Contains(b.logText(), want) })
 	}
 }
 
-func (b *box) pid(file string) int {
-	s, _ := os.ReadFile(b.path("var/run/" + file))
+func (b *box) logText() string {
+	s, _ := os.ReadFile(b.log)
+	return string(s)
+}
+
+// pid is what a pidfile of the service has: ".pid" or ".daemon.pid".
+func (b *box) pid(suffix string) int {
+	s, _ := os.ReadFile(b.path("/var/run/" + b.name + suffix))
 	n, _ := strconv.Atoi(strings.TrimSpace(string(s)))
 	return n
+}
+
+// running is the process of a pidfile, if there is one.
+func (b *box) running(suffix string) int {
+	if pid := b.pid(suffix); pid > 0 && alive(pid) {
+		return pid
+	}
+	return 0
+}
+
+// alive also knows a zombie, which nobody of ours has to wait for.
+func alive(pid int) bool {
+	if runtime.GOOS == "linux" {
+		s, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err == nil && !bytes.Contains(s, []byte(") Z "))
+	}
+	return syscall.Kill(pid, 0) == nil
 }
 
 func (b *box) kill(pid int) {
@@ -290,13 +217,22 @@ func (b *box) kill(pid int) {
 	}
 }
 
-func alive(pid int) bool {
-	s, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err == nil && !bytes.Contains(s, []byte(") Z "))
+// again ends the pause of the stand-in for daemon(8); a real one waits for a second.
+func (b *box) again() {
+	b.Helper()
+	if b.root == "" {
+		return
+	}
+	if err := os.WriteFile(b.path("again"), []byte("\n"), 0); err != nil {
+		b.Fatal(err)
+	}
 }
 
-func (b *box) exists(path string) bool {
-	_, err := os.Lstat(b.path(path))
+func (b *box) listens() bool {
+	c, err := net.Dial("unix", b.socket)
+	if err == nil {
+		c.Close()
+	}
 	return err == nil
 }
 
@@ -305,34 +241,29 @@ func (b *box) eventually(what string, cond func() bool) {
 	b.Helper()
 	for end := time.Now().Add(30 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			b.Fatalf("still not: %s", what)
+			b.Fatalf("still not: %s; log:\n%s", what, b.logText())
 		}
 	}
 }
 
-// gone expects nothing of the service to be left. A daemon(8) has removed its
-// pidfiles when it has not quite ended.
-func (b *box) gone(name string, daemon int, monitors ...int) {
-	b.Helper()
-	for _, pid := range monitors {
-		if pid == 0 || alive(pid) {
-			b.Errorf("the monitor, process %d, is still there", pid)
+// destroy ends what a failed test has left, and removes the files.
+func (b *box) destroy() {
+	for _, suffix := range []string{".daemon.pid", ".pid"} {
+		if pid := b.running(suffix); pid != 0 {
+			syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
-	for _, f := range []string{name + ".pid", name + ".daemon.pid"} {
-		if b.exists("var/run/" + f) {
-			b.Errorf("/var/run/%s is still there", f)
-		}
+	for _, f := range []string{"/etc/rc.conf.d/" + b.name, "/var/run/" + b.name, "/var/run/" + b.name + ".pid", "/var/run/" + b.name + ".daemon.pid"} {
+		os.RemoveAll(b.path(f))
 	}
-	b.eventually(fmt.Sprintf("the end of daemon(8), process %d", daemon), func() bool { return !alive(daemon) })
+	os.RemoveAll(b.dir)
 }
 
-func (b *box) signals() (s []string) {
-	for _, c := range b.calls("signal") {
-		s = append(s, c.args[0])
+func read(t testing.TB, path string) string {
+	t.Helper()
+	s, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return s
+	return string(s)
 }
-
-// shellQuote writes s so that rc.conf gives the variable exactly s.
-func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

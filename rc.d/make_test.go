@@ -1,4 +1,4 @@
-//go:build linux
+//go:build freebsd || linux
 
 package rcd_test
 
@@ -138,7 +138,7 @@ func TestInstall(t *testing.T) {
 			t.Errorf("installed an old build: %q", got)
 		}
 		script := read(t, filepath.Join(dest, prefix, "etc/rc.d/onewake"))
-		if strings.Contains(script, "%%PREFIX%%") || !strings.Contains(script, "program="+prefix+"/sbin/onewake;") {
+		if strings.Contains(script, "%%PREFIX%%") || !strings.Contains(script, ":-"+prefix+"/sbin/onewake}") {
 			t.Error("%%PREFIX%% is not replaced")
 		}
 
