@@ -4,7 +4,7 @@ DESTDIR ?=
 PREFIX ?= /usr/local
 GO ?= go
 VERSION != git describe --tags --always --dirty 2>/dev/null || echo dev
-# More flags for `make run`, e.g. ARGS="-- /bin/date"
+# More flags for `make run` and `make bench`, e.g. ARGS="-- /bin/date"
 ARGS ?=
 
 SBIN = $(DESTDIR)$(PREFIX)/sbin
@@ -28,8 +28,10 @@ stress:
 lint:
 	sh .ci/lint
 
-bench:
-	$(GO) run ./bench
+# Needs Linux and a C compiler. E.g. ARGS="-part limit -rounds 3"
+bench: build
+	$(GO) build -C tools/bench -o ../../build/bench .
+	build/bench $(ARGS)
 
 run: build
 	@sh tools/run.sh build/onewake $(ARGS)

@@ -19,7 +19,6 @@ main(int argc, char *argv[])
 	const char *out = LINE, *length = getenv("CONTENT_LENGTH");
 	size_t n = strlen(argv[0]);
 
-	(void)argc;
 	if (n > 4 && strcmp(argv[0] + n - 4, ".cgi") == 0) {
 		out = HEAD LINE;
 		for (long left = length != NULL ? atol(length) : 0; left > 0;) {
