@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -228,24 +229,64 @@ func TestInteropNginxPath(t *testing.T) {
 	s.stop()
 }
 
-// The first page's nginx, as it is there.
+// TestInteropReadme types what README has of nginx.
 func TestInteropReadme(t *testing.T) {
 	t.Parallel()
-	_, rest, _ := strings.Cut(shipped(t, "README.md"), "cat >build/nginx.conf <<'EOT'\n")
-	conf, _, ok := strings.Cut(rest, "EOT\n")
+	need(t, "curl", "apt-get install curl")
+	need(t, "nginx", installNginx)
+	_, block, _ := strings.Cut(shipped(t, "README.md"), "\nsed 's,")
+	block, _, ok := strings.Cut(block, "```\n")
 	if !ok {
-		t.Fatal("README.md has no build/nginx.conf")
+		t.Fatal("README.md has no nginx")
 	}
-	workers, flags := asWebServer()
-	s := start(t, append(flags, "-forwarded", "X-Real-IP", "--", "/bin/sh", "-c", `echo "$REMOTE_ADDR $HTTP_HOST"`)...)
 	dir, addr := newDir(t, nil), freeAddr(t)
-	path := dir + "/nginx.conf"
-	conf = workers + "daemon off;\n" + change(t, conf, "unix:build/onewake.sock", s.addr, "127.0.0.1:8080", addr)
-	if err := os.WriteFile(path, []byte(conf), 0o644); err != nil {
+	for _, d := range []string{"docs", "build"} {
+		if err := os.Mkdir(dir+"/"+d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(dir+"/docs/nginx.conf", []byte(shipped(t, "docs/nginx.conf")), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	w := startWebServer(t, "tcp:"+addr, dir, nil, need(t, "nginx", installNginx), "-p", dir, "-c", "nginx.conf", "-e", "error.log")
-	a := (&server{t: t, addr: w.addr}).request("GET", "GET / HTTP/1.1\r\nHost: "+addr+"\r\nConnection: close\r\n\r\n")
-	a.want(t, 200, "127.0.0.1 "+addr+"\n")
+	s := start(t, "-listen", "unix:"+dir+"/build/onewake.sock", "-forwarded", "X-Real-IP", "--", "/bin/sh", "-c", `echo "$REMOTE_ADDR $HTTP_HOST"`)
+	cmd := exec.Command("/bin/sh", "-e", "-c", change(t, "sed 's,"+block, "127.0.0.1:8080", addr))
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=" + commandPath, "HOME=" + dir}
+	t.Cleanup(func() { // if nginx has not been stopped
+		if pid, err := os.ReadFile(dir + "/build/nginx.pid"); err == nil {
+			n, _ := strconv.Atoi(strings.TrimSpace(string(pid)))
+			syscall.Kill(n, syscall.SIGTERM)
+		}
+	})
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "127.0.0.1 "+addr+"\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	s.stop()
+}
+
+// TestReadme types the first lines of README.
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	need(t, "curl", "apt-get install curl")
+	_, block, _ := strings.Cut(shipped(t, "README.md"), "```console\n")
+	block, _, _ = strings.Cut(block, "```\n")
+	var commands []string
+	for line := range strings.Lines(block) {
+		if command, ok := strings.CutPrefix(line, "$ "); ok {
+			commands = append(commands, command)
+		}
+	}
+	if len(commands) != 2 {
+		t.Fatalf("README.md begins with %q", block)
+	}
+	dir := newDir(t, nil)
+	s := start(t, append([]string{"-listen", "unix:" + dir + "/o.sock"}, "/bin/date")...)
+	if words := strings.Fields(commands[0]); !slices.Equal(words, []string{"onewake", "-listen", "unix:/tmp/o.sock", "/bin/date", "&"}) {
+		t.Errorf("README.md starts %q", words)
+	}
+	out, err := exec.Command("/bin/sh", "-c", change(t, commands[1], "/tmp", dir)).Output()
+	if err != nil || !regexp.MustCompile(`^\w+ .*:\d\d:\d\d .*\n$`).Match(out) {
+		t.Errorf("%v: %q", err, out)
+	}
 	s.stop()
 }

@@ -185,7 +185,7 @@ func TestNginxDocuments(t *testing.T) {
 	if len(want) != 3 {
 		t.Fatalf("docs/nginx.conf has %q", want)
 	}
-	for _, path := range []string{"README.md", "docs/onewake.8", "docs/recipes/nginx.md"} {
+	for _, path := range []string{"docs/onewake.8", "docs/recipes/nginx.md"} {
 		if got := nginxDirectives(shipped(t, path), host...); !slices.Equal(got, want) {
 			t.Errorf("%s has %q, want %q", path, got, want)
 		}
