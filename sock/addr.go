@@ -19,16 +19,16 @@ const (
 	FD   = "fd"   // Address is the number of an inherited, listening descriptor
 )
 
-// An Addr says where to listen. [Parse] makes one.
+// An Addr says where to listen. [Parse] returns one.
 type Addr struct {
 	Network, Address string
 }
 
-// String gives back the form that [Parse] reads.
+// String returns the form that [Parse] reads.
 func (a Addr) String() string { return a.Network + ":" + a.Address }
 
-// maxPath is sun_path of unix(4) less a NUL: both systems could do without it, C
-// programs that read the name back could not.
+// maxPath is the size of sun_path in unix(4) less one for a NUL: the systems do
+// not need it, but C programs do that read the name back.
 const maxPath = len(unix.RawSockaddrUnix{}.Path) - 1
 
 // Parse reads an address in one of the forms
@@ -38,11 +38,11 @@ const maxPath = len(unix.RawSockaddrUnix{}.Path) - 1
 //	tcp6:[host%zone]:port
 //	fd:number
 //
-// A path must be in its shortest form and fit the system's limit, 103 bytes on
-// FreeBSD and 107 on Linux. Linux's abstract sockets are refused, as no
-// permissions guard them. A port is a number, 0 for one that the system
-// chooses; a host is a name or an address of the right family, and is looked up
-// only by [Listen]. Every error is an [ErrBadAddr] and says what would be right.
+// A path must be in its shortest form and have at most 103 bytes on FreeBSD, 107
+// on Linux. Linux's abstract sockets are refused because they have no permissions.
+// A port is a number; for 0 the system chooses one. A host is a name or an address
+// of the right family; [Listen] looks up names. Every error is an [ErrBadAddr] and
+// says what would be right.
 func Parse(s string) (Addr, error) {
 	network, address, ok := strings.Cut(s, ":")
 	var err error
@@ -54,7 +54,7 @@ func Parse(s string) (Addr, error) {
 	case ok && network == FD:
 		_, err = parseFD(address)
 	default:
-		err = noNetwork(s)
+		err = badNetwork(s)
 	}
 	if err != nil {
 		return Addr{}, fmt.Errorf("address %q: %w", s, err)
@@ -64,8 +64,9 @@ func Parse(s string) (Addr, error) {
 
 var errAbstract = badAddr("no permissions guard an abstract socket, use unix:/path")
 
-// noNetwork says what may have been meant by an address without a network.
-func noNetwork(s string) error {
+// badNetwork returns the error for an address without a known network, with the
+// most likely correction.
+func badNetwork(s string) error {
 	if strings.HasPrefix(s, "/") || strings.HasPrefix(s, "@") {
 		if err := checkPath(s); err != nil {
 			return err
@@ -81,7 +82,6 @@ func noNetwork(s string) error {
 }
 
 func checkPath(p string) error {
-	isControl := func(r rune) bool { return r < ' ' || r == 0x7f }
 	switch {
 	case p == "":
 		return badAddr("no path, use unix:/path")
@@ -89,13 +89,13 @@ func checkPath(p string) error {
 		return errAbstract
 	case p[0] != '/':
 		return badAddr("a relative path, use unix:/path")
-	case strings.ContainsFunc(p, isControl):
+	case strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return badAddr("a control character in the path")
 	case strings.HasSuffix(p, "/"), strings.HasSuffix(p, "/."), strings.HasSuffix(p, "/.."):
 		return badAddr("names a directory, use unix:%s/NAME", strings.TrimSuffix(path.Clean(p), "/"))
 	case strings.Contains(p, "/../"):
-		// Where .. leads depends on symbolic links, so that no shorter form
-		// could be offered that is sure to mean the same.
+		// No shorter form can be offered, because the meaning of .. depends on
+		// symbolic links.
 		return badAddr("a path without .. is wanted")
 	case path.Clean(p) != p:
 		return badAddr("not in its shortest form, use unix:%s", path.Clean(p))
@@ -116,10 +116,13 @@ func parseFD(s string) (int, error) {
 	return int(n), nil
 }
 
-// parseHostPort checks an address of network TCP4 or TCP6 and returns it in one
-// form only.
+// parseHostPort checks an address of network TCP4 or TCP6 and returns its
+// canonical form.
 func parseHostPort(network, s string) (string, error) {
-	like := map[string]string{TCP4: "tcp4:127.0.0.1:8080", TCP6: "tcp6:[::1]:8080"}[network]
+	like, unspecified := "tcp4:127.0.0.1:8080", "0.0.0.0"
+	if network == TCP6 {
+		like, unspecified = "tcp6:[::1]:8080", "::"
+	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
 		if ip, err := netip.ParseAddr(s); err == nil && ip.Is6() && network == TCP6 {
@@ -134,10 +137,8 @@ func parseHostPort(network, s string) (string, error) {
 	port = strconv.FormatUint(n, 10)
 	ip, err := netip.ParseAddr(host)
 	switch {
-	case host == "" && network == TCP4:
-		return "", badAddr("no host, use tcp4:0.0.0.0:%s for every IPv4 address", port)
 	case host == "":
-		return "", badAddr("no host, use tcp6:[::]:%s for every IPv6 address", port)
+		return "", badAddr("no host, use %s:%s for every IPv%c address", network, net.JoinHostPort(unspecified, port), network[3])
 	case err != nil && (strings.Trim(host, "0123456789.") == "" || strings.Contains(host, ":")):
 		return "", badAddr("host %q is not an address, use %s", host, like)
 	case err != nil && (len(host) > 253 || host[0] == '-' || host[0] == '.' || strings.ContainsFunc(host, isNotName)):

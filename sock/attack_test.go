@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,7 +28,7 @@ func listenWhile(path string, spec perms.Spec, at string, f func()) (*Listener, 
 
 // A server whose queue is full is alive.
 func TestFullQueue(t *testing.T) {
-	if refusalWait != 0 {
+	if runtime.GOOS != "linux" {
 		t.Skip("this system refuses a connection when the queue is full")
 	}
 	path := filepath.Join(tempDir(t), "s")
@@ -186,7 +187,7 @@ func TestLentModeIsGivenBack(t *testing.T) {
 	bound(t, path, unix.SOCK_STREAM, 5, false)
 	chmod(t, path, 0o060)
 	var lent os.FileMode
-	_, err := listenWhile(path, mode(0o600), "mode lent", func() {
+	_, err := listenWhile(path, mode(0o600), "writable", func() {
 		if st, err := os.Lstat(path); err == nil {
 			lent = st.Mode().Perm()
 		}
@@ -218,7 +219,7 @@ func TestIntruder(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	leftover(t, path, 0o755)
 	var ln net.Listener
-	_, err := listenWhile(path, mode(0o600), "cleared", func() { ln, _ = net.Listen("unix", path) })
+	_, err := listenWhile(path, mode(0o600), "removed", func() { ln, _ = net.Listen("unix", path) })
 	if !errors.Is(err, ErrInUse) {
 		t.Error(err)
 	}
@@ -230,14 +231,14 @@ func TestIntruder(t *testing.T) {
 
 // The directory is moved away, by somebody who may, between check and bind.
 func TestMovedDirectory(t *testing.T) {
-	for _, at := range []string{"walked", "directory open", "locked", "cleared"} {
+	for _, at := range []string{"walked", "directory open", "locked", "removed"} {
 		t.Run(at, func(t *testing.T) {
 			top := tempDir(t)
 			dir := filepath.Join(top, "d")
 			if err := os.Mkdir(dir, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			if at == "cleared" {
+			if at == "removed" {
 				leftover(t, dir+"/s", 0o755)
 			}
 			_, err := listenWhile(dir+"/s", mode(0o600), at, func() {
@@ -266,7 +267,7 @@ func TestModeNotKept(t *testing.T) {
 				chown(t, path, nobody, -1)
 			}
 		})
-		if err == nil || !strings.Contains(err.Error(), path+": does not keep the mode and owner that it was given (is 0") {
+		if err == nil || !strings.Contains(err.Error(), path+": did not keep its mode and owner (now 0") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if exists(path) {

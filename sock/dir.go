@@ -2,6 +2,7 @@ package sock
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -12,90 +13,78 @@ import (
 	"github.com/onewake/onewake/perms"
 )
 
-// A way leads from the root to the directory of a socket. Who can write a
-// directory on it can put another one in the place of the next (mv run run.old;
-// mkdir run), and so have clients connect to a socket of his own. So each must be
-// ours or root's, and nobody else may write there; unless it is sticky, where
-// only its owner can replace a thing.
+// A dirWalk follows the path of a socket's directory from the root, through
+// symbolic links as the kernel does, and checks each directory. A user who can
+// write one of them could replace the next (mv run run.old; mkdir run), so that
+// clients connect to a socket of his. So each must be owned by us or root, and not
+// be writable by others unless it is sticky, which lets only an entry's owner
+// replace it.
 //
-// It is walked from the top, through links as the kernel does. What has been
-// looked at cannot be replaced by others any more, since the directory that holds
-// it was looked at before; so paths do, and take no permission to read. In a jail
-// or after chroot(2) it begins at the root that there is: what is above is for
-// whoever made that.
-type way struct {
-	at   string // where we are, by no symbolic link
-	st   stat   // of that
+// Others cannot replace what has been checked, because the directory above it
+// was checked first. So checking by path is safe, and needs no read permission.
+// After chroot(2) or in a jail, the walk starts at that root.
+type dirWalk struct {
+	at   string // the current directory, without symbolic links
+	st   stat   // of at
 	errs []error
 	seen map[string]bool
 }
 
-// walk goes the way to dir, and stays there. All that is unsafe is in errs; the
-// error is that the way does not lead there.
-func walk(dir string) (*way, error) {
-	w := &way{seen: make(map[string]bool)}
+// walk follows the path to dir. The dirWalk is at its end, and has all that is
+// unsafe in errs. The error means that the path does not lead to a directory.
+func walk(dir string) (*dirWalk, error) {
+	w := &dirWalk{seen: make(map[string]bool)}
 	rest := split(dir)
-	err := w.enter("/", len(rest) == 0)
-	for links := 0; err == nil && len(rest) > 0; {
-		next := path.Join(w.at, rest[0]) // the parent, if that is .., since there is no link in w.at
+	for links := 0; len(rest) > 0; {
+		next := path.Join(w.at, rest[0]) // correct for .. as well, since at has no symbolic links
+		if rest[0] == "/" {
+			next = "/"
+		}
 		rest = rest[1:]
-		var st stat
-		if st, err = lstat(next); err != nil {
-			return w, w.deadEnd(dir, next, err)
+		st, err := lstat(next)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return w, failf(NoDir, dir, nil, "%s: %w", dir, err)
+		case errors.Is(err, fs.ErrPermission):
+			return w, denied(w.at, "cannot enter it")
+		case err != nil:
+			return w, &os.PathError{Op: "stat", Path: next, Err: err}
+		case st.kind() == unix.S_IFLNK:
+			w.checkLink(next, st)
+			target, err := os.Readlink(next)
+			if err != nil {
+				return w, err
+			}
+			if links++; links > 32 { // MAXSYMLINKS of FreeBSD
+				return w, &os.PathError{Op: "readlink", Path: next, Err: unix.ELOOP}
+			}
+			rest = append(split(target), rest...)
+		case st.kind() != unix.S_IFDIR:
+			return w, fmt.Errorf("%s: %w, use a path in one", next, unix.ENOTDIR)
+		default:
+			w.at, w.st = next, st
+			w.checkDir(len(rest) == 0)
 		}
-		if st.kind() != unix.S_IFLNK {
-			err = w.enter(next, len(rest) == 0)
-			continue
-		}
-		w.checkLink(next, st)
-		target, rerr := os.Readlink(next)
-		if links++; rerr == nil && links > 32 { // MAXSYMLINKS of FreeBSD
-			rerr = unix.ELOOP
-		}
-		if rerr != nil {
-			return w, pathError("readlink", next, rerr)
-		}
-		if path.IsAbs(target) {
-			err = w.enter("/", false)
-		}
-		rest = append(split(target), rest...)
 	}
-	return w, err
+	return w, nil
 }
 
+// split returns the elements of a path. The first of an absolute path is "/".
 func split(p string) []string {
-	return strings.FieldsFunc(p, func(r rune) bool { return r == '/' })
+	elements := strings.FieldsFunc(p, func(r rune) bool { return r == '/' })
+	if path.IsAbs(p) {
+		elements = append([]string{"/"}, elements...)
+	}
+	return elements
 }
 
-// deadEnd says why the way to dir does not lead past here.
-func (w *way) deadEnd(dir, next string, err error) error {
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return failf(NoDir, dir, nil, "%s: %w", dir, err)
-	case errors.Is(err, fs.ErrPermission):
-		return failf(Other, w.at, nil, "%s: %w: user %s cannot enter it, use a directory of its own", w.at, err, perms.UserName(os.Geteuid()))
+// checkDir makes sure that others cannot replace what is in the current
+// directory. The last one is the socket's own.
+func (w *dirWalk) checkDir(last bool) {
+	if w.seen[w.at] {
+		return
 	}
-	return pathError("stat", next, err)
-}
-
-// enter goes to a directory and looks at it. The last one is the socket's own.
-func (w *way) enter(dir string, last bool) error {
-	st, err := lstat(dir)
-	if err != nil {
-		return pathError("stat", dir, err)
-	}
-	if st.kind() != unix.S_IFDIR {
-		return failf(Other, dir, nil, "%s: %w, use a path in one", dir, unix.ENOTDIR)
-	}
-	if w.at, w.st = dir, st; !w.seen[dir] {
-		w.seen[dir] = true
-		w.checkDir(last)
-	}
-	return nil
-}
-
-// checkDir makes sure that nobody else can replace what is in this directory.
-func (w *way) checkDir(last bool) {
+	w.seen[w.at] = true
 	cause, below := DirOwner, ""
 	if !last {
 		cause, below = ParentOwner, ", and the socket is below it"
@@ -114,9 +103,9 @@ func (w *way) checkDir(last bool) {
 	}
 }
 
-// checkLink makes sure that nobody else can replace a symbolic link. It does not
-// matter whose it is where only we and root can write.
-func (w *way) checkLink(link string, st stat) {
+// checkLink makes sure that others cannot replace a symbolic link. If only we and
+// root can write its directory, the owner of the link does not matter.
+func (w *dirWalk) checkLink(link string, st stat) {
 	if w.st.writable() && !st.trusted() && !w.seen[link] {
 		w.seen[link] = true
 		w.errs = append(w.errs, failf(ForeignLink, link, ErrUnsafeDir,

@@ -9,56 +9,55 @@ import (
 	"github.com/hashicorp/go-multierror"
 )
 
-// Errors to tell apart, with [errors.Is]. Lack of permission is
+// Use [errors.Is] to tell errors apart. A missing permission is
 // [io/fs.ErrPermission], a missing directory [io/fs.ErrNotExist].
 var (
-	// ErrInUse means that somebody serves at the address already.
+	// ErrInUse means that another server uses the address.
 	ErrInUse = errors.New("address already in use")
-	// ErrLocked is an ErrInUse too, and means that it is a server that holds
-	// the lock of the socket: one that was made by [Listen].
+	// ErrLocked is also an ErrInUse. It means that this server holds the lock,
+	// so that it was started by [Listen].
 	ErrLocked error = &Error{kind: ErrInUse, err: errors.New("lock is held")}
-	// ErrNotSocket means that something other than a socket stands at the
-	// path, or that an inherited descriptor is no socket.
+	// ErrNotSocket means that the file at the path, or the inherited
+	// descriptor, is not a socket.
 	ErrNotSocket = errors.New("not a socket")
-	// ErrUnsafeDir means that others than root and the process's own user
-	// could replace the socket, in its directory or in one above it.
+	// ErrUnsafeDir means that users other than root and the process's own could
+	// replace the socket or a directory above it.
 	ErrUnsafeDir = errors.New("unsafe directory")
-	// ErrUnsafeLock is an ErrUnsafeDir too, and means that something that the
-	// process's own user did not make stands in the place of the lock file.
+	// ErrUnsafeLock is also an ErrUnsafeDir. It means that the process's own
+	// user did not create the lock file.
 	ErrUnsafeLock error = &Error{kind: ErrUnsafeDir, err: errors.New("unsafe lock file")}
 	// ErrBadAddr means that the address itself cannot be used.
 	ErrBadAddr = errors.New("bad address")
 )
 
-// A Cause is what is wrong, where there may be more to say of it than the text.
+// A Cause says more precisely what is wrong.
 type Cause int
 
 const (
 	Other        Cause = iota
-	NoDir              // the socket's directory, Path, is not there
-	DirOwner           // the socket's directory, Path, is neither this user's nor root's
-	ParentOwner        // the same of Path, a directory above it
-	DirWritable        // others can write the directory Path, by those bits of its mode that Mode has
-	ForeignLink        // others can replace Path, a symbolic link on the way
-	BadLock            // Path is not a lock file of this user's
+	NoDir              // the socket's directory, Path, does not exist
+	DirOwner           // neither this user nor root owns the socket's directory, Path
+	ParentOwner        // neither this user nor root owns Path, a directory above it
+	DirWritable        // others can write the directory Path, because its mode has the bits in Mode
+	ForeignLink        // others can replace Path, a symbolic link in the path
+	BadLock            // Path is not a lock file of this user
 	LockHeld           // a running server holds the lock file Path
-	Taken              // another server has the address
-	NoAnswer           // the socket Path is not for this user to connect to
-	NotRemovable       // the leftover socket Path is not for this user to remove
-	CannotChown        // only root can give the socket to the owner that is wanted
-	CannotChgrp        // this user is not in the group that is wanted
-	NoInterface        // no interface has the name that is in the address
+	Taken              // another server uses the address
+	NoAnswer           // this user may not connect to the socket Path
+	NotRemovable       // this user may not remove the leftover socket Path
+	CannotChown        // only root can set this owner
+	CannotChgrp        // this user is not in the group
+	NoInterface        // no interface has the name in the address
 	NoLocal            // no interface has the address
 )
 
-// An Error says what is wrong, with all names, and not what would mend it: that
-// is for the program to say, which knows its users and its system. The fields
-// are for it, by way of [errors.As].
+// An Error says what is wrong, with all names, but not how to fix it: that
+// depends on the program and the system. Use [errors.As] to get the fields.
 type Error struct {
 	Cause Cause
-	Path  string      // of the file or directory that it is about
+	Path  string      // the file or directory
 	Mode  fs.FileMode // 0020, 0002 or both, for DirWritable
-	kind  error       // what errors.Is finds besides err
+	kind  error       // matched by errors.Is besides err
 	err   error
 }
 
@@ -73,7 +72,7 @@ func failf(cause Cause, path string, kind error, format string, args ...any) err
 func badAddr(format string, args ...any) error { return failf(Other, "", ErrBadAddr, format, args...) }
 func taken(how string) error                   { return failf(Taken, "", nil, "%w: another server %s", ErrInUse, how) }
 
-// wrap says what was tried, of each of several errors if there are several.
+// wrap adds what was tried to an error, or to each of several errors.
 func wrap(err error, format string, args ...any) error {
 	if err == nil {
 		return nil
@@ -88,9 +87,11 @@ func wrap(err error, format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, err)...)
 }
 
-// collect puts errors, of which any may be nil, into one, or nil.
+// collect combines errors that are not nil into one.
 func collect(errs ...error) error {
-	all := &multierror.Error{ErrorFormat: oneLine}
+	all := &multierror.Error{ErrorFormat: func(errs []error) string {
+		return strings.ReplaceAll(errors.Join(errs...).Error(), "\n", "; ")
+	}}
 	for _, err := range errs {
 		if err != nil {
 			all = multierror.Append(all, err)
@@ -100,12 +101,4 @@ func collect(errs ...error) error {
 		return all.Errors[0]
 	}
 	return all.ErrorOrNil()
-}
-
-func oneLine(errs []error) string {
-	texts := make([]string, len(errs))
-	for i, err := range errs {
-		texts[i] = err.Error()
-	}
-	return strings.Join(texts, "; ")
 }

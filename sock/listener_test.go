@@ -68,7 +68,7 @@ func TestUnix(t *testing.T) {
 	if uid := int(fi.Sys().(*syscall.Stat_t).Uid); fi.Mode() != os.ModeSocket|0o640 || uid != os.Geteuid() {
 		t.Errorf("%v, owner %d", fi.Mode(), uid)
 	}
-	for name, f := range map[string]*os.File{"socket": l.File(), "lock": l.LockFile(), "directory": l.owned.dir} {
+	for name, f := range map[string]*os.File{"socket": l.File(), "lock": l.LockFile(), "directory": l.file.dir} {
 		checkFlags(t, name, f, name == "socket")
 	}
 	if err := l.Close(); err != nil {

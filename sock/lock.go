@@ -1,11 +1,13 @@
 package sock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,75 +15,65 @@ import (
 	"github.com/onewake/onewake/perms"
 )
 
-func (p *place) lockPath() string { return p.join(p.lockName()) }
-func (p *place) lockName() string { return "." + p.name + ".lock" }
+func (s *socketFile) lockName() string { return "." + s.name + ".lock" }
+func (s *socketFile) lockPath() string { return path.Join(s.dir.Name(), s.lockName()) }
 
-// takeLock takes the lock of the socket, and waits for it as long as the Config
-// and ctx allow. The lock file stays when the lock goes: were it removed, a
-// process that has just opened it would lock a file that nobody else can find.
-func (p *place) takeLock(ctx context.Context) (*os.File, error) {
-	deadline := time.Now().Add(p.config.lockWait())
+func (s *socketFile) locked() error {
+	return failf(LockHeld, s.lockPath(), ErrLocked, "%w: a running server holds %s", ErrInUse, s.lockPath())
+}
+
+// takeLock locks the lock file, and waits for that as long as LockWait and ctx
+// allow. The lock file is never removed: otherwise a process that has just opened
+// it would lock a file that no other process can find.
+func (s *socketFile) takeLock(ctx context.Context) (*os.File, error) {
+	deadline := time.Now().Add(cmp.Or(s.config.LockWait, lockWait))
 	for {
-		// Asked before the try, so that the last one comes after the deadline
-		// however long this process was kept from running.
-		over := !time.Now().Before(deadline)
-		f, err := p.tryLock(ctx)
-		if f != nil || err != nil {
-			return f, err
-		}
-		if over {
-			return nil, p.locked()
-		}
-		step(ctx, "waiting")
-		if err := pause(ctx, 5*time.Millisecond); err != nil {
-			return nil, fmt.Errorf("stopped while another server holds %s: %w", p.lockPath(), err)
-		}
-	}
-}
-
-// pause waits for d, or for the end of ctx, the cause of which it returns.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func (p *place) locked() error {
-	return failf(LockHeld, p.lockPath(), ErrLocked, "%w: a running server holds %s", ErrInUse, p.lockPath())
-}
-
-// tryLock returns no file and no error if the lock is held.
-func (p *place) tryLock(ctx context.Context) (*os.File, error) {
-	for {
-		f, err := p.openLock(ctx, unix.O_RDWR|unix.O_CREAT)
+		// The time is read before the attempt, so that the last attempt comes
+		// after the deadline even if this process was suspended.
+		last := !time.Now().Before(deadline)
+		f, err := s.openLock(ctx, unix.O_RDWR|unix.O_CREAT)
 		if err != nil {
 			return nil, err
 		}
 		step(ctx, "lock opened")
 		held, err := flock(f, unix.LOCK_EX)
 		if !held && err == nil {
-			mine, _ := fstat(f)
-			st, serr := p.stat(p.lockName())
-			if serr == nil && st.sameFile(mine) {
+			ours, _ := fstat(f)
+			st, serr := s.stat(s.lockName())
+			if serr == nil && st.sameFile(ours) {
 				return f, nil
 			}
-			if serr != nil && !errors.Is(serr, fs.ErrNotExist) {
+			// Somebody removed the file after it was opened. A lock on it has no
+			// effect: open the new one.
+			if !errors.Is(serr, fs.ErrNotExist) {
 				err = serr
 			}
 		}
 		f.Close()
-		if held || err != nil {
+		switch {
+		case err != nil:
 			return nil, err
+		case !held:
+			continue
+		case last:
+			return nil, s.locked()
 		}
-		// Somebody who tidied up has removed the file in the meantime. A lock
-		// on it means nothing.
+		step(ctx, "waiting")
+		if pause(ctx, 5*time.Millisecond); ctx.Err() != nil {
+			return nil, fmt.Errorf("stopped while another server holds %s: %w", s.lockPath(), context.Cause(ctx))
+		}
 	}
 }
 
-// flock reports whether another descriptor holds the lock.
+// pause waits for d or until ctx is done.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// flock reports whether another process holds the lock.
 func flock(f *os.File, how int) (held bool, err error) {
 	err = onFD(f, func(fd int) error { return unix.Flock(fd, how|unix.LOCK_NB) })
 	if held = errors.Is(err, unix.EWOULDBLOCK); held || err == nil {
@@ -90,17 +82,11 @@ func flock(f *os.File, how int) (held bool, err error) {
 	return false, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
 }
 
-// unlock gives the lock back, also of duplicates of its descriptor: whoever has
-// one must not keep the next server out.
-func unlock(f *os.File) error {
-	return onFD(f, func(fd int) error { return unix.Flock(fd, unix.LOCK_UN) })
-}
-
-// lockHeld reports whether some server holds the lock, and creates nothing.
-func (p *place) lockHeld(ctx context.Context) (bool, error) {
-	f, err := p.openLock(ctx, unix.O_RDONLY)
-	// A lock file of ours that we may not open is one whose maker was killed
-	// before it could set the mode, and before it could lock it.
+// lockHeld reports whether a server holds the lock. It creates nothing.
+func (s *socketFile) lockHeld(ctx context.Context) (bool, error) {
+	f, err := s.openLock(ctx, unix.O_RDONLY)
+	// Our own lock file without read permission was never locked: its server was
+	// killed before it could set the mode.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return false, nil
 	}
@@ -108,45 +94,43 @@ func (p *place) lockHeld(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	// A shared lock, so that two who only look do not mislead each other.
+	// The lock is shared, so that two checks at once do not see each other.
 	return flock(f, unix.LOCK_SH)
 }
 
-// openLock opens the lock file, and makes it if flags say so. In a sticky
-// directory anybody can have put anything in its place: O_NOFOLLOW and O_NONBLOCK
-// see to it that opening that does no harm, and checkLock that it is not used.
-func (p *place) openLock(ctx context.Context, flags int) (f *os.File, err error) {
+// openLock opens the lock file, and creates it if flags say so. In a sticky
+// directory any user may have created something else under its name. checkLock
+// rejects that, before and after open(2); O_NOFOLLOW and O_NONBLOCK make open(2)
+// itself harmless.
+func (s *socketFile) openLock(ctx context.Context, flags int) (f *os.File, err error) {
 	create := flags&unix.O_CREAT != 0
-	st, err := p.stat(p.lockName())
-	switch {
-	case err == nil:
-		err = p.checkLock(st)
+	st, err := s.stat(s.lockName())
+	if err == nil {
+		err = s.checkLock(st)
 		if err == nil && create && st.mode&0o777 != 0o600 {
-			// Its maker had a strict umask, and was killed at once.
-			err = (perms.Spec{Mode: perms.Set(0o600)}).ApplyAt(p.dir, p.lockName())
+			// Its server had another umask and was killed before it set the mode.
+			err = (perms.Spec{Mode: perms.Set(0o600)}).ApplyAt(s.dir, s.lockName())
 		}
-	case create && errors.Is(err, fs.ErrNotExist):
-		err = nil
 	}
-	if err != nil {
+	if err != nil && !(create && errors.Is(err, fs.ErrNotExist)) {
 		return nil, err
 	}
 	step(ctx, "lock seen")
-	err = onFD(p.dir, func(dir int) error {
-		fd, err := unix.Openat(dir, p.lockName(), flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	err = onFD(s.dir, func(dir int) error {
+		fd, err := unix.Openat(dir, s.lockName(), flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 		if err == nil {
-			unix.SetNonblock(fd, false) // or os.NewFile would have the poller watch it
-			f = os.NewFile(uintptr(fd), p.lockPath())
+			unix.SetNonblock(fd, false) // else os.NewFile would add it to the poller
+			f = os.NewFile(uintptr(fd), s.lockPath())
 		}
 		return err
 	})
 	if err != nil {
-		return nil, pathError("open", p.lockPath(), err)
+		return nil, pathError("open", s.lockPath(), err)
 	}
 	if st, err = fstat(f); err == nil {
-		err = p.checkLock(st)
+		err = s.checkLock(st)
 	}
-	// Who can open the file can lock it, and so keep a server from starting.
+	// Whoever can open the file can lock it, and so keep a server from starting.
 	if err == nil && create && st.mode&0o7777 != 0o600 {
 		step(ctx, "lock created")
 		err = onFD(f, func(fd int) error { return unix.Fchmod(fd, 0o600) })
@@ -158,21 +142,23 @@ func (p *place) openLock(ctx context.Context, flags int) (f *os.File, err error)
 	return f, nil
 }
 
-func (p *place) checkLock(st stat) error {
+// checkLock makes sure that this is a regular file that our user created.
+//
+// If others can write the directory, they may have linked another file of ours to
+// this name. A link elsewhere does no harm, and must not prevent a start: FreeBSD
+// lets anyone link to a file that he can find. A file without links was just
+// removed, which takeLock detects.
+func (s *socketFile) checkLock(st stat) error {
 	var why string
 	switch {
 	case st.kind() != unix.S_IFREG:
 		why = "not a regular file, which a lock file is"
 	case st.uid != os.Geteuid():
 		why = "owned by user " + perms.UserName(st.uid) + ", not by " + perms.UserName(os.Geteuid())
-	case st.links > 1 && p.st.writable(): // none: removed just now, which tryLock notices
-		// Somebody may have put a file of ours here under a second name, who
-		// can write the directory. A second name elsewhere is no harm: FreeBSD
-		// lets whoever finds a file link to it, such as the web server, which
-		// must not be able to keep us from starting by that.
+	case st.links > 1 && s.dirStat.writable():
 		why = fmt.Sprintf("has %d links, a lock file has one", st.links)
 	default:
 		return nil
 	}
-	return failf(BadLock, p.lockPath(), ErrUnsafeLock, "%s: %s", p.lockPath(), why)
+	return failf(BadLock, s.lockPath(), ErrUnsafeLock, "%s: %s", s.lockPath(), why)
 }

@@ -20,11 +20,11 @@ import (
 // to be removed.
 var steps = []string{
 	"walked", "directory open", "lock seen", "lock created", "lock opened", "locked",
-	"mode lent", "stale", "cleared", "bound", "owner set", "permitted", "listening",
+	"writable", "stale", "removed", "bound", "owner set", "permitted", "listening",
 }
 
 // ours leaves out the steps that are not taken by this user.
-func ours(name string) bool { return name != "mode lent" || os.Geteuid() != 0 }
+func ours(name string) bool { return name != "writable" || os.Geteuid() != 0 }
 
 // A killed server leaves nothing that keeps the next one from starting.
 func TestKilledAtEachStep(t *testing.T) {

@@ -1,29 +1,28 @@
-// Package sock listens on guarded sockets: Unix sockets whose file only the
-// right users can reach, from the first moment on, and TCP sockets and inherited
-// ones with the same methods. A [Listener] is a [net.Listener]: an
-// [net/http.Server] or anything else that serves on one can use it as it is.
+// Package sock listens on Unix sockets that only the right users can reach, from
+// the first moment on. TCP sockets and inherited sockets have the same methods. A
+// [Listener] is a [net.Listener], so that an [net/http.Server] or another server
+// can use it as it is.
 //
-// It is for servers that other programs of the same machine connect to, such as
-// a web server in front. What such a program has to get right with the file of
-// its socket, see unix(4) on FreeBSD and unix(7) on Linux, is done here once:
+// The package is for servers that other programs on the same machine connect to,
+// such as a web server in front. It takes care of the socket file, see unix(4) on
+// FreeBSD and unix(7) on Linux:
 //
-//   - A leftover file does not stop a start, and yet nothing is removed that
-//     could be somebody else's: not a live server's socket, and nothing that
-//     is not a socket.
-//   - At most one server has a path at any time, also while several start at
-//     once, and whatever is killed when. A lock beside the socket sees to that.
-//   - Mode and owner are set between bind(2) and listen(2), while every
-//     connection is refused, so that nobody gets in before. The umask has no say.
-//   - Where others could replace the file, or a directory on the way to it, its
-//     mode would be no guard: each is looked at, from the root on.
-//   - Closing removes the file, but never a successor's.
+//   - A leftover file does not prevent a start. Nothing else is removed: neither
+//     a live server's socket nor a file that is not a socket.
+//   - At most one server uses a path at any time, even if several start at once
+//     or are killed. A lock file beside the socket ensures this.
+//   - Mode and owner are set between bind(2) and listen(2), while all connections
+//     are refused. The umask has no effect.
+//   - If other users could replace the file or a directory above it, the mode
+//     would protect nothing. So all of them are checked, from the root down.
+//   - Close removes the file, but never a successor's file.
 //
-// The order of calls is: a [perms.Spec] for the permissions; [Parse] for an
-// address that somebody typed; [Listen]; on systems with a sandbox
-// [Listener.Limit] and [sandbox.Enter]; then [net/http.Server.Serve]. The
-// directory must be there, and be writable for the process and no other ordinary
-// user: owner the process's user, group that of the clients, mode 0750. Nothing
-// here changes the process's user or its umask.
+// The order of calls is: make a [perms.Spec]; [Parse] the address if a user typed
+// it; [Listen]; where there is a sandbox, [Listener.Limit] and [sandbox.Enter];
+// then [net/http.Server.Serve]. The directory must exist, and only the process's
+// user and root may write in it: its owner is the process's user, its group that of
+// the clients, its mode 0750. This package changes neither the user of the process
+// nor its umask.
 package sock
 
 import (
@@ -31,30 +30,32 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"runtime"
 	"time"
 
 	"github.com/onewake/onewake/perms"
 )
 
 // A Config says how to listen. The zero Config leaves permissions as they are.
+//
+// For each time, zero is the default, and less than zero means not to wait.
 type Config struct {
-	// Perms are given to the file of a Unix socket.
+	// Perms are the permissions of a Unix socket's file.
 	Perms perms.Spec
 
-	// LockWait is how long another server may take to give the lock up; zero
-	// means 5 s, less than zero no time at all. One that stops does so when it
-	// has accepted whoever waits: onewake took 0.2 s for a thousand, beside
-	// eight busy processes, so that a machine ten times slower is in time too.
+	// LockWait is how long to wait for another server to release the lock, by
+	// default 5 s. A server that stops releases it after it has accepted the
+	// waiting connections: onewake took 0.2 s for a thousand of them, beside
+	// eight busy processes.
 	LockWait time.Duration
 
-	// AnswerWait is how long a server that has lost its lock may still answer,
-	// as one does that has just been killed; zero means 1 s, less than zero no
-	// time at all.
+	// AnswerWait is how long a server without the lock may still answer, by
+	// default 1 s. One that was just killed may do so for a moment.
 	AnswerWait time.Duration
 
-	// RefusalWait is how long a socket file must have refused connections to be
-	// taken for a leftover; zero means 1 s, and no time at all on Linux, where
-	// a full queue is no refusal; less than zero means no time.
+	// RefusalWait is how long a socket file must refuse connections to count as
+	// a leftover, by default 1 s. On Linux the default is not to wait, because
+	// a full queue does not refuse connections there.
 	RefusalWait time.Duration
 }
 
@@ -63,103 +64,105 @@ const (
 	answerWait = time.Second
 )
 
-func (c Config) lockWait() time.Duration    { return cmp.Or(c.LockWait, lockWait) }
-func (c Config) answerWait() time.Duration  { return cmp.Or(c.AnswerWait, answerWait) }
-func (c Config) refusalWait() time.Duration { return cmp.Or(c.RefusalWait, refusalWait) }
+func (c Config) refusalWait() time.Duration {
+	if runtime.GOOS == "linux" {
+		return c.RefusalWait
+	}
+	return cmp.Or(c.RefusalWait, time.Second)
+}
 
-// Listen listens at an address that [Parse] returned, and gives the file of a
-// Unix socket the mode and owner of p. What p does not set is as bind(2) makes
-// it: under the usual umask, 0755, so that only the owner can connect.
+// Listen listens at an address that [Parse] returned. A Unix socket's file gets
+// the mode and owner of p. What p does not set is as bind(2) makes it: under the
+// usual umask the mode is 0755, so that only the owner can connect.
 //
-// It waits up to 5 s for another server to give the lock of a Unix socket up, 1 s
-// for one without it to go, and on systems other than Linux 1 s before it takes a
-// leftover file for one; a [Config] can have other times. The end of ctx ends the waiting, with its cause
-// as the error; it has no say in the Listener that is returned. The lock file,
+// Listen waits up to 5 s for another server to release the lock of a Unix socket,
+// 1 s for a server without the lock to stop answering, and on systems other than
+// Linux 1 s before it removes a leftover file. A [Config] can set other times. If ctx is done, Listen stops
+// waiting and returns its cause; ctx has no effect on the Listener. The lock file,
 // .NAME.lock in the same directory, is never removed.
 //
-// A host name is looked up and the first address taken. An fd address is the
-// number of an inherited descriptor, of a listening stream socket of the Unix or
-// an internet family. It belongs to the Listener from then on, and comes with
-// neither a lock nor a file to remove.
+// A host name is looked up, and its first address is used. An fd address is the
+// number of an inherited descriptor, which must be a listening stream socket, Unix
+// or TCP. The Listener owns it from then on. It has no lock, and its file is
+// not removed.
 //
 // Errors can be told apart as [ErrInUse], [ErrLocked], [ErrNotSocket],
-// [ErrUnsafeDir], [ErrUnsafeLock], [ErrBadAddr] and [io/fs.ErrPermission]; what
-// remains is the system's refusal. Several at once are a multierror.Error of
-// [github.com/hashicorp/go-multierror]. [Error] has what mends them.
+// [ErrUnsafeDir], [ErrUnsafeLock], [ErrBadAddr] and [io/fs.ErrPermission]; any
+// other error is from the system. Several at once are a multierror.Error of
+// [github.com/hashicorp/go-multierror]. [Error] has details.
 func Listen(ctx context.Context, a Addr, p perms.Spec) (*Listener, error) {
 	return Config{Perms: p}.Listen(ctx, a)
 }
 
 // Listen is [Listen] with this configuration.
 func (c Config) Listen(ctx context.Context, a Addr) (l *Listener, err error) {
-	if _, err = Parse(a.String()); err == nil { // it may not be Parse's
+	if _, err = Parse(a.String()); err == nil { // a may not be from Parse
 		err = context.Cause(ctx)
 	}
-	if err == nil {
-		switch a.Network {
-		case Unix:
-			l, err = c.listenUnix(ctx, a)
-		case FD:
-			l, err = listenFD(a)
-		default:
-			l, err = listenTCP(ctx, a)
-		}
+	switch {
+	case err != nil:
+	case a.Network == Unix:
+		l, err = c.listenUnix(ctx, a)
+	case a.Network == FD:
+		l, err = listenFD(a)
+	default:
+		l, err = listenTCP(ctx, a)
 	}
-	if err != nil {
-		return nil, wrap(err, "listen %v", a)
-	}
-	return l, nil
+	return l, wrap(err, "listen %v", a)
 }
 
-// Check goes the way of [Config.Listen], by the same rules, up to where something
-// would be made or changed: no lock is taken, no file removed, nothing bound. So
-// it does not see that a TCP address is taken, or another machine's. All that is
-// wrong is reported at once. The note says what Listen would clear away.
+// Check makes the same checks as [Config.Listen] and changes nothing: it takes no
+// lock, removes no file and does not bind. So it does not detect that a TCP
+// address is in use, or belongs to another machine. It returns all problems at
+// once. The note says what Listen would remove.
 //
-// A server that holds the lock, such as the caller's own that is running, is an
-// [ErrLocked], and then the only error; one that does not is a mere [ErrInUse].
+// If a server holds the lock, such as the caller's own, the error is
+// [ErrLocked], and only that unless something else is wrong. If a server without
+// the lock answers, it is an [ErrInUse] only.
 func (c Config) Check(ctx context.Context, a Addr) (note string, err error) {
-	if _, err = Parse(a.String()); err == nil {
-		switch a.Network {
-		case Unix:
-			note, err = c.checkUnix(ctx, a)
-		case FD:
-			_, _, err = checkFD(a)
-		default:
-			_, err = resolve(ctx, a)
-		}
+	_, err = Parse(a.String())
+	switch {
+	case err != nil:
+	case a.Network == Unix:
+		note, err = c.checkUnix(ctx, a)
+	case a.Network == FD:
+		_, _, err = checkFD(a)
+	default:
+		_, err = resolve(ctx, a)
 	}
 	return note, wrap(err, "listen %v", a)
 }
 
 func (c Config) checkUnix(ctx context.Context, a Addr) (note string, err error) {
-	p, err := c.prepare(ctx, a.Address)
-	if p == nil {
+	s, err := c.prepare(ctx, a.Address)
+	if s == nil {
 		return "", err
 	}
-	defer p.dir.Close()
-	held, lerr := p.lockHeld(ctx)
+	defer s.dir.Close()
+	held, lerr := s.lockHeld(ctx)
 	if held {
-		if _, serr := p.lookForSocket(); !errors.Is(serr, fs.ErrNotExist) {
+		if _, serr := s.statSocket(); !errors.Is(serr, fs.ErrNotExist) {
 			err = collect(err, serr)
 		}
 		if err == nil {
-			err = p.locked()
+			err = s.locked()
 		}
 		return "", err
 	}
-	_, v, jerr := p.judge(ctx, time.Time{})
-	switch v {
-	case mute:
-		note = p.path + ": a socket file of ours that we may not ask, removed at start if it is a leftover"
-	case stale:
-		note = p.path + ": a leftover socket file, removed at start"
+	_, serr := s.inspect(ctx, time.Now())
+	switch {
+	case errors.Is(serr, fs.ErrNotExist):
+		serr = nil
+	case serr == errUnprobed:
+		note, serr = s.path+": a socket file of ours whose mode does not let us connect, removed at start if it is a leftover", nil
+	case serr == nil:
+		note = s.path + ": a leftover socket file, removed at start"
 	}
-	return note, collect(err, lerr, jerr)
+	return note, collect(err, lerr, serr)
 }
 
-// stepKey is the key of a function in a context that is called with the name of
-// each step of Listen. Tests look on there, or end the process.
+// stepKey is the context key of a function that is called with the name of each
+// step of Listen. Tests use it to look at a step, or to kill the process there.
 type stepKey struct{}
 
 func step(ctx context.Context, name string) {

@@ -80,7 +80,7 @@ func TestGroupOfDirectory(t *testing.T) {
 // anything that its Close and Accept do not need.
 func checkLimited(t *testing.T, l *Listener) {
 	t.Helper()
-	all := map[string]syscall.Conn{"socket": l.file, "directory": l.owned.dir, "lock": l.owned.lock}
+	all := map[string]syscall.Conn{"socket": l.socket, "directory": l.file.dir, "lock": l.file.lock}
 	if l.ln != nil {
 		all["duplicate"] = l.ln.(syscall.Conn)
 	}

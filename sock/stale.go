@@ -1,6 +1,7 @@
 package sock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,144 +15,126 @@ import (
 	"github.com/onewake/onewake/perms"
 )
 
-// A verdict is what was found at the path of a socket.
-type verdict int
+// errUnprobed means that the mode of our own socket file forbids us to connect.
+var errUnprobed = errors.New("not probed")
 
-const (
-	free    verdict = iota // nothing
-	changed                // something, that went away while it was looked at
-	stale                  // a socket left over, nobody listens
-	mute                   // a socket of ours, but without permission for us to ask
-	refused                // something that must stay: the error says what
-)
-
-// clear makes the place free for a new socket: it removes a leftover file and
-// refuses everything else. The caller holds the lock. So what answers is not
-// ours, or was a moment ago: a server that is killed may lose its lock before its
-// socket, and has the time that the Config says to go.
-func (p *place) clear(ctx context.Context) error {
-	until := time.Now().Add(p.config.answerWait())
-	for range 10 { // not for ever, should it come and go
-		st, v, err := p.judge(ctx, until)
-		if v == mute {
-			v, err = p.askAloud(ctx, st, until)
-		}
-		if err != nil || v == free {
-			return err
-		}
-		if v == stale {
-			step(ctx, "stale")
-			if err := p.remove(st); err != nil {
-				return fmt.Errorf("leftover socket %s: %w", p.path, err)
-			}
-			step(ctx, "cleared")
-		}
+// removeLeftover removes a leftover socket file, and fails if anything else is at
+// the path. The caller holds the lock. So a server that answers does not use this
+// package, or it was just killed: the kernel may release the lock before it
+// closes the socket. AnswerWait is for the second case.
+func (s *socketFile) removeLeftover(ctx context.Context) error {
+	until := time.Now().Add(cmp.Or(s.config.AnswerWait, answerWait))
+	st, err := s.inspect(ctx, until)
+	if err == errUnprobed {
+		err = s.probeWritable(ctx, st, until)
 	}
-	return taken("comes and goes")
-}
-
-// judge finds out what stands at the path, and changes nothing. A server that
-// answers may go until then.
-func (p *place) judge(ctx context.Context, until time.Time) (stat, verdict, error) {
-	st, err := p.lookForSocket()
 	if errors.Is(err, fs.ErrNotExist) {
-		return st, free, nil
+		return nil
 	}
 	if err != nil {
-		return st, refused, err
+		return err
 	}
-	v, err := p.ask(ctx, st, until)
-	// The rule of sticky(7).
-	us := os.Geteuid()
-	if v == stale && p.st.mode&unix.S_ISVTX != 0 && us != 0 && us != p.st.uid && us != st.uid {
-		return st, refused, failf(NotRemovable, p.path, fs.ErrPermission, "leftover socket %s: owned by user %s, not by %s",
-			p.path, perms.UserName(st.uid), perms.UserName(us))
+	step(ctx, "stale")
+	if err := s.remove(st); err != nil {
+		return fmt.Errorf("leftover socket %s: %w", s.path, err)
 	}
-	return st, v, err
+	step(ctx, "removed")
+	return nil
 }
 
-// lookForSocket looks at what stands at the path, which must be a socket.
-func (p *place) lookForSocket() (stat, error) {
-	st, err := p.stat(p.name)
-	if err == nil && st.kind() != unix.S_IFSOCK {
-		what, ok := map[uint32]string{unix.S_IFREG: "a regular file", unix.S_IFDIR: "a directory",
-			unix.S_IFLNK: "a symbolic link", unix.S_IFIFO: "a named pipe"}[st.kind()]
-		if !ok {
-			what = "something else"
-		}
-		err = failf(Other, p.path, nil, "%s: %w but %s, move it away or use another path", p.path, ErrNotSocket, what)
+// inspect finds out what is at the path, and changes nothing. Without an error it
+// is a leftover that we may remove. If nothing is there, the error is a
+// [fs.ErrNotExist].
+func (s *socketFile) inspect(ctx context.Context, until time.Time) (st stat, err error) {
+	if st, err = s.statSocket(); err == nil {
+		err = s.probe(ctx, st, until)
+	}
+	us := os.Geteuid()
+	if err == nil && s.dirStat.mode&unix.S_ISVTX != 0 && us != 0 && us != s.dirStat.uid && us != st.uid { // see sticky(7)
+		err = failf(NotRemovable, s.path, fs.ErrPermission, "leftover socket %s: owned by user %s, not by %s",
+			s.path, perms.UserName(st.uid), perms.UserName(us))
 	}
 	return st, err
 }
 
-// ask finds out by connect(2) whether anybody listens. A live server with a full
-// queue is told from a stale file where the system can tell: Linux says EAGAIN,
-// see unix(7). The others say ECONNREFUSED to both, so that the question is
-// repeated for as long as the Config says.
-func (p *place) ask(ctx context.Context, st stat, until time.Time) (verdict, error) {
-	deadline := time.Now().Add(p.config.refusalWait())
-	for {
-		over := !time.Now().Before(deadline)
-		c, err := dial(p.path)
-		if err == nil {
-			step(ctx, "answered")
-			hungUp := hangsUp(ctx, c, until)
-			c.Close()
-			if hungUp && ctx.Err() == nil {
-				return changed, nil
-			}
-		}
+// statSocket looks at what is at the path, which must be a socket.
+func (s *socketFile) statSocket() (stat, error) {
+	st, err := s.stat(s.name)
+	if err == nil && st.kind() != unix.S_IFSOCK {
+		what := map[uint32]string{unix.S_IFREG: "a regular file", unix.S_IFDIR: "a directory",
+			unix.S_IFLNK: "a symbolic link", unix.S_IFIFO: "a named pipe"}[st.kind()]
+		err = fmt.Errorf("%s: %w but %s, move it away or use another path", s.path, ErrNotSocket, cmp.Or(what, "something else"))
+	}
+	return st, err
+}
+
+// probe connects to find out whether a server listens. It returns nil if none
+// does. A server that answers has until the given time to close the connection.
+//
+// Linux reports a full queue as EAGAIN, see unix(7). Other systems report
+// ECONNREFUSED for a full queue as well as for a leftover. They are asked again
+// for RefusalWait.
+func (s *socketFile) probe(ctx context.Context, st stat, until time.Time) error {
+	var refusedSince time.Time
+	for closed := 0; closed < 10; { // a live server may close each connection
+		now := time.Now()
+		c, err := dial(s.path)
 		switch {
-		case ctx.Err() != nil:
-			return refused, p.stopped(context.Cause(ctx))
-		case err == nil, err == unix.EAGAIN, err == unix.EPROTOTYPE: // the last one is for datagrams, and open
-			return refused, taken("answers")
+		case err == nil:
+			step(ctx, "answered")
+			alive := !closesBefore(ctx, c, until)
+			c.Close()
+			if alive && ctx.Err() == nil {
+				return taken("answers")
+			}
+			closed, refusedSince = closed+1, time.Time{}
+		case err == unix.EAGAIN, err == unix.EPROTOTYPE: // EPROTOTYPE: a live datagram socket
+			return taken("answers")
 		case err == unix.ECONNREFUSED:
-			if over {
-				return stale, nil
+			if refusedSince.IsZero() {
+				refusedSince = now
+			}
+			if now.Sub(refusedSince) >= s.config.refusalWait() {
+				return nil
 			}
 			step(ctx, "refused")
-			if err := pause(ctx, 20*time.Millisecond); err != nil {
-				return refused, p.stopped(err)
-			}
-		case err == unix.ENOENT, err == unix.ENOTSOCK:
-			return changed, nil
+			pause(ctx, 20*time.Millisecond)
 		case errors.Is(err, fs.ErrPermission) && st.uid == os.Geteuid() && st.mode&0o200 == 0:
-			return mute, nil
+			return errUnprobed
 		case errors.Is(err, fs.ErrPermission):
-			return refused, failf(NoAnswer, p.path, nil, "%s: connect: %w: a socket of user %s, whose server may be running",
-				p.path, err, perms.UserName(st.uid))
+			return failf(NoAnswer, s.path, nil, "%s: connect: %w: a socket of user %s, whose server may be running",
+				s.path, err, perms.UserName(st.uid))
 		default:
-			return refused, &os.PathError{Op: "connect", Path: p.path, Err: err}
+			return &os.PathError{Op: "connect", Path: s.path, Err: err}
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: stopped while connecting to it: %w", s.path, context.Cause(ctx))
 		}
 	}
+	return taken("accepts connections and closes them")
 }
 
-// askAloud is ask for a file of ours whose mode keeps us out, such as one left
-// by a server with mode 0060. If it has to stay it gets its mode back.
-func (p *place) askAloud(ctx context.Context, st stat, until time.Time) (verdict, error) {
-	set := func(mode uint32) error {
-		return perms.Spec{Mode: perms.Set(int(mode & 0o777))}.ApplyAt(p.dir, p.name)
+// probeWritable is probe for a file of ours with a mode such as 0060: the owner
+// gets write permission during the probe.
+func (s *socketFile) probeWritable(ctx context.Context, st stat, until time.Time) error {
+	chmod := func(mode uint32) error {
+		return perms.Spec{Mode: perms.Set(int(mode & 0o777))}.ApplyAt(s.dir, s.name)
 	}
-	if err := set(st.mode | 0o200); errors.Is(err, fs.ErrNotExist) {
-		return changed, nil
-	} else if err != nil {
-		return refused, err
+	if err := chmod(st.mode | 0o200); err != nil {
+		return err
 	}
-	step(ctx, "mode lent")
-	lent := st
-	lent.mode |= 0o200
-	v, err := p.ask(ctx, lent, until)
-	if v == refused || v == changed {
-		if now, serr := p.stat(p.name); serr == nil && now.sameFile(st) {
-			err = collect(err, set(st.mode))
-		}
+	step(ctx, "writable")
+	writable := st
+	writable.mode |= 0o200
+	err := s.probe(ctx, writable, until)
+	if now, serr := s.stat(s.name); err != nil && serr == nil && now.sameFile(st) {
+		err = collect(err, chmod(st.mode))
 	}
-	return v, err
+	return err
 }
 
-// dial tries to connect to a stream socket. It never waits in a full queue:
-// package net's descriptors do not block.
+// dial connects to a stream socket. It does not wait if the queue is full, because
+// the descriptors of package net do not block.
 func dial(path string) (net.Conn, error) {
 	c, err := net.Dial("unix", path)
 	if errno := unix.Errno(0); errors.As(err, &errno) {
@@ -160,19 +143,13 @@ func dial(path string) (net.Conn, error) {
 	return c, err
 }
 
-// hangsUp tells whether a server ends the connection by then, as the kernel does
-// for one that goes. One connection does: many would fill the queue of a server
-// that accepts nobody for a moment, which then refuses, and looks dead.
-func hangsUp(ctx context.Context, c net.Conn, until time.Time) bool {
-	if !time.Now().Before(until) {
-		return false
-	}
+// closesBefore reports whether the server closes the connection before the given
+// time, as the kernel does for a process that exits. It waits on one connection:
+// repeated ones could fill the queue of a busy server, which FreeBSD then reports
+// like a dead one.
+func closesBefore(ctx context.Context, c net.Conn, until time.Time) bool {
 	c.SetReadDeadline(until)
 	defer context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })()
 	n, err := c.Read(make([]byte, 1))
 	return n == 0 && !errors.Is(err, os.ErrDeadlineExceeded)
-}
-
-func (p *place) stopped(err error) error {
-	return fmt.Errorf("%s: stopped while asking who has it: %w", p.path, err)
 }

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A stat is what matters here of stat(2), in one shape for all systems.
+// A stat has the fields of stat(2) that are used here, with the same types on all
+// systems.
 type stat struct {
 	mode     uint32
 	uid, gid int
@@ -23,7 +24,7 @@ func (s stat) sameFile(t stat) bool { return s.dev == t.dev && s.ino == t.ino }
 func (s stat) writable() bool       { return s.mode&0o022 != 0 } // by group or others
 func (s stat) trusted() bool        { return s.uid == 0 || s.uid == os.Geteuid() }
 
-// statBy returns what one of the calls of the stat(2) family says.
+// statBy makes a call of the stat(2) family.
 func statBy(call func(*unix.Stat_t) error) (stat, error) {
 	var st unix.Stat_t
 	err := ignoringEINTR(func() error { return call(&st) })
@@ -43,9 +44,8 @@ func fstat(f *os.File) (stat, error) {
 	})
 }
 
-// onFD calls f with the number of the descriptor of a file, a listener or a
-// connection, again if a signal interrupted it. File.Fd is not used, as it can
-// change the descriptor's mode.
+// onFD calls f with the descriptor of a file, listener or connection. It does not
+// use os.File.Fd, which can make the descriptor blocking.
 func onFD(c syscall.Conn, f func(fd int) error) error {
 	rc, err := c.SyscallConn()
 	if err != nil {
@@ -60,6 +60,7 @@ func onFD(c syscall.Conn, f func(fd int) error) error {
 	return err
 }
 
+// ignoringEINTR calls f again if a signal interrupted it.
 func ignoringEINTR(f func() error) error {
 	for {
 		if err := f(); err != unix.EINTR {
@@ -68,8 +69,8 @@ func ignoringEINTR(f func() error) error {
 	}
 }
 
-// pathError names the path and leaves out the operation where the errno says
-// enough.
+// pathError adds the path to an error, and also the operation if the error does
+// not make it clear.
 func pathError(op, path string, err error) error {
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", path, err)

@@ -21,7 +21,7 @@ func listenTCP(ctx context.Context, a Addr) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// One descriptor is to remain, which no poller watches: see netListener.
+	// Keep only a duplicate that is not in the poller: see netListener.
 	fd := -1
 	err = onFD(ln, func(n int) (err error) {
 		fd, err = unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, 0)
@@ -34,10 +34,9 @@ func listenTCP(ctx context.Context, a Addr) (*Listener, error) {
 	return fromFD(a, fd, ln.Addr())
 }
 
-// resolve finds the host and port that are meant: of a name's addresses, the
-// first one.
+// resolve looks up a host name. Its first address is used.
 func resolve(ctx context.Context, a Addr) (*net.TCPAddr, error) {
-	host, port, _ := net.SplitHostPort(a.Address) // Parse has looked at both
+	host, port, _ := net.SplitHostPort(a.Address) // both were checked by Parse
 	n, _ := strconv.Atoi(port)
 	ip, err := netip.ParseAddr(host)
 	if err != nil {
@@ -54,7 +53,7 @@ func resolve(ctx context.Context, a Addr) (*net.TCPAddr, error) {
 		ip = ips[0].Unmap()
 	}
 	if zone := ip.Zone(); zone != "" {
-		// Package net takes an interface that it does not find for none.
+		// Package net ignores a zone that is not an interface.
 		_, err := net.InterfaceByName(zone)
 		if index, nerr := strconv.Atoi(zone); err != nil && nerr == nil {
 			_, err = net.InterfaceByIndex(index)
@@ -68,12 +67,12 @@ func resolve(ctx context.Context, a Addr) (*net.TCPAddr, error) {
 
 func bindTCP(ctx context.Context, network string, to *net.TCPAddr) (*net.TCPListener, error) {
 	var lc net.ListenConfig
-	lc.SetMultipathTCP(false) // what comes here comes from nearby
+	lc.SetMultipathTCP(false) // the web server is on the same host or network
 	ln, err := lc.Listen(ctx, network, to.String())
 	if err == nil {
 		return ln.(*net.TCPListener), nil
 	}
-	// The address is named already, by whoever called.
+	// Listen adds the address itself.
 	var op *net.OpError
 	if errors.As(err, &op) {
 		err = op.Err
