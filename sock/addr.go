@@ -62,7 +62,7 @@ func Parse(s string) (Addr, error) {
 	return Addr{network, address}, nil
 }
 
-var errAbstract = badAddr("no permissions guard an abstract socket, use unix:/path")
+var errAbstract = badAddr("abstract sockets have no permissions, use unix:/path")
 
 // badNetwork returns the error for an address without a known network, with the
 // most likely correction.
@@ -96,7 +96,7 @@ func checkPath(p string) error {
 	case strings.Contains(p, "/../"):
 		// No shorter form can be offered, because the meaning of .. depends on
 		// symbolic links.
-		return badAddr("a path without .. is wanted")
+		return badAddr("a path with .., use one without")
 	case path.Clean(p) != p:
 		return badAddr("not in its shortest form, use unix:%s", path.Clean(p))
 	case len(p) > maxPath:

@@ -27,7 +27,7 @@ func TestParse(t *testing.T) {
 		{"trailing slash", "unix:/run/x/", Addr{}, "directory"},
 		{"root", "unix:/", Addr{}, "directory"},
 		{"trailing dots", "unix:/run/..", Addr{}, "directory"},
-		{"dots", "unix:/run/../x", Addr{}, "without .."},
+		{"dots", "unix:/run/../x", Addr{}, "use one without"},
 		{"double slash", "unix:/run//x", Addr{}, "use unix:/run/x"},
 		{"dot", "unix:/run/./x", Addr{}, "use unix:/run/x"},
 		{"NUL", "unix:/run/x\x00y", Addr{}, "control character"},

@@ -155,7 +155,7 @@ func TestNoDirectory(t *testing.T) {
 		{"file/below", unix.ENOTDIR, Other, "$T/file: not a directory, use a path in one", true},
 		{"tofile", unix.ENOTDIR, Other, "$T/file: not a directory, use a path in one", true},
 		{"loop", unix.ELOOP, Other, "readlink $T/loop: " + unix.ELOOP.Error(), true},
-		{"readonly", fs.ErrPermission, Other, "$T/readonly: permission denied: user $U can make no socket there, use a directory of its own", false},
+		{"readonly", fs.ErrPermission, Other, "$T/readonly: permission denied: user $U cannot create a socket there, use a directory of its own", false},
 		{"unreadable", fs.ErrPermission, Other, "$T/unreadable: permission denied: user $U cannot read it, use a directory of its own", false},
 		{"unsearchable/below", fs.ErrPermission, Other, "$T/unsearchable: permission denied: user $U cannot enter it, use a directory of its own", false},
 	} {

@@ -29,7 +29,7 @@ func ExampleParse() {
 	// unix /var/run/hello/hello.sock
 	// tcp6 [::1]:80
 	// true address "/tmp/sock": a path needs its network, use unix:/tmp/sock
-	// true address "unix:@hello": no permissions guard an abstract socket, use unix:/path
+	// true address "unix:@hello": abstract sockets have no permissions, use unix:/path
 }
 
 // What a start would find, as for a program's -check flag.

@@ -47,15 +47,15 @@ func checkFD(a Addr) (fd int, bound net.Addr, err error) {
 	}
 	switch {
 	case errors.Is(err, unix.ENOTSOCK):
-		return 0, nil, fmt.Errorf("descriptor %d: %w, whoever starts this must pass a listening socket there", fd, ErrNotSocket)
+		return 0, nil, fmt.Errorf("descriptor %d: %w, the parent process must pass a listening socket there", fd, ErrNotSocket)
 	case errors.Is(err, unix.EBADF):
-		return 0, nil, badAddr("descriptor %d: not open, whoever starts this must pass a listening socket there", fd)
+		return 0, nil, badAddr("descriptor %d: not open, the parent process must pass a listening socket there", fd)
 	case err != nil:
 		return 0, nil, os.NewSyscallError("getsockopt", err)
 	case typ != unix.SOCK_STREAM:
 		return 0, nil, badAddr("descriptor %d: not a stream socket", fd)
 	case listening == 0:
-		return 0, nil, badAddr("descriptor %d: a socket that does not listen, whoever passes it must call listen(2) before", fd)
+		return 0, nil, badAddr("descriptor %d: not a listening socket, whoever passes it must call listen(2) first", fd)
 	}
 	sa, err := unix.Getsockname(fd)
 	if err != nil {

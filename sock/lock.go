@@ -152,11 +152,11 @@ func (s *socketFile) checkLock(st stat) error {
 	var why string
 	switch {
 	case st.kind() != unix.S_IFREG:
-		why = "not a regular file, which a lock file is"
+		why = "not a regular file"
 	case st.uid != os.Geteuid():
 		why = "owned by user " + perms.UserName(st.uid) + ", not by " + perms.UserName(os.Geteuid())
 	case st.links > 1 && s.dirStat.writable():
-		why = fmt.Sprintf("has %d links, a lock file has one", st.links)
+		why = fmt.Sprintf("has %d hard links instead of one", st.links)
 	default:
 		return nil
 	}

@@ -99,7 +99,7 @@ func (s *socketFile) checkDir() error {
 	}
 	err := onFD(s.dir, func(fd int) error { return unix.Faccessat(fd, ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS) })
 	if errors.Is(err, fs.ErrPermission) {
-		return denied(dir, "can make no socket there")
+		return denied(dir, "cannot create a socket there")
 	}
 	return wrap(err, "%s", dir)
 }
@@ -113,7 +113,7 @@ func (s *socketFile) checkOwner() error {
 		return nil
 	}
 	if uid, ok := s.config.Perms.UID.Get(); ok && uid != euid {
-		return failf(CannotChown, s.path, fs.ErrPermission, "owner %s: only root can give a socket away, and user %s starts this",
+		return failf(CannotChown, s.path, fs.ErrPermission, "owner %s: only root can set another owner, and this is user %s",
 			perms.UserName(uid), perms.UserName(euid))
 	}
 	// A new file has its directory's group, but on Linux only if the directory
@@ -130,7 +130,7 @@ func (s *socketFile) checkOwner() error {
 	if err != nil || slices.Contains(append(gids, os.Getegid(), newGID), gid) {
 		return err
 	}
-	return failf(CannotChgrp, s.path, fs.ErrPermission, "group %s: user %s is not in it, and the group of %s is another",
+	return failf(CannotChgrp, s.path, fs.ErrPermission, "group %s: user %s is not a member, and %s has another group",
 		perms.GroupName(gid), perms.UserName(euid), s.dir.Name())
 }
 
@@ -152,7 +152,7 @@ func (s *socketFile) bind(ctx context.Context) (*os.File, error) {
 		step(ctx, "bound")
 		s.bound, err = s.findBound()
 	case errors.Is(err, unix.EADDRINUSE): // by a program that does not use the lock
-		err = taken("has taken it just now")
+		err = taken("has just taken it")
 	default:
 		err = pathError("bind", s.path, err)
 	}

@@ -81,7 +81,7 @@ func bindTCP(ctx context.Context, network string, to *net.TCPAddr) (*net.TCPList
 	case errors.Is(err, unix.EADDRINUSE):
 		return nil, taken("has it")
 	case errors.Is(err, unix.EACCES) && to.Port < 1024:
-		return nil, fmt.Errorf("%w: only root may have a port below 1024, use a higher one", err)
+		return nil, fmt.Errorf("%w: only root can bind a port below 1024, use a higher one", err)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return nil, failf(NoLocal, "", ErrBadAddr, "%w: no interface of this machine has the address", err)
 	}

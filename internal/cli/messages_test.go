@@ -165,10 +165,10 @@ var mistakes = []mistake{
 	{name: "host without a network", listens: true, args: []string{"-listen", "tcp:[::1]:80"}, status: 64,
 		stderr: []string{`-listen "tcp:[::1]:80": a host and a port need their network, use tcp6:[::1]:80`}},
 	{name: "relative path", listens: true, args: []string{"-listen", "unix:s"}, status: 64, stderr: []string{`-listen "unix:s": a relative path, use unix:/path`}},
-	{name: "abstract socket", listens: true, args: []string{"-listen", "@s"}, status: 64, stderr: []string{`-listen "@s": no permissions guard an abstract socket, use unix:/path`}},
+	{name: "abstract socket", listens: true, args: []string{"-listen", "@s"}, status: 64, stderr: []string{`-listen "@s": abstract sockets have no permissions, use unix:/path`}},
 	{name: "directory for a path", listens: true, args: []string{"-listen", "unix:/run/"}, status: 64, stderr: []string{`-listen "unix:/run/": names a directory, use unix:/run/NAME`}},
 	{name: "path in a long form", listens: true, args: []string{"-listen", "unix:///run/x"}, status: 64, stderr: []string{`-listen "unix:///run/x": not in its shortest form, use unix:/run/x`}},
-	{name: "path with ..", listens: true, args: []string{"-listen", "unix:/a/../b"}, status: 64, stderr: []string{`-listen "unix:/a/../b": a path without .. is wanted`}},
+	{name: "path with ..", listens: true, args: []string{"-listen", "unix:/a/../b"}, status: 64, stderr: []string{`-listen "unix:/a/../b": a path with .., use one without`}},
 	{name: "long path", listens: true, args: []string{"-listen", "unix:/" + strings.Repeat("x", 107)}, status: 64,
 		stderr: []string{`-listen "unix:/` + strings.Repeat("x", 107) + fmt.Sprintf(`": a path of 108 bytes, this system takes %d: use a shorter one`, len(unix.RawSockaddrUnix{}.Path)-1)}},
 	{name: "no host", listens: true, args: []string{"-listen", "tcp4::80"}, status: 64, stderr: []string{`-listen "tcp4::80": no host, use tcp4:0.0.0.0:80 for every IPv4 address`}},
@@ -181,7 +181,7 @@ var mistakes = []mistake{
 	{name: "twice", listens: true, args: []string{"-listen", "unix:$D/s", "-listen", "unix:$D/s"}, status: 64, stderr: []string{`-listen "unix:$D/s": given twice, once is enough`}},
 
 	{name: "closed descriptor", listens: true, args: []string{"-listen", "fd:9999"}, status: 64,
-		stderr: []string{"listen fd:9999: descriptor 9999: not open, whoever starts this must pass a listening socket there"}},
+		stderr: []string{"listen fd:9999: descriptor 9999: not open, the parent process must pass a listening socket there"}},
 	{name: "foreign address", listens: true, binds: true, args: []string{"-listen", "tcp4:192.0.2.1:8080"}, status: 64,
 		stderr: []string{"listen tcp4:192.0.2.1:8080: bind: " + syscall.EADDRNOTAVAIL.Error() + ": no interface of this machine has the address (to find its addresses: " +
 			map[string]string{"freebsd": "ifconfig", "linux": "ip address"}[runtime.GOOS] + ")"}},
@@ -209,12 +209,12 @@ var mistakes = []mistake{
 		stderr: []string{"listen unix:$D/s: $D/s: not a socket but a named pipe, move it away or use another path"}},
 	{name: "another server", setup: serveAt("s", 0o666), status: 69, stderr: []string{"listen unix:$D/s: address already in use: another server answers" + toFind}},
 	{name: "lock of a link", setup: func(t *testing.T, dir string) { os.Symlink("x", dir+"/.s.lock") }, status: 78,
-		stderr: []string{"listen unix:$D/s: $D/.s.lock: not a regular file, which a lock file is (to mend: remove it)"}},
+		stderr: []string{"listen unix:$D/s: $D/.s.lock: not a regular file (to mend: remove it)"}},
 	{name: "lock with two names", setup: func(t *testing.T, dir string) {
 		os.Chmod(dir, 0o777|os.ModeSticky)
 		file("x", "", 0o600)(t, dir)
 		os.Link(dir+"/x", dir+"/.s.lock")
-	}, status: 78, stderr: []string{"listen unix:$D/s: $D/.s.lock: has 2 links, a lock file has one (to mend: remove it)"}},
+	}, status: 78, stderr: []string{"listen unix:$D/s: $D/.s.lock: has 2 hard links instead of one (to mend: remove it)"}},
 
 	{name: "all at once", args: []string{"-timeout", "5", "-dir", "$D/x", "$D/y"}, status: 64, stderr: []string{
 		`-dir "$D/x": no such file or directory (to mend: install -d -o $U $D/x)`, `-timeout "5": no unit, use 5s or such`, `command "$D/y": no such file or directory`}},
@@ -234,19 +234,19 @@ var nobodysMistakes = []mistake{
 			os.Chown(dir+"/x", 4000000000, -1)
 		}, stderr: []string{"listen unix:$D/x/s: $D/x: owned by user 4000000000, neither by $U nor by root (to mend: chown $U $D/x)"}},
 	{name: "directory of root's", listens: true, setup: mkdir("x", 0o755), args: []string{"-listen", "unix:$D/x/s"}, status: 77,
-		stderr: []string{"listen unix:$D/x/s: $D/x: permission denied: user $U can make no socket there, use a directory of its own"}},
+		stderr: []string{"listen unix:$D/x/s: $D/x: permission denied: user $U cannot create a socket there, use a directory of its own"}},
 	{name: "closed directory of root's", listens: true, setup: mkdir("x", 0o700), args: []string{"-listen", "unix:$D/x/s"}, status: 77,
 		stderr: []string{"listen unix:$D/x/s: $D/x: permission denied: user $U cannot read it, use a directory of its own"}},
 	{name: "a closed server", setup: serveAt("s", 0o600), status: 77,
 		stderr: []string{"listen unix:$D/s: $D/s: connect: permission denied: a socket of user root, whose server may be running (to mend: stop that server, remove the file)"}},
 	{name: "owner by another than root", args: []string{"-socket-owner", "root"}, status: 77,
-		stderr: []string{"listen unix:$D/s: owner root: only root can give a socket away, and user $U starts this (to mend: leave the owner out, or start it as that user)"}},
+		stderr: []string{"listen unix:$D/s: owner root: only root can set another owner, and this is user $U (to mend: leave the owner out, or start it as that user)"}},
 	{name: "group of others", args: []string{"-socket-group", "4000000000"}, status: 77,
-		stderr: []string{"listen unix:$D/s: group 4000000000: user $U is not in it, and the group of $D is another (to mend: add the user to the group, or give it the directory)"}},
+		stderr: []string{"listen unix:$D/s: group 4000000000: user $U is not a member, and $D has another group (to mend: add the user to the group, or give it the directory)"}},
 	{name: "lock of root's", setup: file(".s.lock", "", 0o600), status: 78,
 		stderr: []string{"listen unix:$D/s: $D/.s.lock: owned by user root, not by $U (to mend: remove it)"}},
 	{name: "low port", listens: true, binds: true, args: []string{"-listen", "tcp4:127.0.0.1:1"}, status: 77,
-		stderr: []string{"listen tcp4:127.0.0.1:1: bind: permission denied: only root may have a port below 1024, use a higher one"}},
+		stderr: []string{"listen tcp4:127.0.0.1:1: bind: permission denied: only root can bind a port below 1024, use a higher one"}},
 }
 
 func TestMessages(t *testing.T) {
@@ -422,8 +422,8 @@ func TestMessageDescriptors(t *testing.T) {
 		want   string
 		status int
 	}{
-		{0, "not a socket, whoever starts this must pass a listening socket there", StatusConfig},
-		{unix.SOCK_STREAM, "a socket that does not listen, whoever passes it must call listen(2) before", StatusUsage},
+		{0, "not a socket, the parent process must pass a listening socket there", StatusConfig},
+		{unix.SOCK_STREAM, "not a listening socket, whoever passes it must call listen(2) first", StatusUsage},
 		{unix.SOCK_DGRAM, "not a stream socket", StatusUsage},
 	} {
 		fd := int(null.Fd())

@@ -130,7 +130,7 @@ func TestWhoGroupOfDirectory(t *testing.T) {
 
 func TestWhoOwner(t *testing.T) {
 	t.Parallel()
-	needRoot(t, "only root can give a socket away")
+	needRoot(t, "only root can set another owner")
 	s := start(t, "-socket-owner", "nobody", "-socket-group", strconv.Itoa(gidWeb), "-socket-mode", "0600")
 	wantOwner(t, s.path, nobody(t).Uid, gidWeb)
 	if got := as(t, nobody(t), "connect", s.path); got != "in 200\n" {

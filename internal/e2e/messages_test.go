@@ -77,7 +77,7 @@ func TestMessages(t *testing.T) {
 		}
 		l.args = append(l.args, "-listen", "unix:"+newDir(t, l.cred)+"/s")
 		r := l.run(t)
-		if r.status != statusNoPerm || !strings.Contains(r.stderr, "only root can give a socket away") || r.stdout != "" {
+		if r.status != statusNoPerm || !strings.Contains(r.stderr, "only root can set another owner") || r.stdout != "" {
 			t.Errorf("%+v", r)
 		}
 	})
