@@ -85,7 +85,7 @@ func TestParse(t *testing.T) {
 				t.Errorf("Parse(%q): error %v, want one with %q", tt.in, err, tt.err)
 			}
 			if !errors.Is(err, ErrBadAddr) {
-				t.Errorf("Parse(%q): %v is no ErrBadAddr", tt.in, err)
+				t.Errorf("Parse(%q): %v is not ErrBadAddr", tt.in, err)
 			}
 		})
 	}
@@ -104,7 +104,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		if b, err := Parse(a.String()); b != a || err != nil {
-			t.Errorf("Parse(%q) = %v, but that in turn is %v, %v", s, a, b, err)
+			t.Errorf("Parse(%q) = %v, but Parse of that is %v, %v", s, a, b, err)
 		}
 		if a.Network == Unix && (a.Address[0] != '/' || len(a.Address) > maxPath) {
 			t.Errorf("Parse(%q) = %v", s, a)

@@ -17,7 +17,7 @@ import (
 	"github.com/onewake/onewake/perms"
 )
 
-// listenWhile listens, and has f called when a step is reached.
+// listenWhile calls f at a step of Listen.
 func listenWhile(path string, spec perms.Spec, at string, f func()) (*Listener, error) {
 	return Config{Perms: spec, LockWait: -1}.Listen(withSteps(func(name string) {
 		if name == at {
@@ -26,7 +26,7 @@ func listenWhile(path string, spec perms.Spec, at string, f func()) (*Listener, 
 	}), Addr{Unix, path})
 }
 
-// A server whose queue is full is alive.
+// A live server whose queue is full is not taken for a leftover.
 func TestFullQueue(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("this system refuses a connection when the queue is full")
@@ -57,9 +57,8 @@ func TestFullQueue(t *testing.T) {
 	}
 }
 
-// Where a refusal proves nothing the question is asked again, and again, before
-// a file is taken for a leftover.
-func TestRefusedAtFirst(t *testing.T) {
+// A file counts as a leftover only if it has refused connections for RefusalWait.
+func TestRefusalWait(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	fd := bound(t, path, unix.SOCK_STREAM, -1, false)
 	refusals := 0
@@ -78,7 +77,7 @@ func TestRefusedAtFirst(t *testing.T) {
 		t.Error("a live server's file was removed")
 	}
 
-	// Nobody listens, and in the end that is believed.
+	// Nobody listens.
 	c.RefusalWait = 10 * time.Millisecond
 	path = filepath.Join(tempDir(t), "s")
 	leftover(t, path, 0o755)
@@ -88,7 +87,7 @@ func TestRefusedAtFirst(t *testing.T) {
 	}
 	l.Close()
 
-	// A stop ends the asking.
+	// The end of the context ends the wait.
 	leftover(t, path, 0o755)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -99,13 +98,13 @@ func TestRefusedAtFirst(t *testing.T) {
 		}
 	}), Addr{Unix, path})
 	if !errors.Is(err, context.Canceled) || !exists(path) {
-		t.Errorf("stopped while asking: %v, file there: %v", err, exists(path))
+		t.Errorf("canceled: %v, file exists: %v", err, exists(path))
 	}
 }
 
-// A server that is killed may lose its lock before its socket: what answers has
-// a moment to go, and is somebody else's only if it stays.
-func TestAnswersAtFirst(t *testing.T) {
+// A server that was just killed may lose its lock before its socket. It has
+// AnswerWait to close the connection.
+func TestAnswerWait(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	for _, tt := range []struct {
 		name string
@@ -113,9 +112,9 @@ func TestAnswersAtFirst(t *testing.T) {
 		then func(fd int, stop context.CancelFunc)
 		err  error
 	}{
-		{"goes", never, func(fd int, _ context.CancelFunc) { unix.Close(fd) }, nil},
-		{"stays", time.Millisecond, func(int, context.CancelFunc) {}, ErrInUse},
-		{"a stop", never, func(_ int, stop context.CancelFunc) { stop() }, context.Canceled},
+		{"closes", never, func(fd int, _ context.CancelFunc) { unix.Close(fd) }, nil},
+		{"keeps answering", time.Millisecond, func(int, context.CancelFunc) {}, ErrInUse},
+		{"canceled", never, func(_ int, stop context.CancelFunc) { stop() }, context.Canceled},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			os.Remove(path)
@@ -144,10 +143,10 @@ func TestAnswersAtFirst(t *testing.T) {
 	}
 }
 
-// Asking does not fill the queue of a live server that accepts nobody for a
-// moment: on FreeBSD it would refuse then, and be taken for dead. One that accepts
-// and hangs up is alive.
-func TestAskingIsPolite(t *testing.T) {
+// A probe does not fill the queue of a live server that accepts no connections for
+// a moment: on FreeBSD the server would then seem dead. A server that closes each
+// connection is alive.
+func TestProbeConnectsOnce(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	fd := bound(t, path, unix.SOCK_STREAM, 1, false)
 	answered := 0
@@ -158,7 +157,7 @@ func TestAskingIsPolite(t *testing.T) {
 	})
 	c := Config{Perms: mode(0o600), LockWait: -1, AnswerWait: 100 * time.Millisecond}
 	if _, err := c.Listen(ctx, Addr{Unix, path}); !errors.Is(err, ErrInUse) || answered != 1 {
-		t.Errorf("asked %d times, %v", answered, err)
+		t.Errorf("connected %d times, %v", answered, err)
 	}
 	if err := connect(path); err != nil {
 		t.Errorf("its queue is full: %v", err)
@@ -178,33 +177,33 @@ func TestAskingIsPolite(t *testing.T) {
 	}
 }
 
-// A socket whose server comes alive while the file's mode is lent to us.
-func TestLentModeIsGivenBack(t *testing.T) {
+// The mode that is changed for a probe is restored if a server answers.
+func TestProbeRestoresMode(t *testing.T) {
 	if os.Geteuid() == 0 {
-		t.Skip("root needs no mode; TestOrdinaryUser runs this")
+		t.Skip("root ignores the mode; TestOrdinaryUser runs this")
 	}
 	path := filepath.Join(tempDir(t), "s")
 	bound(t, path, unix.SOCK_STREAM, 5, false)
 	chmod(t, path, 0o060)
-	var lent os.FileMode
+	var during os.FileMode
 	_, err := listenWhile(path, mode(0o600), "writable", func() {
 		if st, err := os.Lstat(path); err == nil {
-			lent = st.Mode().Perm()
+			during = st.Mode().Perm()
 		}
 	})
 	if !errors.Is(err, ErrInUse) {
 		t.Error(err)
 	}
-	if lent != 0o260 {
-		t.Errorf("lent mode %04o", lent)
+	if during != 0o260 {
+		t.Errorf("mode %04o during the probe", during)
 	}
 	if st, err := os.Lstat(path); err != nil || st.Mode().Perm() != 0o060 {
 		t.Errorf("mode %v, %v", st.Mode(), err)
 	}
 }
 
-// The file may vanish at any step.
-func TestVanishing(t *testing.T) {
+// The leftover is removed by somebody else.
+func TestLeftoverDisappears(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	leftover(t, path, 0o755)
 	l, err := listenWhile(path, mode(0o600), "stale", func() { os.Remove(path) })
@@ -214,8 +213,8 @@ func TestVanishing(t *testing.T) {
 	l.Close()
 }
 
-// A program that does not ask for the lock takes the path at the last moment.
-func TestIntruder(t *testing.T) {
+// A program that does not use the lock binds to the path just before us.
+func TestPathTakenBeforeBind(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	leftover(t, path, 0o755)
 	var ln net.Listener
@@ -224,12 +223,12 @@ func TestIntruder(t *testing.T) {
 		t.Error(err)
 	}
 	if ln == nil || connect(path) != nil {
-		t.Error("the intruder's socket was touched")
+		t.Error("the other program's socket was removed")
 	}
 	ln.Close()
 }
 
-// The directory is moved away, by somebody who may, between check and bind.
+// Root or our user moves the directory between check and bind.
 func TestMovedDirectory(t *testing.T) {
 	for _, at := range []string{"walked", "directory open", "locked", "removed"} {
 		t.Run(at, func(t *testing.T) {
@@ -252,8 +251,8 @@ func TestMovedDirectory(t *testing.T) {
 	}
 }
 
-// A file that does not keep what it is given, as on some file systems, is not
-// served on, and not left behind.
+// Not every file system stores mode and owner. Listen then fails, and removes the
+// file.
 func TestModeNotKept(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	for name, spec := range map[string]perms.Spec{"mode": mode(0o600), "owner": {UID: perms.Set(os.Geteuid())}} {
@@ -271,13 +270,13 @@ func TestModeNotKept(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if exists(path) {
-			t.Errorf("%s: the file was left behind", name)
+			t.Errorf("%s: the file was not removed", name)
 		}
-		listen(t, path, mode(0o600)).Close() // nor the lock
+		listen(t, path, mode(0o600)).Close() // the lock is free
 	}
 }
 
-// Something else stands at the path when the new socket is looked for.
+// Another file replaces the new socket right after bind(2).
 func TestReplacedAfterBind(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	_, err := listenWhile(path, mode(0o600), "bound", func() {
@@ -288,7 +287,7 @@ func TestReplacedAfterBind(t *testing.T) {
 		t.Error(err)
 	}
 	if st, err := os.Lstat(path); err != nil || st.Mode() != 0o644 || st.Size() != 8 {
-		t.Errorf("the file was touched: %v, %v", st, err)
+		t.Errorf("the file was changed: %v, %v", st, err)
 	}
 }
 
@@ -298,7 +297,7 @@ func TestSticky(t *testing.T) {
 	chmod(t, dir, 0o1777)
 	path := filepath.Join(dir, "s")
 	leftover(t, path, 0o777)
-	// Another user's leftover can be asked but not removed.
+	// Another user's leftover can be probed but not removed.
 	cred := &syscall.Credential{Uid: nobody, Gid: nobody}
 	out, err := start(t, "hold", path, cred).end()
 	if err == nil || !strings.Contains(out, "owned by user "+perms.UserName(0)+", not by ") {
@@ -309,7 +308,7 @@ func TestSticky(t *testing.T) {
 	}
 	os.Remove(path)
 	os.Remove(filepath.Join(dir, ".s.lock"))
-	// Now another user is first, and is not disturbed.
+	// Another user's server holds the path.
 	c := start(t, "hold", path, cred, "SOCK_TEST_TELL=served")
 	c.at(t, "served")
 	if _, err := listenAt(path, mode(0o600)); !errors.Is(err, ErrUnsafeLock) {

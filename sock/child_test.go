@@ -30,16 +30,16 @@ func mode(m int) perms.Spec { return perms.Spec{Mode: perms.Set(m)} }
 const (
 	// nobody is an ordinary user and group for children of root.
 	nobody = 65534
-	// hang is after how long a test is given up.
+	// hang is the time after which a test fails.
 	hang = time.Minute
-	// never is a patience that must not pass.
+	// never is a waiting time that no test reaches.
 	never = time.Hour
 )
 
-// TestMain lets the test binary pose as another process: as one of another
-// user, or one that gets killed. A child tells what it does on its standard
-// output, one line each, and does the next thing when it has read a line, or has
-// come to the end, of its standard input.
+// TestMain runs one of the roles if the test binary was started as a child, which
+// may run as another user or be killed. A child reports each step on a line of its
+// standard output. It continues when it reads a line, or the end, of its standard
+// input.
 func TestMain(m *testing.M) {
 	role := os.Getenv("SOCK_TEST_ROLE")
 	if role == "" {
@@ -62,16 +62,19 @@ var roles = map[string]func(ctx context.Context, path string) error{
 	"other":   childOther,
 }
 
-// Roles lets the examples, which are in a package of their own, add theirs.
-var Roles = roles
+// For the examples, which are in another package.
+var (
+	Roles = roles
+	Get   = get
+)
 
-// withSteps has f called at each step of Listen.
+// withSteps returns a context with which Listen calls f at each step.
 func withSteps(f func(name string)) context.Context {
 	return context.WithValue(context.Background(), stepKey{}, f)
 }
 
-// childContext has a child tell of the steps that SOCK_TEST_TELL lists, the
-// first time that it is there, and stop at SOCK_TEST_HALT.
+// childContext makes a child report the first time that it reaches each step in
+// SOCK_TEST_TELL, and wait at the step SOCK_TEST_HALT.
 func childContext() context.Context {
 	tell := strings.Split(os.Getenv("SOCK_TEST_TELL"), ",")
 	halt := os.Getenv("SOCK_TEST_HALT")
@@ -90,7 +93,7 @@ func childContext() context.Context {
 
 var stdin = bufio.NewReader(os.Stdin)
 
-// childConnect connects each time that it is told to.
+// childConnect connects once for each line.
 func childConnect(_ context.Context, path string) error {
 	for {
 		if _, err := stdin.ReadString('\n'); err != nil {
@@ -108,12 +111,8 @@ func childConnect(_ context.Context, path string) error {
 
 // childHold listens until its input ends.
 func childHold(ctx context.Context, path string) error {
-	syscall.Umask(0o777) // it has no say
-	wait := never
-	if s := os.Getenv("SOCK_TEST_WAIT"); s != "" {
-		wait, _ = time.ParseDuration(s)
-	}
-	l, err := Config{Perms: mode(0o060), LockWait: wait}.Listen(ctx, Addr{Unix, path})
+	syscall.Umask(0o777) // has no effect
+	l, err := Config{Perms: mode(0o060), LockWait: never}.Listen(ctx, Addr{Unix, path})
 	if err != nil {
 		return err
 	}
@@ -122,8 +121,7 @@ func childHold(ctx context.Context, path string) error {
 	return l.Close()
 }
 
-// childOther is a program that knows nothing of this package, and serves at the
-// path without much care until its input ends.
+// childOther serves at the path without this package until its input ends.
 func childOther(_ context.Context, path string) error {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -151,9 +149,9 @@ type child struct {
 	in  io.WriteCloser
 }
 
-// theBinary is a copy of the test binary that other users may run: go test
+// publicBinary is a copy of the test binary that other users can run: go test
 // keeps its own in a directory of mode 0700.
-var theBinary = sync.OnceValues(func() (string, error) {
+var publicBinary = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "ow")
 	if err != nil {
 		return "", err
@@ -176,17 +174,15 @@ var theBinary = sync.OnceValues(func() (string, error) {
 
 var binaryDir string
 
-// noSleep spares the second for which a program under the race detector sleeps
-// when it ends.
+// noSleep saves the second for which the race detector sleeps at exit.
 const noSleep = "GORACE=atexit_sleep_ms=0"
 
-// start starts a child, as another user if there is a cred. env is what it
-// needs to know besides its role.
+// start starts a child, as another user if cred is not nil.
 func start(t *testing.T, role, path string, cred *syscall.Credential, env ...string) *child {
 	t.Helper()
 	self, err := os.Executable()
 	if cred != nil {
-		self, err = theBinary()
+		self, err = publicBinary()
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -225,12 +221,12 @@ func (c *child) line(t *testing.T) string {
 	t.Helper()
 	s, err := c.out.ReadString('\n')
 	if err != nil {
-		t.Fatalf("child ended: %q, %v", s, err)
+		t.Fatalf("the child exited: %q, %v", s, err)
 	}
 	return strings.TrimSpace(s)
 }
 
-// at waits until the child tells that it is at a step.
+// at waits until the child reports a step.
 func (c *child) at(t *testing.T, name string) {
 	t.Helper()
 	if s := c.line(t); s != "at "+name {
@@ -238,7 +234,7 @@ func (c *child) at(t *testing.T, name string) {
 	}
 }
 
-// tell tells the child a line, and returns what it answers.
+// tell sends a line to the child and returns its answer.
 func (c *child) tell(t *testing.T, line string) string {
 	t.Helper()
 	if _, err := io.WriteString(c.in, line+"\n"); err != nil {
@@ -247,14 +243,14 @@ func (c *child) tell(t *testing.T, line string) string {
 	return c.line(t)
 }
 
-// end lets the child finish, and returns the rest of its output.
+// end closes the child's input, waits for its exit and returns the rest of its output.
 func (c *child) end() (string, error) {
 	c.in.Close()
 	out, _ := io.ReadAll(c.out)
 	return strings.TrimSpace(string(out)), c.Wait()
 }
 
-// kill kills the child, which must not have ended before.
+// kill kills the child, which must not have exited before.
 func (c *child) kill(t *testing.T) {
 	t.Helper()
 	c.Process.Kill()
@@ -264,7 +260,7 @@ func (c *child) kill(t *testing.T) {
 	}
 }
 
-// tempDir is a directory for sockets. t.TempDir can be too long for their paths.
+// tempDir returns a directory for sockets. The path of t.TempDir can be too long.
 func tempDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ow")
@@ -278,7 +274,7 @@ func tempDir(t *testing.T) string {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("only root can take on other users")
+		t.Skip("only root can start processes of other users")
 	}
 }
 
@@ -296,7 +292,7 @@ func chown(t *testing.T, path string, uid, gid int) {
 	}
 }
 
-// listen listens at a path that nobody else is to hold.
+// listen listens at a path that is free.
 func listen(t *testing.T, path string, spec perms.Spec) *Listener {
 	t.Helper()
 	l, err := listenAt(path, spec)
@@ -307,7 +303,7 @@ func listen(t *testing.T, path string, spec perms.Spec) *Listener {
 	return l
 }
 
-// listenAt waits for no lock.
+// listenAt listens without waiting.
 func listenAt(path string, spec perms.Spec) (*Listener, error) {
 	return Config{Perms: spec, LockWait: -1, AnswerWait: -1}.Listen(context.Background(), Addr{Unix, path})
 }
@@ -316,7 +312,7 @@ func check(path string, spec perms.Spec) (note string, err error) {
 	return Config{Perms: spec}.Check(context.Background(), Addr{Unix, path})
 }
 
-// file looks at a file, which must be there.
+// file returns the FileInfo of a file, which must exist.
 func file(t *testing.T, path string) os.FileInfo {
 	t.Helper()
 	fi, err := os.Lstat(path)
@@ -331,7 +327,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// same checks that a file was not replaced or changed.
+// same checks that a file was neither replaced nor changed.
 func same(t *testing.T, before os.FileInfo, path string) {
 	t.Helper()
 	after, err := os.Lstat(path)
@@ -344,15 +340,14 @@ func same(t *testing.T, before os.FileInfo, path string) {
 	}
 }
 
-// leftover makes a socket file that nobody listens on.
+// leftover creates a socket file without a server.
 func leftover(t *testing.T, path string, mode os.FileMode) {
 	t.Helper()
 	bound(t, path, unix.SOCK_STREAM, -1, true)
 	chmod(t, path, mode)
 }
 
-// bound binds a socket, as a program that knows nothing of the lock would. It
-// listens if backlog is not negative.
+// bound binds a socket without a lock. It listens if backlog is not negative.
 func bound(t *testing.T, path string, typ, backlog int, closeIt bool) int {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_UNIX, typ, 0)
@@ -375,11 +370,11 @@ func bound(t *testing.T, path string, typ, backlog int, closeIt bool) int {
 	return fd
 }
 
-// TestOrdinaryUser runs all tests as an ordinary user, who may do less.
+// TestOrdinaryUser runs all tests as an ordinary user.
 func TestOrdinaryUser(t *testing.T) {
 	needRoot(t)
 	t.Parallel()
-	self, err := theBinary()
+	self, err := publicBinary()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -398,7 +393,7 @@ func TestOrdinaryUser(t *testing.T) {
 	}
 }
 
-// connect tells whether anybody listens, and hangs up.
+// connect connects and closes the connection.
 func connect(path string) error {
 	c, err := dial(path)
 	if err == nil {

@@ -17,9 +17,8 @@ import (
 	"github.com/onewake/onewake/perms"
 )
 
-// causes lists what is wrong with the way to a socket, "above a" for a directory
-// of somebody else's and "writable a 0022" for one that others can write, by
-// paths below top.
+// causes lists what is wrong with the directories of a socket, such as "above a"
+// for a parent with another owner, and "writable a 0022". Paths are relative to top.
 func causes(err error, top string) (all []string) {
 	names := map[Cause]string{DirOwner: "owner", ParentOwner: "above", DirWritable: "writable", ForeignLink: "link"}
 	errs := []error{err}
@@ -41,16 +40,15 @@ func causes(err error, top string) (all []string) {
 	return all
 }
 
-// A directory as it may be, and what Listen and Check make of it.
 func TestDirectory(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		mode os.FileMode
-		bits os.FileMode // that are too many
+		bits os.FileMode // that make it unsafe
 		who  string
 	}{
 		{"ours alone", 0o700, 0, ""},
-		{"others look", 0o755, 0, ""},
+		{"others read", 0o755, 0, ""},
 		{"set-gid", 0o2750, 0, ""},
 		{"group writes", 0o770, 0o020, "its group"},
 		{"others write", 0o707, 0o002, "others"},
@@ -67,8 +65,8 @@ func TestDirectory(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				// On the BSDs it has the group of /tmp, and only members may set
-				// the set-gid bit.
+				// On the BSDs it has the group of /tmp, and only members of the group
+				// can set the set-gid bit.
 				chown(t, dir, -1, os.Getegid())
 				chmod(t, dir, tt.mode)
 				for _, err := range both(below+"/s", mode(0o600)) {
@@ -86,18 +84,18 @@ func TestDirectory(t *testing.T) {
 					}
 				}
 				if tt.bits != 0 && exists(below+"/.s.lock") {
-					t.Error("a lock file was made")
+					t.Error("a lock file was created")
 				}
 			})
 		}
 	}
 }
 
-// Root is as careful as others: who owns a directory can put what he likes there.
+// Root rejects another user's directory as well: its owner can replace the socket.
 func TestForeignOwner(t *testing.T) {
 	needRoot(t)
 	top := tempDir(t)
-	for _, x := range []thing{{"ours", 0o755, nobody, nobody, ""}, {"ours/run", 0o700, 0, 0, ""}, {"run", 0o700, nobody, nobody, ""}} {
+	for _, x := range []element{{"ours", 0o755, nobody, nobody, ""}, {"ours/run", 0o700, 0, 0, ""}, {"run", 0o700, nobody, nobody, ""}} {
 		x.make(t, top+"/")
 	}
 	for dir, want := range map[string]string{"/run": "owner /run", "/ours/run": "above /ours"} {
@@ -109,7 +107,7 @@ func TestForeignOwner(t *testing.T) {
 	}
 }
 
-// both returns what Check and Listen have to say.
+// both returns the errors of Check and Listen.
 func both(path string, spec perms.Spec) []error {
 	_, cerr := check(path, spec)
 	l, err := listenAt(path, spec)
@@ -119,7 +117,6 @@ func both(path string, spec perms.Spec) []error {
 	return []error{cerr, err}
 }
 
-// Where the way to the directory does not lead there.
 func TestNoDirectory(t *testing.T) {
 	top := tempDir(t)
 	mkdir := func(name string, mode os.FileMode) {
@@ -146,7 +143,7 @@ func TestNoDirectory(t *testing.T) {
 		kind  error
 		cause Cause
 		text  string // of $T
-		root  bool   // it is the same for root
+		root  bool   // root gets it too
 	}{
 		{"missing", fs.ErrNotExist, NoDir, "$T/missing: no such file or directory", true},
 		{"missing/below", fs.ErrNotExist, NoDir, "$T/missing/below: no such file or directory", true},
@@ -161,7 +158,7 @@ func TestNoDirectory(t *testing.T) {
 	} {
 		t.Run(tt.dir, func(t *testing.T) {
 			if os.Geteuid() == 0 && !tt.root {
-				t.Skip("root may; TestOrdinaryUser runs this")
+				t.Skip("permitted for root; TestOrdinaryUser runs this")
 			}
 			fill := strings.NewReplacer("$T", top, "$U", perms.UserName(os.Geteuid()))
 			path := filepath.Join(top, tt.dir, "s")
@@ -176,7 +173,7 @@ func TestNoDirectory(t *testing.T) {
 	}
 }
 
-// The way that is looked at is the one that the kernel goes.
+// walk resolves a path as the kernel does.
 func TestWalk(t *testing.T) {
 	top, err := filepath.EvalSymlinks(tempDir(t))
 	if err != nil {
@@ -211,7 +208,7 @@ func TestWalk(t *testing.T) {
 		if err != nil || !w.st.sameFile(st) {
 			t.Errorf("walk %s: another directory", dir)
 		}
-		// And what is bound there can be reached by the name that was given.
+		// A client can connect by the original path.
 		l := listen(t, filepath.Join(dir, "s"), mode(0o600))
 		talk(t, l)
 		if !exists(filepath.Join(want, "s")) {
@@ -226,9 +223,7 @@ func init() {
 	roles["try"] = childTry
 }
 
-// childAttack is a user who wants clients to connect to a socket of his own. He
-// tries to move away each thing that a line lists, and to put his own in its
-// place.
+// childAttack tries to replace each file in a line with a directory of its own.
 func childAttack(_ context.Context, _ string) error {
 	for {
 		line, err := stdin.ReadString('\n')
@@ -239,7 +234,7 @@ func childAttack(_ context.Context, _ string) error {
 		for _, name := range strings.Fields(line) {
 			if os.Rename(name, name+".old") == nil {
 				if err := os.Mkdir(name, 0o777); err != nil {
-					return fmt.Errorf("moved, and not replaced: %w", err)
+					return fmt.Errorf("moved but not replaced: %w", err)
 				}
 				moved = append(moved, name)
 			}
@@ -248,7 +243,7 @@ func childAttack(_ context.Context, _ string) error {
 	}
 }
 
-// childTry tells what Listen and Check have against a directory.
+// childTry reports why Listen and Check reject a directory.
 func childTry(_ context.Context, _ string) error {
 	for {
 		line, err := stdin.ReadString('\n')
@@ -258,22 +253,21 @@ func childTry(_ context.Context, _ string) error {
 		top, dir, _ := strings.Cut(strings.TrimSpace(line), " ")
 		errs := both(top+dir+"/s", mode(0o600))
 		if fmt.Sprint(errs[0]) != fmt.Sprint(errs[1]) {
-			return fmt.Errorf("Check has %v, Listen has %v", errs[0], errs[1])
+			return fmt.Errorf("Check: %v, Listen: %v", errs[0], errs[1])
 		}
 		fmt.Println(strings.Join(causes(errs[0], top), ", "))
 	}
 }
 
-// A thing on the way to a socket, as root has made it: a directory, or a
-// symbolic link if there is a target.
-type thing struct {
+// An element of a path: a directory, or a symbolic link if there is a target.
+type element struct {
 	path     string
 	mode     os.FileMode
 	uid, gid int
 	target   string
 }
 
-func (x thing) make(t *testing.T, top string) {
+func (x element) make(t *testing.T, top string) {
 	t.Helper()
 	var err error
 	if x.target != "" {
@@ -290,50 +284,49 @@ func (x thing) make(t *testing.T, top string) {
 	}
 }
 
-// A user who can replace a directory, or a link, on the way to the socket is
-// found out before anything is made. What he can do is tried, by a process of
-// his.
+// If another user can replace a directory or link in the path of the socket, Listen
+// rejects the path. A process of that user tries to replace them.
 func TestSwap(t *testing.T) {
 	needRoot(t)
 	const us, attacker, theirs, foreign = nobody, 12345, 54321, 4711
-	type way []thing // the last one is the socket's directory
-	own := func(path string, mode os.FileMode) thing { return thing{path, mode, us, us, ""} }
-	dir := func(path string, mode os.FileMode, uid, gid int) thing { return thing{path, mode, uid, gid, ""} }
-	link := func(path, target string, uid int) thing { return thing{path, 0, uid, uid, target} }
+	type elements []element // the last one is the socket's directory
+	own := func(path string, mode os.FileMode) element { return element{path, mode, us, us, ""} }
+	dir := func(path string, mode os.FileMode, uid, gid int) element { return element{path, mode, uid, gid, ""} }
+	link := func(path, target string, uid int) element { return element{path, 0, uid, uid, target} }
 	base := tempDir(t)
 	chmod(t, base, 0o755)
 	victim := start(t, "try", "", &syscall.Credential{Uid: us, Gid: us})
-	thief := start(t, "attack", "", &syscall.Credential{Uid: attacker, Gid: attacker, Groups: []uint32{attacker, theirs}})
+	attacking := start(t, "attack", "", &syscall.Credential{Uid: attacker, Gid: attacker, Groups: []uint32{attacker, theirs}})
 	for i, tt := range []struct {
 		name  string
-		way   way
+		path  elements
 		moved string // by the attacker
-		want  string // that Listen has against it
+		want  string // why Listen rejects it
 	}{
-		{"the user's own", way{own("a", 0o755), own("a/b", 0o700), own("a/b/run", 0o700)}, "", ""},
-		{"below root's", way{dir("a", 0o755, 0, 0), dir("a/b", 0o2755, 0, theirs), dir("a/b/run", 0o750, us, theirs)}, "", ""},
-		{"a parent of mode 0777", way{dir("a", 0o777, 0, 0), own("a/b", 0o755), own("a/b/run", 0o750)}, "a/b", "writable a 0022"},
-		{"a parent's group", way{dir("a", 0o755, 0, 0), dir("a/b", 0o775, 0, theirs), own("a/b/run", 0o750)}, "a/b/run", "writable a/b 0020"},
-		{"our own with a group", way{dir("a", 0o775, us, theirs), own("a/run", 0o750)}, "a/run", "writable a 0020"},
-		{"a group he is not in", way{dir("a", 0o775, 0, foreign), own("a/run", 0o750)}, "", "writable a 0020"},
-		{"others by mode 0757", way{dir("a", 0o757, 0, 0), own("a/run", 0o750)}, "a/run", "writable a 0002"},
-		{"his parent", way{dir("a", 0o755, attacker, attacker), dir("a/b", 0o755, 0, 0), own("a/b/run", 0o750)}, "a/b", "above a"},
-		{"his directory", way{dir("a", 0o755, 0, 0), dir("a/run", 0o777, attacker, attacker)}, "", "owner a/run, writable a/run 0022"},
-		{"somebody else's parent", way{dir("a", 0o755, foreign, foreign), own("a/run", 0o750)}, "", "above a"},
-		{"sticky", way{dir("a", 0o1777, 0, 0), own("a/b", 0o755), own("a/b/run", 0o750)}, "", ""},
-		{"sticky, root's below", way{dir("a", 0o1777, 0, 0), dir("a/b", 0o755, 0, 0), own("a/b/run", 0o750)}, "", ""},
-		{"sticky, his below", way{dir("a", 0o1777, 0, 0), dir("a/b", 0o755, attacker, attacker), own("a/b/run", 0o750)}, "a/b/run, a/b", "above a/b"},
-		{"his sticky one", way{dir("a", 0o1777, attacker, attacker), own("a/run", 0o750)}, "a/run", "above a"},
-		{"a link", way{dir("a", 0o755, 0, 0), own("a/b", 0o750), link("run", "a/b", us)}, "", ""},
-		{"his link, which only root can replace", way{own("a", 0o750), link("run", "a", attacker)}, "", ""},
-		{"a link where he can write", way{dir("w", 0o777, 0, 0), own("a", 0o750), link("w/run", "../a", us)}, "w/run", "writable w 0022"},
-		{"our link, sticky", way{dir("w", 0o1777, 0, 0), own("a", 0o750), link("w/run", "../a", us)}, "", ""},
-		{"root's link, sticky", way{dir("w", 0o1777, 0, 0), own("a", 0o750), link("w/run", "../a", 0)}, "", ""},
-		{"his link, sticky", way{dir("w", 0o1777, 0, 0), own("a", 0o750), link("w/run", "../a", attacker)}, "w/run", "link w/run"},
-		{"a link to where he can write", way{dir("w", 0o777, 0, 0), own("w/b", 0o755), own("w/b/c", 0o750), link("run", "w/b/c", 0)}, "w/b", "writable w 0022"},
-		{"a link there and back", way{dir("w", 0o777, 0, 0), own("w/b", 0o755), own("a", 0o750), link("run", "w/b/../../a", 0)}, "w/b", "writable w 0022"},
-		{"a link to a link of his", way{dir("w", 0o1777, 0, 0), own("a", 0o750), link("w/x", "../a", attacker), link("run", "w/x", 0)}, "w/x", "link w/x"},
-		{"everything at once", way{dir("a", 0o777, foreign, foreign), own("a/b", 0o770), own("a/b/run", 0o707)}, "a/b",
+		{"the user's own", elements{own("a", 0o755), own("a/b", 0o700), own("a/b/run", 0o700)}, "", ""},
+		{"below root's", elements{dir("a", 0o755, 0, 0), dir("a/b", 0o2755, 0, theirs), dir("a/b/run", 0o750, us, theirs)}, "", ""},
+		{"a parent of mode 0777", elements{dir("a", 0o777, 0, 0), own("a/b", 0o755), own("a/b/run", 0o750)}, "a/b", "writable a 0022"},
+		{"a parent's group", elements{dir("a", 0o755, 0, 0), dir("a/b", 0o775, 0, theirs), own("a/b/run", 0o750)}, "a/b/run", "writable a/b 0020"},
+		{"our own with a group", elements{dir("a", 0o775, us, theirs), own("a/run", 0o750)}, "a/run", "writable a 0020"},
+		{"a group he is not in", elements{dir("a", 0o775, 0, foreign), own("a/run", 0o750)}, "", "writable a 0020"},
+		{"others by mode 0757", elements{dir("a", 0o757, 0, 0), own("a/run", 0o750)}, "a/run", "writable a 0002"},
+		{"his parent", elements{dir("a", 0o755, attacker, attacker), dir("a/b", 0o755, 0, 0), own("a/b/run", 0o750)}, "a/b", "above a"},
+		{"his directory", elements{dir("a", 0o755, 0, 0), dir("a/run", 0o777, attacker, attacker)}, "", "owner a/run, writable a/run 0022"},
+		{"somebody else's parent", elements{dir("a", 0o755, foreign, foreign), own("a/run", 0o750)}, "", "above a"},
+		{"sticky", elements{dir("a", 0o1777, 0, 0), own("a/b", 0o755), own("a/b/run", 0o750)}, "", ""},
+		{"sticky, root's below", elements{dir("a", 0o1777, 0, 0), dir("a/b", 0o755, 0, 0), own("a/b/run", 0o750)}, "", ""},
+		{"sticky, his below", elements{dir("a", 0o1777, 0, 0), dir("a/b", 0o755, attacker, attacker), own("a/b/run", 0o750)}, "a/b/run, a/b", "above a/b"},
+		{"his sticky one", elements{dir("a", 0o1777, attacker, attacker), own("a/run", 0o750)}, "a/run", "above a"},
+		{"a link", elements{dir("a", 0o755, 0, 0), own("a/b", 0o750), link("run", "a/b", us)}, "", ""},
+		{"his link, which only root can replace", elements{own("a", 0o750), link("run", "a", attacker)}, "", ""},
+		{"a link where he can write", elements{dir("w", 0o777, 0, 0), own("a", 0o750), link("w/run", "../a", us)}, "w/run", "writable w 0022"},
+		{"our link, sticky", elements{dir("w", 0o1777, 0, 0), own("a", 0o750), link("w/run", "../a", us)}, "", ""},
+		{"root's link, sticky", elements{dir("w", 0o1777, 0, 0), own("a", 0o750), link("w/run", "../a", 0)}, "", ""},
+		{"his link, sticky", elements{dir("w", 0o1777, 0, 0), own("a", 0o750), link("w/run", "../a", attacker)}, "w/run", "link w/run"},
+		{"a link to where he can write", elements{dir("w", 0o777, 0, 0), own("w/b", 0o755), own("w/b/c", 0o750), link("run", "w/b/c", 0)}, "w/b", "writable w 0022"},
+		{"a link there and back", elements{dir("w", 0o777, 0, 0), own("w/b", 0o755), own("a", 0o750), link("run", "w/b/../../a", 0)}, "w/b", "writable w 0022"},
+		{"a link to a link of his", elements{dir("w", 0o1777, 0, 0), own("a", 0o750), link("w/x", "../a", attacker), link("run", "w/x", 0)}, "w/x", "link w/x"},
+		{"everything at once", elements{dir("a", 0o777, foreign, foreign), own("a/b", 0o770), own("a/b/run", 0o707)}, "a/b",
 			"above a, writable a 0022, writable a/b 0020, writable a/b/run 0002"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -342,20 +335,20 @@ func TestSwap(t *testing.T) {
 				t.Fatal(err)
 			}
 			var names []string
-			for _, x := range tt.way {
+			for _, x := range tt.path {
 				x.make(t, top)
 				names = append([]string{top + x.path}, names...)
 			}
-			got := victim.tell(t, top+" "+tt.way[len(tt.way)-1].path)
+			got := victim.tell(t, top+" "+tt.path[len(tt.path)-1].path)
 			if got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}
-			moved := strings.ReplaceAll(thief.tell(t, strings.Join(names, " ")), top, "")
+			moved := strings.ReplaceAll(attacking.tell(t, strings.Join(names, " ")), top, "")
 			if moved != tt.moved {
-				t.Errorf("he could move %q, this test expects %q", moved, tt.moved)
+				t.Errorf("the attacker moved %q, expected %q", moved, tt.moved)
 			}
 			if moved != "" && got == "" {
-				t.Error("the way was taken for safe")
+				t.Error("the path was accepted")
 			}
 		})
 	}

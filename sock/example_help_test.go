@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
@@ -30,12 +29,12 @@ func init() {
 		return untilStopped(path, func(srv *http.Server) error { return serve(ctx, srv, path) })
 	}
 	sock.Roles["server"] = func(ctx context.Context, path string) error {
-		return untilStopped(path, func(srv *http.Server) error { return servePatiently(ctx, srv, path) })
+		return untilStopped(path, func(srv *http.Server) error { return serveForTest(ctx, srv, path) })
 	}
 }
 
-// servePatiently is serve for tests, which decide how long it waits.
-func servePatiently(ctx context.Context, srv *http.Server, path string) error {
+// serveForTest is serve with a longer LockWait.
+func serveForTest(ctx context.Context, srv *http.Server, path string) error {
 	c := sock.Config{Perms: perms.Spec{Mode: perms.Set(0o660)}, LockWait: time.Hour}
 	l, err := c.Listen(ctx, sock.Addr{Network: sock.Unix, Address: path})
 	if err != nil {
@@ -50,8 +49,7 @@ func servePatiently(ctx context.Context, srv *http.Server, path string) error {
 	return srv.Serve(l)
 }
 
-// untilStopped is a program that serves until SIGTERM stops it, and knows no
-// more of sockets than the example does.
+// untilStopped serves until SIGTERM.
 func untilStopped(path string, serve func(*http.Server) error) error {
 	srv := &http.Server{
 		Handler: handler(path),
@@ -93,16 +91,16 @@ func handler(path string) http.Handler {
 		<-usr1
 		fmt.Fprint(w, os.Getpid())
 	})
-	mux.HandleFunc("/powers", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("/rights", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, "system", runtime.GOOS)
-		powers(w, path)
+		tryRights(w, path)
 	})
 	return mux
 }
 
-// powers tries what somebody would who has broken in, and writes a line of each
-// try that worked.
-func powers(w io.Writer, path string) {
+// tryRights tries what an attacker would, and writes a line for each attempt that
+// succeeds.
+func tryRights(w io.Writer, path string) {
 	if f, err := os.Open(filepath.Dir(path)); err == nil {
 		f.Close()
 		fmt.Fprintln(w, "opened the directory")
@@ -114,19 +112,19 @@ func powers(w io.Writer, path string) {
 	for fd := range 100 {
 		if n, err := unix.Openat(fd, "made", unix.O_CREAT|unix.O_RDWR, 0o600); err == nil {
 			unix.Close(n)
-			fmt.Fprintln(w, "made a file by way of descriptor", fd)
+			fmt.Fprintln(w, "created a file with descriptor", fd)
 		}
 		if err := unix.Fchmodat(fd, filepath.Base(path), 0o666, unix.AT_SYMLINK_NOFOLLOW); err == nil {
-			fmt.Fprintln(w, "changed the mode by way of descriptor", fd)
+			fmt.Fprintln(w, "changed the mode with descriptor", fd)
 		}
 		if _, err := unix.ReadDirent(fd, make([]byte, 8192)); err == nil {
-			fmt.Fprintln(w, "read a directory by way of descriptor", fd)
+			fmt.Fprintln(w, "read a directory with descriptor", fd)
 		}
 	}
 }
 
-// startExample starts the example in another process, and returns when it
-// listens. stop ends it, and returns when it has ended.
+// startExample starts the example in another process and waits until it listens.
+// stop stops it and waits for its exit.
 func startExample(path string) (stop func()) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = []string{"GORACE=atexit_sleep_ms=0", "SOCK_TEST_ROLE=example", "SOCK_TEST_PATH=" + path, "SOCK_TEST_TELL=listening"}
@@ -139,7 +137,7 @@ func startExample(path string) (stop func()) {
 		log.Fatal(err)
 	}
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		log.Print("the server says nothing: ", err)
+		log.Print("no output from the server: ", err)
 	}
 	return func() {
 		cmd.Process.Signal(syscall.SIGTERM)
@@ -149,20 +147,11 @@ func startExample(path string) (stop func()) {
 	}
 }
 
-// get asks the server at path.
+// get sends a request to the server at path.
 func get(path, url string) string {
-	client := http.Client{Timeout: time.Minute, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext:       func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) },
-	}}
-	resp, err := client.Get("http://unix" + url)
+	body, err := sock.Get(path, url)
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		log.Fatal(err)
-	}
-	return strings.TrimRight(string(body), "\n") + "\n"
+	return body
 }

@@ -13,10 +13,9 @@ import (
 	"github.com/onewake/onewake/sock"
 )
 
-// serve is all that it takes to serve on a guarded, sandboxed Unix socket. What
-// the handlers need of files, names and time zones must be there by now: from
-// Enter on, on FreeBSD, whoever breaks in can neither open a file nor connect to
-// anything.
+// serve serves on a Unix socket and enters the sandbox. The handlers must have
+// opened all files and looked up all names and time zones before: after Enter, on
+// FreeBSD, the process can neither open a file nor connect.
 func serve(ctx context.Context, srv *http.Server, path string) error {
 	spec := perms.Spec{Mode: perms.Set(0o660)}
 	l, err := sock.Listen(ctx, sock.Addr{Network: sock.Unix, Address: path}, spec)
@@ -32,8 +31,8 @@ func serve(ctx context.Context, srv *http.Server, path string) error {
 	return srv.Serve(l)
 }
 
-// A web server on a guarded, sandboxed Unix socket. After a crash it starts
-// again, a second one stays away, and a stop leaves nothing behind.
+// A web server in a sandbox, on a Unix socket. It can be started again after a
+// crash, and not twice at once, and its socket file is removed when it stops.
 func Example() {
 	dir, err := os.MkdirTemp("", "ow")
 	if err != nil {
@@ -42,8 +41,8 @@ func Example() {
 	defer os.RemoveAll(dir)
 	path := dir + "/hello.sock"
 
-	// A confined process cannot leave the sandbox, nor connect to itself: the
-	// server is another process, which calls serve.
+	// A process can neither leave the sandbox nor connect in it, so another
+	// process calls serve.
 	stop := startExample(path)
 	fmt.Print(get(path, "/hello"))
 	fi, err := os.Lstat(path)
@@ -52,11 +51,11 @@ func Example() {
 	}
 	fmt.Println(fi.Mode())
 
-	stop() // by SIGTERM, upon which it calls srv.Shutdown
+	stop() // by SIGTERM; the server calls srv.Shutdown
 	_, err = os.Lstat(path)
-	fmt.Println("gone:", errors.Is(err, os.ErrNotExist))
+	fmt.Println("removed:", errors.Is(err, os.ErrNotExist))
 	// Output:
 	// hello
 	// Srw-rw----
-	// gone: true
+	// removed: true
 }

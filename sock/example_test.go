@@ -32,7 +32,7 @@ func ExampleParse() {
 	// true address "unix:@hello": abstract sockets have no permissions, use unix:/path
 }
 
-// What a start would find, as for a program's -check flag.
+// Check reports what Listen would do, for a flag such as -check.
 func ExampleConfig_Check() {
 	dir, err := os.MkdirTemp("", "ow")
 	if err != nil {
@@ -43,7 +43,7 @@ func ExampleConfig_Check() {
 	c := sock.Config{Perms: perms.Spec{Mode: perms.Set(0o660)}}
 
 	_, err = c.Check(context.Background(), a)
-	fmt.Println("at first:", err)
+	fmt.Println("mode 0700:", err)
 
 	if err := os.Chmod(dir, 0o777); err != nil {
 		log.Fatal(err)
@@ -51,11 +51,11 @@ func ExampleConfig_Check() {
 	_, err = c.Check(context.Background(), a)
 	var e *sock.Error
 	if errors.As(err, &e) && e.Cause == sock.DirWritable {
-		fmt.Printf("to mend: chmod to take %04o away from the directory: %v\n", e.Mode, e.Path == dir)
+		fmt.Printf("remove the bits %04o from the mode of the directory: %v\n", e.Mode, e.Path == dir)
 	}
 	fmt.Println("unsafe directory:", errors.Is(err, sock.ErrUnsafeDir))
 	// Output:
-	// at first: <nil>
-	// to mend: chmod to take 0022 away from the directory: true
+	// mode 0700: <nil>
+	// remove the bits 0022 from the mode of the directory: true
 	// unsafe directory: true
 }

@@ -4,5 +4,5 @@ package sock
 
 import "testing"
 
-// There are no rights to look at.
+// There are no rights to check.
 func checkLimited(*testing.T, *Listener) {}

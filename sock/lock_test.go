@@ -2,7 +2,6 @@ package sock
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestPredecessorEnds(t *testing.T) {
+func TestLockReleased(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	l := listen(t, path, mode(0o600))
 	ctx := withSteps(func(name string) {
@@ -26,8 +25,8 @@ func TestPredecessorEnds(t *testing.T) {
 	talk(t, next)
 }
 
-// Whoever finds the lock file can link to it on FreeBSD, and keeps nobody from
-// starting by that.
+// On FreeBSD any user who finds the lock file can link to it. That must not prevent
+// a start.
 func TestLockFileLinked(t *testing.T) {
 	dir := tempDir(t)
 	path, lock := filepath.Join(dir, "s"), filepath.Join(dir, ".s.lock")
@@ -42,7 +41,7 @@ func TestLockFileLinked(t *testing.T) {
 		}
 		l := listen(t, path, mode(0o600))
 		talk(t, l)
-		// It is a lock as ever.
+		// The lock still works.
 		if _, err := check(path, mode(0o600)); !errors.Is(err, ErrLocked) {
 			t.Errorf("Check: %v", err)
 		}
@@ -50,7 +49,8 @@ func TestLockFileLinked(t *testing.T) {
 	}
 }
 
-// In a sticky directory anybody may have put anything in the lock's place.
+// In a sticky directory another user may have created something under the name of
+// the lock file.
 func TestLockFileAttacks(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -112,14 +112,13 @@ func TestLockFileAttacks(t *testing.T) {
 			same(t, before, lock)
 			same(t, precious, other)
 			if exists(path) || exists(other+"2") {
-				t.Error("something was made")
+				t.Error("a file was created")
 			}
 		})
 	}
 }
 
-// Whoever changes what is in the lock's place between a look and the opening
-// gains nothing by it.
+// The lock file is replaced between stat(2) and open(2).
 func TestLockFileSwapped(t *testing.T) {
 	for name, put := range map[string]func(lock, other string) error{
 		"symbolic link": func(lock, other string) error { return os.Symlink(other, lock) },
@@ -145,9 +144,9 @@ func TestLockFileSwapped(t *testing.T) {
 			}
 			same(t, precious, other)
 			if exists(path) || exists(other+"2") {
-				t.Error("something was made")
+				t.Error("a file was created")
 			}
-			// The same while somebody checks: a pipe is not waited for.
+			// The same during Check, which must not wait for the pipe.
 			if err := errors.Join(os.Remove(lock), os.WriteFile(lock, nil, 0o600)); err != nil {
 				t.Fatal(err)
 			}
@@ -165,7 +164,7 @@ func TestLockFileSwapped(t *testing.T) {
 	}
 }
 
-// Whoever tidies the lock file away does not let two in.
+// Two servers cannot start even if somebody removes the lock file.
 func TestLockFileRemoved(t *testing.T) {
 	between := func(t *testing.T, again bool) {
 		path := filepath.Join(tempDir(t), "s")
@@ -191,11 +190,11 @@ func TestLockFileRemoved(t *testing.T) {
 		}
 		st, err := fstat(l.LockFile())
 		if err != nil || st.links != 1 {
-			t.Errorf("the lock is on a file that is gone (%v)", err)
+			t.Errorf("the lock is on a removed file (%v)", err)
 		}
 	}
 	t.Run("between open and lock", func(t *testing.T) { between(t, false) })
-	t.Run("and made anew", func(t *testing.T) { between(t, true) })
+	t.Run("and created again", func(t *testing.T) { between(t, true) })
 	t.Run("while held", func(t *testing.T) {
 		path := filepath.Join(tempDir(t), "s")
 		listen(t, path, mode(0o600))
@@ -204,28 +203,19 @@ func TestLockFileRemoved(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		if !exists(path) {
-			t.Error("the server's file is gone")
+			t.Error("the server's file was removed")
 		}
 	})
 }
 
-func TestOpenLockCreatesNothing(t *testing.T) {
-	p, err := Config{}.prepare(t.Context(), filepath.Join(tempDir(t), "s"))
-	if err != nil {
+// A server under a strict umask was killed between open(2) and fchmod(2).
+func TestLockFileWithoutMode(t *testing.T) {
+	path := filepath.Join(tempDir(t), "s")
+	if err := os.WriteFile(filepath.Dir(path)+"/.s.lock", nil, 0); err != nil {
 		t.Fatal(err)
 	}
-	defer p.dir.Close()
-	if _, err := p.openLock(t.Context(), unix.O_RDONLY); !errors.Is(err, fs.ErrNotExist) {
-		t.Error(err)
-	}
-	if held, err := p.lockHeld(t.Context()); held || err != nil {
-		t.Error(held, err)
-	}
-	// What a process under a strict umask leaves if it is killed at once.
-	if err := os.WriteFile(p.lockPath(), nil, 0); err != nil {
-		t.Fatal(err)
-	}
-	if note, err := check(p.path, mode(0o600)); note != "" || err != nil {
+	if note, err := check(path, mode(0o600)); note != "" || err != nil {
 		t.Error(note, err)
 	}
+	listen(t, path, mode(0o600))
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/onewake/onewake/perms"
 )
 
-// The umask has no say in the mode, and nobody gets in before listen(2).
+// The umask has no effect on the mode, and no client can connect before listen(2).
 func TestMode(t *testing.T) {
 	for _, umask := range []int{0, 0o022, 0o777} {
 		for _, m := range []int{0, 0o060, 0o222, 0o600, 0o660, 0o666, 0o777} {
@@ -35,7 +35,7 @@ func TestMode(t *testing.T) {
 				}
 				defer l.Close()
 				if early != nil {
-					t.Errorf("could connect when %v", early)
+					t.Errorf("could connect at %v", early)
 				}
 				if got := file(t, path).Mode(); got != os.ModeSocket|os.FileMode(m) {
 					t.Errorf("mode %v", got)
@@ -45,7 +45,7 @@ func TestMode(t *testing.T) {
 					t.Errorf("lock file: %v, %v", st.Mode(), err)
 				}
 				l.Close()
-				// The same again, and with the lock file that is there now.
+				// The same with the existing lock file.
 				if _, err := check(path, mode(m)); err != nil {
 					t.Error(err)
 				}
@@ -83,7 +83,7 @@ func TestOwner(t *testing.T) {
 					}
 				}
 				if exists(path) {
-					t.Error("our own file was left")
+					t.Error("the file was not removed")
 				}
 				return
 			}
@@ -96,7 +96,7 @@ func TestOwner(t *testing.T) {
 				t.Errorf("wanted %v, got %04o %d:%d, %v", tt.spec, st.mode, st.uid, st.gid, err)
 			}
 			if err := l.Close(); err != nil || exists(path) {
-				t.Errorf("Close: %v, file there: %v", err, exists(path))
+				t.Errorf("Close: %v, file exists: %v", err, exists(path))
 			}
 			if l, err = listenAt(path, tt.spec); err != nil {
 				t.Error(err)
@@ -107,12 +107,12 @@ func TestOwner(t *testing.T) {
 	}
 }
 
-// Who can connect, by mode and user. This is what perms.Enforced promises.
+// Who can connect, by mode and user, as perms.Enforced says.
 func TestWhoConnects(t *testing.T) {
 	needRoot(t)
 	const owner, group, member, stranger = 12345, 54321, 12346, 12347
 	if strings.HasPrefix(perms.Enforced(), "unknown") {
-		t.Skip("this system promises nothing: ", perms.Enforced())
+		t.Skip(perms.Enforced())
 	}
 	dir := tempDir(t)
 	chmod(t, dir, 0o755)

@@ -3,9 +3,7 @@ package sock
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,22 +14,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// steps are what Listen goes through, in this order, where a leftover file has
-// to be removed.
+// steps are the steps of Listen in their order, if it removes a leftover.
 var steps = []string{
 	"walked", "directory open", "lock seen", "lock created", "lock opened", "locked",
 	"writable", "stale", "removed", "bound", "owner set", "permitted", "listening",
 }
 
-// ours leaves out the steps that are not taken by this user.
-func ours(name string) bool { return name != "writable" || os.Geteuid() != 0 }
+// reached reports whether this user reaches a step.
+func reached(name string) bool { return name != "writable" || os.Geteuid() != 0 }
 
-// A killed server leaves nothing that keeps the next one from starting.
+// After a server was killed at any step the next one starts.
 func TestKilledAtEachStep(t *testing.T) {
 	for _, name := range append(slices.Clone(steps), "served") {
 		t.Run(name, func(t *testing.T) {
-			if !ours(name) {
-				t.Skip("root needs no mode; TestOrdinaryUser runs this")
+			if !reached(name) {
+				t.Skip("root ignores the mode; TestOrdinaryUser runs this")
 			}
 			path := filepath.Join(tempDir(t), "s")
 			leftover(t, path, 0o060)
@@ -41,7 +38,7 @@ func TestKilledAtEachStep(t *testing.T) {
 			l := listen(t, path, mode(0o600))
 			talk(t, l)
 			if err := l.Close(); err != nil || exists(path) {
-				t.Errorf("Close: %v, file there: %v", err, exists(path))
+				t.Errorf("Close: %v, file exists: %v", err, exists(path))
 			}
 		})
 	}
@@ -49,14 +46,14 @@ func TestKilledAtEachStep(t *testing.T) {
 
 // A starter is a Listen in the background.
 type starter struct {
-	at   chan string   // where it has stopped
-	goOn chan struct{} // lets it go on
+	at   chan string   // the step at which it waits
+	goOn chan struct{} // makes it continue
 	l    *Listener
 	err  error
 	done chan struct{}
 }
 
-// begin has a Listen stop at each of these steps, once.
+// begin starts a Listen that waits once at each of these steps.
 func begin(path string, stops ...string) *starter {
 	s := &starter{at: make(chan string), goOn: make(chan struct{}), done: make(chan struct{})}
 	go func() {
@@ -73,7 +70,7 @@ func begin(path string, stops ...string) *starter {
 	return s
 }
 
-// reach waits until it has stopped at a step.
+// reach waits until it is at a step.
 func (s *starter) reach(t *testing.T, name string) {
 	t.Helper()
 	select {
@@ -88,13 +85,13 @@ func (s *starter) reach(t *testing.T, name string) {
 	}
 }
 
-// serves waits until it listens, and makes sure that it is the one who does.
+// serves waits until it listens, and connects to it.
 func (s *starter) serves(t *testing.T) {
 	t.Helper()
 	select {
 	case <-s.done:
 	case <-time.After(hang):
-		t.Fatal("does not come to an end")
+		t.Fatal("Listen does not return")
 	}
 	if s.err != nil {
 		t.Fatal(s.err)
@@ -102,22 +99,22 @@ func (s *starter) serves(t *testing.T) {
 	talk(t, s.l)
 }
 
-// Of two that start at once one serves, and then the other, wherever one of them
-// is when the other comes.
+// Of two servers that start at once, one serves, and the other after it, whatever
+// step the first has reached when the second starts.
 func TestRacingStarts(t *testing.T) {
 	for i, name := range steps {
 		t.Run(name, func(t *testing.T) {
-			if !ours(name) {
-				t.Skip("root needs no mode; TestOrdinaryUser runs this")
+			if !reached(name) {
+				t.Skip("root ignores the mode; TestOrdinaryUser runs this")
 			}
 			path := filepath.Join(tempDir(t), "s")
 			leftover(t, path, 0o060)
-			defer syscall.Umask(syscall.Umask(0o777)) // so that there is a step "lock created"
+			defer syscall.Umask(syscall.Umask(0o777)) // for the step "lock created"
 			first := begin(path, name, "waiting")
 			first.reach(t, name)
 			second := begin(path, "waiting")
 			if i < slices.Index(steps, "locked") {
-				// The second overtakes.
+				// The second gets the lock first.
 				first, second = second, first
 				first.serves(t)
 				second.goOn <- struct{}{}
@@ -136,13 +133,13 @@ func TestRacingStarts(t *testing.T) {
 			}
 			second.serves(t)
 			if err := second.l.Close(); err != nil || exists(path) {
-				t.Errorf("Close: %v, file there: %v", err, exists(path))
+				t.Errorf("Close: %v, file exists: %v", err, exists(path))
 			}
 		})
 	}
 }
 
-// Who waits no longer tells who has the lock, and leaves all as it is.
+// After LockWait the error names the lock file. Nothing is changed.
 func TestLocked(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	c := start(t, "hold", path, nil, "SOCK_TEST_TELL=served")
@@ -163,7 +160,7 @@ func TestLocked(t *testing.T) {
 	if _, err := check(path, mode(0o600)); !errors.Is(err, ErrLocked) {
 		t.Errorf("Check: %v", err)
 	}
-	// Something else being wrong is not hidden by that.
+	// Other problems are reported nevertheless.
 	chmod(t, filepath.Dir(path), 0o777)
 	if _, err := check(path, mode(0o600)); errors.Is(err, ErrLocked) || !errors.Is(err, ErrUnsafeDir) {
 		t.Errorf("Check: %v", err)
@@ -171,7 +168,7 @@ func TestLocked(t *testing.T) {
 	chmod(t, filepath.Dir(path), 0o700)
 	same(t, before, path)
 
-	// A killed server's lock is nobody's, at once.
+	// The lock of a killed server is free at once.
 	c.kill(t)
 	if note, err := check(path, mode(0o600)); err != nil || note == "" {
 		t.Errorf("Check: %q, %v", note, err)
@@ -179,8 +176,8 @@ func TestLocked(t *testing.T) {
 	listen(t, path, mode(0o600))
 }
 
-// The end of a context ends the wait for a predecessor, who is not disturbed.
-func TestCancelledWhileWaiting(t *testing.T) {
+// The end of the context ends the wait for the lock. The running server keeps it.
+func TestCanceledWhileWaiting(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	l := listen(t, path, mode(0o600))
 	before, _ := os.Lstat(path)
@@ -194,17 +191,24 @@ func TestCancelledWhileWaiting(t *testing.T) {
 		}
 	})
 	_, err := Config{LockWait: never}.Listen(ctx, Addr{Unix, path})
-	if !errors.Is(err, why) || errors.Is(err, ErrInUse) || !strings.HasPrefix(err.Error(), "listen unix:"+path+": ") {
-		t.Errorf("got %v", err)
+	want := "listen unix:" + path + ": stopped while another server holds " + filepath.Dir(path) + "/.s.lock: why"
+	if !errors.Is(err, why) || errors.Is(err, ErrInUse) || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
 	}
 	if n := descriptors(); n > open {
 		t.Errorf("%d descriptors open, before %d", n, open)
 	}
 	same(t, before, path)
 	talk(t, l)
+
+	// It is done already.
+	path = filepath.Join(tempDir(t), "s")
+	if _, err := (Config{}).Listen(ctx, Addr{Unix, path}); !errors.Is(err, why) || exists(filepath.Dir(path)+"/.s.lock") {
+		t.Errorf("got %v", err)
+	}
 }
 
-// descriptors counts those that are open.
+// descriptors counts the open ones.
 func descriptors() (n int) {
 	for fd := range 256 {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
@@ -212,48 +216,4 @@ func descriptors() (n int) {
 		}
 	}
 	return n
-}
-
-// childStoppable is a daemon that a signal stops.
-func childStoppable(ctx context.Context, path string) error {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	l, err := Config{Perms: mode(0o600), LockWait: never}.Listen(ctx, Addr{Unix, path})
-	if !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("got %v, %v", l, err)
-	}
-	fmt.Println("at the end:", err)
-	return nil
-}
-
-func init() { roles["stoppable"] = childStoppable }
-
-// The same in the form that a daemon has: a signal stops it while it waits.
-func TestStoppedWhileWaiting(t *testing.T) {
-	path := filepath.Join(tempDir(t), "s")
-	l := listen(t, path, mode(0o600))
-	before, _ := os.Lstat(path)
-	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
-		c := start(t, "stoppable", path, nil, "SOCK_TEST_TELL=waiting")
-		c.at(t, "waiting")
-		if err := c.Process.Signal(sig); err != nil {
-			t.Fatal(err)
-		}
-		want := "at the end: listen unix:" + path + ": stopped while another server holds " + filepath.Dir(path) + "/.s.lock: " + sig.String()
-		if s := c.line(t); !strings.HasPrefix(s, want) {
-			t.Errorf("got  %s\nwant %s", s, want)
-		}
-		if out, err := c.end(); err != nil {
-			t.Errorf("%v: %s, %v", sig, out, err)
-		}
-	}
-	same(t, before, path)
-	talk(t, l)
-	// And a stop that comes before there is anything to wait for.
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	path = filepath.Join(tempDir(t), "s")
-	if _, err := Listen(ctx, Addr{Unix, path}, unchanged); !errors.Is(err, context.Canceled) || exists(filepath.Dir(path)+"/.s.lock") {
-		t.Errorf("got %v", err)
-	}
 }

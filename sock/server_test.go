@@ -17,10 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// These tests run the server of the package example, an http.Server in a
-// process of its own that knows nothing of locks and files.
+// These tests run the http.Server of the package example in a process of its own.
 
-// server starts one, and waits until it is at a step.
+// server starts a server and waits until it is at a step.
 func server(t *testing.T, path, at string) *child {
 	t.Helper()
 	c := start(t, "server", path, nil, "SOCK_TEST_TELL=waiting,listening")
@@ -28,8 +27,7 @@ func server(t *testing.T, path, at string) *child {
 	return c
 }
 
-// request sends one on a connection of its own, and returns when an answer has
-// begun.
+// request sends a request on a new connection and returns when the answer begins.
 func request(path, url string) (*http.Response, error) {
 	client := http.Client{Timeout: hang, Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -38,7 +36,7 @@ func request(path, url string) (*http.Response, error) {
 	return client.Get("http://unix" + url)
 }
 
-func ask(path, url string) (string, error) {
+func get(path, url string) (string, error) {
 	resp, err := request(path, url)
 	if err != nil {
 		return "", err
@@ -48,15 +46,15 @@ func ask(path, url string) (string, error) {
 	return string(body), err
 }
 
-// answers makes sure that this server is the one who answers.
+// answers makes sure that this server answers.
 func answers(t *testing.T, path string, c *child) {
 	t.Helper()
-	if pid, err := ask(path, "/pid"); err != nil || pid != fmt.Sprint(c.Process.Pid) {
+	if pid, err := get(path, "/pid"); err != nil || pid != fmt.Sprint(c.Process.Pid) {
 		t.Fatalf("answered by %q, want %d, %v", pid, c.Process.Pid, err)
 	}
 }
 
-// stop ends a server as its administrator would, and returns what it had to say.
+// stop stops a server by SIGTERM.
 func stop(t *testing.T, c *child) {
 	t.Helper()
 	if err := c.Process.Signal(unix.SIGTERM); err != nil {
@@ -75,19 +73,18 @@ func TestServerKilled(t *testing.T) {
 		answers(t, path, c)
 		c.kill(t)
 		if _, err := net.Dial("unix", path); !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Fatalf("not a leftover file: %v", err)
+			t.Fatalf("the file is not a leftover: %v", err)
 		}
 	}
 	c := server(t, path, "listening")
 	answers(t, path, c)
 	stop(t, c)
 	if exists(path) {
-		t.Error("file there after the stop")
+		t.Error("the file exists after the stop")
 	}
 }
 
-// A stopped server answers its last request when its successor has already
-// begun.
+// A server that stops finishes its last answer while its successor already serves.
 func TestServerRestart(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(tempDir(t), "s")
@@ -107,14 +104,14 @@ func TestServerRestart(t *testing.T) {
 		if waiting {
 			next.at(t, "listening")
 		} else {
-			// Whether it has to wait is a matter of who is quicker.
+			// It may have to wait or not.
 			next = start(t, "server", path, nil, "SOCK_TEST_TELL=listening")
 			next.at(t, "listening")
 		}
 		answers(t, path, next)
 		fi := file(t, path)
-		if err := old.Process.Signal(unix.SIGUSR1); err != nil { // which ends the slow request
-			t.Fatalf("the predecessor is gone: %v", err)
+		if err := old.Process.Signal(unix.SIGUSR1); err != nil { // finishes the slow request
+			t.Fatalf("the predecessor has exited: %v", err)
 		}
 		if out, err := old.end(); err != nil || out != "" {
 			t.Errorf("stop: %q, %v", out, err)
@@ -122,7 +119,7 @@ func TestServerRestart(t *testing.T) {
 		body, err := io.ReadAll(slow.Body)
 		slow.Body.Close()
 		if want := fmt.Sprint("begun ", old.Process.Pid); err != nil || string(body) != want {
-			t.Errorf("the last request was answered %q, %v, not %q", body, err, want)
+			t.Errorf("the last answer was %q, %v, want %q", body, err, want)
 		}
 		if !exists(path) || !os.SameFile(fi, file(t, path)) {
 			t.Fatal("the successor's file was removed")
@@ -132,12 +129,12 @@ func TestServerRestart(t *testing.T) {
 	}
 	stop(t, old)
 	if exists(path) {
-		t.Error("file there after the stop")
+		t.Error("the file exists after the stop")
 	}
 }
 
-// What another program has put at the path is never removed: not at a start, and
-// not at a stop.
+// Another program's file at the path is never removed, neither by a start nor by a
+// stop.
 func TestServerOther(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(tempDir(t), "s")
@@ -169,7 +166,7 @@ func TestServerOther(t *testing.T) {
 	}
 	still("at the start")
 
-	// Nor what is no socket.
+	// The same for a regular file.
 	other.end()
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
@@ -182,22 +179,22 @@ func TestServerOther(t *testing.T) {
 		t.Errorf("start: %q, %v", out, err)
 	}
 	if data, err := os.ReadFile(path); string(data) != "precious" {
-		t.Errorf("a file holds %q, %v", data, err)
+		t.Errorf("the file contains %q, %v", data, err)
 	}
 }
 
-// On FreeBSD the server is in capability mode, and holds no descriptor that is
-// good for more than serving and stopping.
-func TestServerPowers(t *testing.T) {
+// On FreeBSD the server is in capability mode, and its descriptors have only the
+// rights that it needs.
+func TestServerRights(t *testing.T) {
 	t.Parallel()
 	dir := tempDir(t)
 	path := filepath.Join(dir, "s")
 	c := server(t, path, "listening")
-	peer, err := ask(path, "/peer")
+	peer, err := get(path, "/peer")
 	if want := fmt.Sprintf("%d <nil>", os.Geteuid()); err != nil || peer != want {
 		t.Errorf("peer %q, want %q, %v", peer, want, err)
 	}
-	s, err := ask(path, "/powers")
+	s, err := get(path, "/rights")
 	t.Log(s)
 	if err != nil {
 		t.Fatal(err)
@@ -205,12 +202,12 @@ func TestServerPowers(t *testing.T) {
 	if want := "system " + runtime.GOOS + "\n"; !strings.HasPrefix(s, want) {
 		t.Errorf("want %q", want)
 	} else if runtime.GOOS == "freebsd" && s != want {
-		t.Error("want no line of what worked")
-	} else if runtime.GOOS != "freebsd" && !strings.Contains(s, "made a file") {
-		t.Error("the tries prove nothing")
+		t.Error("want no more lines")
+	} else if runtime.GOOS != "freebsd" && !strings.Contains(s, "created a file") {
+		t.Error("the attempts prove nothing")
 	}
 	stop(t, c)
 	if exists(path) {
-		t.Error("file there after the stop")
+		t.Error("the file exists after the stop")
 	}
 }

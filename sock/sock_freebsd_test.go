@@ -9,21 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A full queue is a refusal here, so that a live server is believed dead only
-// if it accepts nobody for as long as that is asked.
+// FreeBSD refuses connections when the queue is full. A live server counts as dead
+// only if it accepts no connection for RefusalWait.
 func TestBusyServerIsAlive(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Listen(fd, 1); err != nil {
-		t.Fatal(err)
-	}
+	fd := bound(t, path, unix.SOCK_STREAM, 1, false)
 	n := 0
 	for ; n < 100; n++ {
 		c, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
@@ -40,7 +30,7 @@ func TestBusyServerIsAlive(t *testing.T) {
 		}
 	}
 	if n == 100 {
-		t.Fatal("the queue is never full")
+		t.Fatal("the queue does not fill")
 	}
 	refusals := 0
 	ctx := withSteps(func(name string) {
@@ -76,8 +66,8 @@ func TestGroupOfDirectory(t *testing.T) {
 	}
 }
 
-// checkLimited makes sure that no descriptor of a limited listener is good for
-// anything that its Close and Accept do not need.
+// checkLimited makes sure that the descriptors of a limited listener have no rights
+// that Close and Accept do not need.
 func checkLimited(t *testing.T, l *Listener) {
 	t.Helper()
 	all := map[string]syscall.Conn{"socket": l.socket, "directory": l.file.dir, "lock": l.file.lock}
@@ -96,7 +86,7 @@ func checkLimited(t *testing.T, l *Listener) {
 			}
 			for _, right := range []uint64{unix.CAP_FCHMOD, unix.CAP_FCHMODAT, unix.CAP_CREATE, unix.CAP_BINDAT, unix.CAP_LISTEN, unix.CAP_FTRUNCATE} {
 				if has, err := unix.CapRightsIsSet(rights, []uint64{right}); err != nil || has {
-					t.Errorf("%s: right %#x is left, %v", name, right, err)
+					t.Errorf("%s: has right %#x, %v", name, right, err)
 				}
 			}
 		})

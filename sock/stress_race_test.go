@@ -20,13 +20,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// These tests have processes race each other, in the hope of an order that
-// nobody has thought of; the orders that are known are in race_test.go. They may
-// fail by time.
+// In these tests processes race each other, to find an order that race_test.go
+// does not cover. They may fail on a slow machine.
 
 func init() { roles["race"] = childRace }
 
-// childRace listens, and proves that it is alone.
+// childRace listens, and makes sure that no other process does.
 func childRace(ctx context.Context, path string) error {
 	for range 3 {
 		l, err := Config{Perms: mode(0o600), LockWait: never}.Listen(ctx, Addr{Unix, path})
@@ -68,13 +67,13 @@ func TestStressRacingStarts(t *testing.T) {
 			}
 		}
 		if exists(path) {
-			t.Fatal("the file outlived all")
+			t.Fatal("the file exists after all have exited")
 		}
 	}
 	t.Logf("%d processes served three times each, alone, in %v", rounds*starts, time.Since(begun).Round(time.Second))
 }
 
-// Servers killed at any moment, with others on their way.
+// Servers are killed at any moment while others start.
 func TestStressKilled(t *testing.T) {
 	const rounds = 200
 	path := filepath.Join(tempDir(t), "s")
@@ -95,26 +94,26 @@ func TestStressKilled(t *testing.T) {
 	answers(t, path, next)
 	stop(t, next)
 	if exists(path) {
-		t.Error("file there after the stop")
+		t.Error("the file exists after the stop")
 	}
 	t.Logf("%d servers killed", rounds)
 }
 
-// Listen waits for 5 s unless it is told otherwise.
-func TestStressPatience(t *testing.T) {
+// Listen waits for the lock for 5 s by default.
+func TestStressLockWait(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	listen(t, path, mode(0o600))
 	t.Log("this may fail because the machine is slow or busy: a time is asserted")
 	begun := time.Now()
 	_, err := Listen(t.Context(), Addr{Unix, path}, mode(0o600))
 	took := time.Since(begun)
-	t.Logf("given up after %v: %v", took, err)
+	t.Logf("returned after %v: %v", took, err)
 	if !errors.Is(err, ErrLocked) || took < lockWait || took > 2*lockWait {
 		t.Error("want ErrLocked after 5 s")
 	}
 }
 
-// A client asks on and on while one server follows the other.
+// A client sends requests all the time while servers restart.
 func TestStressRestart(t *testing.T) {
 	const rounds = 50
 	path := filepath.Join(tempDir(t), "s")
@@ -130,14 +129,14 @@ func TestStressRestart(t *testing.T) {
 				return
 			default:
 			}
-			pid, err := ask(path, "/pid")
+			pid, err := get(path, "/pid")
 			switch {
 			case err == nil:
 				pids = append(pids, pid)
 			case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-				// Between the two.
+				// No server at the moment.
 			case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-				// It was in the queue when that was closed.
+				// The connection was in the queue when the socket was closed.
 			default:
 				t.Errorf("a client: %v", err)
 			}
@@ -167,6 +166,6 @@ func TestStressRestart(t *testing.T) {
 	}
 	stop(t, old)
 	if exists(path) {
-		t.Error("file there after the stop")
+		t.Error("the file exists after the stop")
 	}
 }

@@ -46,7 +46,7 @@ func TestTCP(t *testing.T) {
 			if _, err := Listen(t.Context(), a, unchanged); !errors.Is(err, ErrInUse) || errors.Is(err, ErrLocked) {
 				t.Errorf("in use: %v", err)
 			}
-			// That would take a bind(2).
+			// Check does not detect that, since it does not bind.
 			if note, err := (Config{}).Check(t.Context(), a); note != "" || err != nil {
 				t.Errorf("Check: %q, %v", note, err)
 			}
@@ -59,7 +59,7 @@ func TestTCP(t *testing.T) {
 		in    string
 		kind  error
 		cause Cause
-		check bool // Check finds it too
+		check bool // Check detects it too
 	}{
 		{"tcp4:192.0.2.1:0", ErrBadAddr, NoLocal, false},
 		{"tcp6:[fe80::1%nosuch0]:0", ErrBadAddr, NoInterface, true},
@@ -77,39 +77,29 @@ func TestTCP(t *testing.T) {
 			t.Errorf("Check %s: %v", tt.in, err)
 		}
 	}
-	// A name server that does not answer is not waited for after a stop.
+	// The end of the context ends a look-up.
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("why")
 	cancel(why)
 	if _, err := resolve(ctx, Addr{TCP4, "nosuch.invalid:80"}); !errors.Is(err, why) {
-		t.Errorf("stopped while looking up: %v", err)
+		t.Errorf("canceled during a look-up: %v", err)
 	}
 }
 
 func TestFD(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
-	raw := func(t *testing.T, typ int, listening bool) int {
-		fd, err := unix.Socket(unix.AF_UNIX, typ, 0)
+	raw := func(t *testing.T, typ int, backlog int) int {
+		os.Remove(path)
+		fd, err := unix.Dup(bound(t, path, typ, backlog, false)) // the test closes it
 		if err != nil {
 			t.Fatal(err)
 		}
-		os.Remove(path)
-		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
-			t.Fatal(err)
-		}
-		if listening {
-			if err := unix.Listen(fd, 5); err != nil {
-				t.Fatal(err)
-			}
-		}
 		return fd
 	}
-	addr := func(fd int) Addr {
-		return Addr{FD, (&net.TCPAddr{Port: fd}).String()[1:]}
-	}
+	addr := func(fd int) Addr { return Addr{FD, strconv.Itoa(fd)} }
 	t.Run("listening", func(t *testing.T) {
-		fd := raw(t, unix.SOCK_STREAM, true)
-		unix.SetNonblock(fd, true) // as who passed it on may have had it
+		fd := raw(t, unix.SOCK_STREAM, 5)
+		unix.SetNonblock(fd, true) // the parent process may have done so
 		if _, err := (Config{}).Check(t.Context(), addr(fd)); err != nil {
 			t.Error(err)
 		}
@@ -118,7 +108,7 @@ func TestFD(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := l.File().SetDeadline(time.Now()); !errors.Is(err, os.ErrNoDeadline) {
-			t.Errorf("the poller watches the descriptor (%v)", err)
+			t.Errorf("the descriptor is in the poller (%v)", err)
 		}
 		checkFlags(t, "fd", l.File(), true)
 		talk(t, l)
@@ -132,7 +122,7 @@ func TestFD(t *testing.T) {
 			t.Error(err)
 		}
 		if !exists(path) {
-			t.Error("somebody else's file was removed")
+			t.Error("the inherited socket's file was removed")
 		}
 	})
 	for _, tt := range []struct {
@@ -140,13 +130,13 @@ func TestFD(t *testing.T) {
 		open func(t *testing.T) int
 		kind error
 	}{
-		{"not listening", func(t *testing.T) int { return raw(t, unix.SOCK_STREAM, false) }, ErrBadAddr},
-		{"datagrams", func(t *testing.T) int { return raw(t, unix.SOCK_DGRAM, false) }, ErrBadAddr},
+		{"not listening", func(t *testing.T) int { return raw(t, unix.SOCK_STREAM, -1) }, ErrBadAddr},
+		{"datagrams", func(t *testing.T) int { return raw(t, unix.SOCK_DGRAM, -1) }, ErrBadAddr},
 		{"packets", func(t *testing.T) int {
 			if runtime.GOOS == "darwin" {
 				t.Skip("no SOCK_SEQPACKET on unix sockets here")
 			}
-			return raw(t, unix.SOCK_SEQPACKET, true)
+			return raw(t, unix.SOCK_SEQPACKET, 5)
 		}, ErrBadAddr},
 		{"regular file", func(t *testing.T) int {
 			fd, err := unix.Open(os.Args[0], unix.O_RDONLY, 0)
