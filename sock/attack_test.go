@@ -19,7 +19,7 @@ import (
 
 // listenWhile calls f at a step of Listen.
 func listenWhile(path string, spec perms.Spec, at string, f func()) (*Listener, error) {
-	return Config{Perms: spec, LockWait: -1}.Listen(withSteps(func(name string) {
+	return Config{Perms: spec, LockWait: -1, AnswerWait: -1}.Listen(withSteps(func(name string) {
 		if name == at {
 			f()
 		}

@@ -17,13 +17,26 @@ func listenTCP(ctx context.Context, a Addr) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	ln, err := bindTCP(ctx, a.Network, to)
-	if err != nil {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false) // the web server is on the same host or network
+	ln, err := lc.Listen(ctx, a.Network, to.String())
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		err = op.Err // the caller adds the address
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, unix.EADDRINUSE):
+		return nil, taken("has it")
+	case errors.Is(err, unix.EACCES) && to.Port < 1024:
+		return nil, fmt.Errorf("%w: only root can bind a port below 1024, use a higher one", err)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return nil, failf(NoLocal, "", ErrBadAddr, "%w: no interface of this machine has the address", err)
+	default:
 		return nil, err
 	}
 	// Keep only a duplicate that is not in the poller: see netListener.
 	fd := -1
-	err = onFD(ln, func(n int) (err error) {
+	err = onFD(ln.(*net.TCPListener), func(n int) (err error) {
 		fd, err = unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, 0)
 		return os.NewSyscallError("fcntl", err)
 	})
@@ -63,27 +76,4 @@ func resolve(ctx context.Context, a Addr) (*net.TCPAddr, error) {
 		}
 	}
 	return &net.TCPAddr{IP: ip.AsSlice(), Port: n, Zone: ip.Zone()}, nil
-}
-
-func bindTCP(ctx context.Context, network string, to *net.TCPAddr) (*net.TCPListener, error) {
-	var lc net.ListenConfig
-	lc.SetMultipathTCP(false) // the web server is on the same host or network
-	ln, err := lc.Listen(ctx, network, to.String())
-	if err == nil {
-		return ln.(*net.TCPListener), nil
-	}
-	// Listen adds the address itself.
-	var op *net.OpError
-	if errors.As(err, &op) {
-		err = op.Err
-	}
-	switch {
-	case errors.Is(err, unix.EADDRINUSE):
-		return nil, taken("has it")
-	case errors.Is(err, unix.EACCES) && to.Port < 1024:
-		return nil, fmt.Errorf("%w: only root can bind a port below 1024, use a higher one", err)
-	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return nil, failf(NoLocal, "", ErrBadAddr, "%w: no interface of this machine has the address", err)
-	}
-	return nil, err
 }
