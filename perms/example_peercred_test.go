@@ -14,7 +14,7 @@ import (
 	"github.com/onewake/onewake/sock"
 )
 
-// An HTTP handler that knows who asks.
+// An HTTP handler that serves only its own user.
 func ExamplePeerCred() {
 	type peer struct{}
 	srv := &http.Server{
@@ -28,7 +28,7 @@ func ExamplePeerCred() {
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			cred, ok := r.Context().Value(peer{}).(perms.Cred)
 			if !ok || cred.UID != os.Geteuid() {
-				http.Error(w, "not for you", http.StatusForbidden)
+				http.Error(w, "forbidden", http.StatusForbidden)
 				return
 			}
 			fmt.Fprintln(w, "hello, my user")

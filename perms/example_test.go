@@ -8,7 +8,7 @@ import (
 	"github.com/onewake/onewake/perms"
 )
 
-// What an administrator has typed.
+// A Spec from user input.
 func ExampleSpec() {
 	mode, err := perms.ParseMode("0660")
 	if err != nil {
@@ -31,8 +31,8 @@ func ExampleSpec() {
 	// user "no such user": no such user, and not a number from 0 to 4294967294
 }
 
-// The directory stays open, so that the file is one in the directory that was
-// looked at, whatever becomes of the path.
+// The directory stays open, so that the file is in this directory even if the path
+// changes.
 func ExampleSpec_ApplyAt() {
 	name, err := os.MkdirTemp("", "ow")
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// childConnect connects and stays until its input ends.
+// childConnect keeps a connection open until its input ends.
 func childConnect(path string) {
 	c, err := net.Dial("unix", path)
 	if err != nil {
@@ -24,7 +24,7 @@ func childConnect(path string) {
 }
 
 func TestPeerCred(t *testing.T) {
-	bin, dir := forOthers(t)
+	bin, dir := publicBinary(t)
 	path := filepath.Join(dir, "s")
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -34,8 +34,8 @@ func TestPeerCred(t *testing.T) {
 	if err := os.Chmod(path, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	// The effective group comes first in every list: on FreeBSD setgid(2)
-	// replaces what setgroups(2) put there.
+	// The effective group comes first in every list, because on FreeBSD setgid(2)
+	// replaces the first group.
 	many := []uint32{30000}
 	for i := range uint32(100) {
 		many = append(many, 20000+i)
@@ -52,7 +52,7 @@ func TestPeerCred(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.cred != nil && os.Geteuid() != 0 {
-				t.Skip("only root can take on other users")
+				t.Skip("only root can start processes of other users")
 			}
 			cmd := exec.Command(bin)
 			cmd.Dir = "/"
@@ -85,7 +85,7 @@ func TestPeerCred(t *testing.T) {
 				t.Errorf("wanted user %d, group %d", uid, gid)
 			}
 			for i, g := range groups {
-				// FreeBSD sees 16 at most.
+				// FreeBSD returns 16 at most.
 				if !got.In(int(g)) && i < 15 {
 					t.Errorf("not in group %d", g)
 				}
@@ -97,13 +97,13 @@ func TestPeerCred(t *testing.T) {
 			}
 			conn.Close()
 			if _, err := PeerCred(conn.(syscall.Conn)); err == nil {
-				t.Error("of a closed connection")
+				t.Error("no error for a closed connection")
 			}
 		})
 	}
 }
 
-// A TCP connection is nobody's, and root's least of all.
+// A TCP connection has no credentials, in particular not those of root.
 func TestPeerCredOfTCP(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

@@ -1,24 +1,21 @@
-// Package perms says who may connect to a Unix socket, and who has: it reads the
-// mode, owner and group that an administrator asks for, gives them to a socket
-// file without ever following a link, knows what the running system makes of
-// them, and asks the kernel whose a connection is.
+// Package perms controls who can connect to a Unix socket. It parses the mode,
+// owner and group that an administrator chose, sets them on a socket file without
+// following symbolic links, and returns the credentials of a client.
 //
-// What the permissions of a socket file mean differs by system. FreeBSD asks
-// for write permission on the file in connect(2), and for search permission on
-// the directories that lead to it, as unix(4) says; Linux does the same, see
-// unix(7). POSIX promises neither, so that other systems may not look at the
-// file at all: there, only the directory is a guard to rely on. [Enforced] says
-// which of these the program runs on.
+// The meaning of a socket file's permissions depends on the system. On FreeBSD
+// (unix(4)) and Linux (unix(7)), connect(2) needs write permission on the file and
+// search permission on its directories. POSIX requires neither, so on other
+// systems only the permissions of the directory are certain to count. [Enforced]
+// describes the running system.
 //
-// A [Spec] is what a program asks for: Spec{Mode: Set(0o660), GID: Set(80)}. What
-// an administrator has typed is for [ParseMode], [LookupUser] and [LookupGroup],
-// which are called at start: a confined process cannot look names up. The Spec
-// goes to
-// [github.com/onewake/onewake/sock.Listen], which sets it before anybody can
-// connect. A program that makes its socket by itself calls [Spec.ApplyAt] between
-// bind(2) and listen(2), in a directory that nobody else can write: once it
-// listens, it is too late. Permissions count when a client connects; a connection
-// lasts whatever becomes of them.
+// A program writes a [Spec], such as Spec{Mode: Set(0o660), GID: Set(80)}.
+// [ParseMode], [LookupUser] and [LookupGroup] are for user input; they must be
+// called at start, since a process in a sandbox cannot look up names.
+// [github.com/onewake/onewake/sock.Listen] applies the Spec before any client can
+// connect. A program that creates its socket itself calls [Spec.ApplyAt] between
+// bind(2) and listen(2), in a directory that no other user can write. After
+// listen(2) it is too late. Later changes of the permissions do not affect existing
+// connections.
 package perms
 
 import (
@@ -27,6 +24,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"syscall"
@@ -34,16 +32,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Spec says what mode, owner and group a file shall have. The zero Spec
-// leaves all as the system makes it.
+// A Spec has the mode, owner and group for a file. The zero Spec changes nothing.
 type Spec struct {
 	Mode Setting // permission bits, 0 to 0777
 	UID  Setting // owner
 	GID  Setting // group
 }
 
-// A Setting is a number, or none: the zero Setting leaves as it is what it is
-// about.
+// A Setting is a number, or no number, which is the zero Setting and means no
+// change.
 type Setting struct {
 	n   int
 	set bool
@@ -55,10 +52,10 @@ func Set(n int) Setting { return Setting{n, true} }
 // Get returns the number, and whether there is one.
 func (s Setting) Get() (n int, ok bool) { return s.n, s.set }
 
-// Permits reports whether a file that has n is as s wants it.
+// Permits reports whether s is n or not set.
 func (s Setting) Permits(n int) bool { return !s.set || s.n == n }
 
-// orUnchanged is what chown(2) wants.
+// orUnchanged returns the argument for chown(2).
 func (s Setting) orUnchanged() int {
 	if !s.set {
 		return -1
@@ -66,8 +63,8 @@ func (s Setting) orUnchanged() int {
 	return s.n
 }
 
-// ParseMode reads octal digits, 0 to 0777. No set-id or sticky bit: none means
-// anything on a socket, so that asking for one is a slip.
+// ParseMode parses an octal mode from 0 to 0777. Set-id and sticky bits are
+// errors, because they have no meaning on a socket.
 func ParseMode(s string) (int, error) {
 	m, err := strconv.ParseUint(s, 8, 9)
 	if err != nil {
@@ -76,10 +73,9 @@ func ParseMode(s string) (int, error) {
 	return int(m), nil
 }
 
-// LookupUser returns the id of a user given by name or by number, as
-// [os/user.Lookup] knows it: a program that was built without cgo reads
-// /etc/passwd and /etc/group only. As chown(8)
-// does, it takes a name for a name even if it is made of digits; a number
+// LookupUser returns the id of a user given by name or number. It uses
+// [os/user.Lookup], which without cgo reads only /etc/passwd and /etc/group. As in
+// chown(8), a name made of digits takes precedence over a number, and a number
 // needs no entry in the user database.
 func LookupUser(nameOrNumber string) (uid int, err error) {
 	if u, err := user.Lookup(nameOrNumber); err == nil {
@@ -88,8 +84,8 @@ func LookupUser(nameOrNumber string) (uid int, err error) {
 	return parseID("user", nameOrNumber, nameOrNumber)
 }
 
-// LookupGroup returns the id of a group given by name or by number, in the
-// manner of [LookupUser].
+// LookupGroup returns the id of a group given by name or number, like
+// [LookupUser].
 func LookupGroup(nameOrNumber string) (gid int, err error) {
 	if g, err := user.LookupGroup(nameOrNumber); err == nil {
 		return parseID("group", nameOrNumber, g.Gid)
@@ -97,8 +93,8 @@ func LookupGroup(nameOrNumber string) (gid int, err error) {
 	return parseID("group", nameOrNumber, nameOrNumber)
 }
 
-// parseID reads the number of what ("user" or "group"). The last number of
-// all is chown(2)'s own "leave it", and nobody's.
+// parseID parses a user or group id. The highest number is not an id: it means no
+// change in chown(2).
 func parseID(what, name, number string) (int, error) {
 	n, err := strconv.ParseUint(number, 10, 32)
 	switch {
@@ -110,15 +106,15 @@ func parseID(what, name, number string) (int, error) {
 	return int(n), nil
 }
 
-// ApplyAt gives the file called name in dir its owner, group and mode, in this
-// order, since a change of owner may clear bits of the mode. It never follows a
-// link: the calls are fchownat(2) and
-// fchmodat(2) with AT_SYMLINK_NOFOLLOW; Linux before 6.6 has no such flag for
-// the mode, so that there a symbolic link is an error (ELOOP) instead.
+// ApplyAt sets owner, group and mode of the file name in dir, in this order,
+// because a change of the owner may clear bits of the mode. It does not follow
+// symbolic links: it uses fchownat(2) and fchmodat(2) with AT_SYMLINK_NOFOLLOW. On
+// Linux before 6.6, where fchmodat(2) lacks the flag, a symbolic link is an error
+// (ELOOP).
 //
-// Only root may give a file away, and others may only choose a group that they
-// are in; the error then wraps [io/fs.ErrPermission]. Errors are of type
-// [*os.PathError], with the path below dir's name.
+// Only root can set another owner, and others can only set a group that they are
+// in; else the error wraps [io/fs.ErrPermission]. Errors are of type
+// [*os.PathError].
 func (s Spec) ApplyAt(dir *os.File, name string) error {
 	if s.UID.set || s.GID.set {
 		uid, gid := s.UID.orUnchanged(), s.GID.orUnchanged()
@@ -137,7 +133,7 @@ func (s Spec) ApplyAt(dir *os.File, name string) error {
 	return nil
 }
 
-// control runs f on the descriptor of c, kept open meanwhile.
+// control calls f with the descriptor of c, which stays open meanwhile.
 func control(c syscall.Conn, f func(fd int) error) error {
 	rc, err := c.SyscallConn()
 	if err != nil {
@@ -150,14 +146,18 @@ func control(c syscall.Conn, f func(fd int) error) error {
 	return err
 }
 
-// Enforced says in one line what this system asks of whoever calls connect(2)
-// on a socket file.
-func Enforced() string { return enforced }
+// Enforced returns one line that says which permissions connect(2) needs on this
+// system.
+func Enforced() string {
+	if runtime.GOOS == "freebsd" || runtime.GOOS == "linux" {
+		return "write permission on the socket file, and search permission on its directories"
+	}
+	return "unknown: this system may ignore the permissions of a socket file, restrict its directory"
+}
 
-// Notes returns what an administrator may want to read in the log about a
-// socket file of this mode, owner and group, such as that everybody can
-// connect; what it says is so where [Enforced] says that the mode is asked for.
-// The texts are constant and short. No notes is the common case.
+// Notes returns remarks for the log about a socket file with this mode, owner and
+// group, such as that every user can connect. They apply where the mode counts,
+// see [Enforced]. The texts are constant and short. Usually there are none.
 func Notes(mode os.FileMode, uid, gid int) []string {
 	const write = 0o222
 	var notes []string
@@ -178,14 +178,13 @@ func Notes(mode os.FileMode, uid, gid int) []string {
 	return notes
 }
 
-// inGroup reports whether this process is in the group. A list that cannot be
-// read counts as one that does not have it.
+// inGroup reports whether this process is in the group.
 func inGroup(gid int) bool {
 	gids, _ := os.Getgroups()
 	return gid == os.Getegid() || slices.Contains(gids, gid)
 }
 
-// UserName is the name of a user, or the number of one without a name.
+// UserName returns the name of a user, or the number if there is none.
 func UserName(uid int) string {
 	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 		return u.Username
@@ -193,7 +192,7 @@ func UserName(uid int) string {
 	return strconv.Itoa(uid)
 }
 
-// GroupName is the name of a group, or the number of one without a name.
+// GroupName returns the name of a group, or the number if there is none.
 func GroupName(gid int) string {
 	if g, err := user.LookupGroupId(strconv.Itoa(gid)); err == nil {
 		return g.Name

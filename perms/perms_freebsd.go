@@ -6,15 +6,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const enforced = "write permission on the socket file, and search permission on its directories"
-
 func chmodAt(dir int, name string, mode uint32) error {
 	return unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 func peerCred(fd int) (Cred, error) {
-	// Level and number of the option mean something else on a TCP socket,
-	// where an empty answer would read as root.
+	// On a TCP socket the option has another meaning, and its answer could look
+	// like that of root.
 	sa, err := unix.Getsockname(fd)
 	if _, ok := sa.(*unix.SockaddrUnix); err == nil && !ok {
 		err = errNotUnix
@@ -29,7 +27,7 @@ func peerCred(fd int) (Cred, error) {
 	}
 	n := int(x.Ngroups)
 	if x.Version != 0 || n < 1 || n > len(x.Groups) { // XUCRED_VERSION is 0
-		return Cred{}, errors.New("LOCAL_PEERCRED: not an xucred that this program knows")
+		return Cred{}, errors.New("LOCAL_PEERCRED: unknown version of struct xucred")
 	}
 	gid := int(x.Groups[0])
 	return Cred{UID: int(x.Uid), GID: gid, Groups: groupList(gid, x.Groups[1:n])}, nil

@@ -9,23 +9,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const enforced = "write permission on the socket file, and search permission on its directories"
-
 func chmodAt(dir int, name string, mode uint32) error {
 	err := unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
-	// A kernel without the call says EOPNOTSUPP, by way of x/sys; so does one
-	// that has it, of a link. An old container's system call filter says EPERM
-	// of any call it has not heard of.
+	// EOPNOTSUPP: x/sys returns it for a kernel without the call, and a kernel
+	// with the call for a symbolic link. EPERM: the system call filter of an old
+	// container returns it for unknown calls.
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM) {
 		return chmodOld(dir, name, mode)
 	}
 	return err
 }
 
-// chmodOld is for kernels without fchmodat2(2), which is new in 6.6: a
-// descriptor that only names the file cannot be made to name another one
-// between the look and the change, and the link in /proc leads to that very
-// file.
+// chmodOld is for kernels before 6.6, without fchmodat2(2). The descriptor stays
+// on one file, so that nobody can replace it between check and change, and the
+// link in /proc leads to that file.
 func chmodOld(dir int, name string, mode uint32) error {
 	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -68,6 +65,6 @@ func peerGroups(fd int) ([]uint32, error) {
 		case errno != unix.ERANGE || int(size/4) <= n:
 			return nil, errno
 		}
-		n = int(size / 4) // which is what it takes
+		n = int(size / 4) // the size that is needed
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func init() { ways["chmodOld"] = chmodOld }
+func init() { chmods["chmodOld"] = chmodOld }
 
 func TestChmodOldRefusesLink(t *testing.T) {
 	d := t.TempDir()
@@ -19,7 +19,7 @@ func TestChmodOldRefusesLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	for name, chmod := range ways {
+	for name, chmod := range chmods {
 		if err := chmod(int(dir.Fd()), "link", 0o777); err != unix.ELOOP {
 			t.Errorf("%s: %v", name, err)
 		}

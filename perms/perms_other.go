@@ -8,8 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const enforced = "unknown: this system may not look at the permissions of a socket file, guard the directory"
-
 func chmodAt(dir int, name string, mode uint32) error {
 	return unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
 }

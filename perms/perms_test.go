@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMain lets the test binary pose as a process of another user.
+// TestMain runs a role if the test binary was started as a child of another user.
 func TestMain(m *testing.M) {
 	switch os.Getenv("PERMS_TEST_ROLE") {
 	case "":
@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// parse makes a Spec of what an administrator has typed.
+// parse returns a Spec from user input.
 func parse(mode, owner, group string) (s Spec, err error) {
 	for _, part := range []struct {
 		text  string
@@ -81,9 +81,9 @@ func TestParse(t *testing.T) {
 		{"negative user", "", "-1", "", Spec{}, "user"},
 		{"negative group", "", "", "-1", Spec{}, "group"},
 		{"set-gid", "2770", "", "", Spec{}, `mode "2770": not`},
-		{"one too much", "1000", "", "", Spec{}, `mode "1000": not`},
-		{"chown's own number", "", "4294967295", "", Spec{}, "out of range"},
-		{"too much", "", "4294967296", "", Spec{}, "not a number from 0 to 4294967294"},
+		{"over 0777", "1000", "", "", Spec{}, `mode "1000": not`},
+		{"no change in chown(2)", "", "4294967295", "", Spec{}, "out of range"},
+		{"over 32 bits", "", "4294967296", "", Spec{}, "not a number from 0 to 4294967294"},
 		{"no user", "", "no such user", "", Spec{}, `user "no such user": no such user`},
 		{"no group", "", "", "no such group", Spec{}, `group "no such group": no such group`},
 	} {
@@ -98,12 +98,12 @@ func TestParse(t *testing.T) {
 		})
 	}
 	if _, err := ParseMode(""); err == nil {
-		t.Error("no mode is one")
+		t.Error("an empty mode is accepted")
 	}
 }
 
-// ways are what ApplyAt changes a mode by; Linux has two.
-var ways = map[string]func(dir int, name string, mode uint32) error{"chmodAt": chmodAt}
+// chmods are the functions by which ApplyAt changes a mode.
+var chmods = map[string]func(dir int, name string, mode uint32) error{"chmodAt": chmodAt}
 
 func TestApplyAt(t *testing.T) {
 	d := t.TempDir()
@@ -117,7 +117,7 @@ func TestApplyAt(t *testing.T) {
 			for _, umask := range []int{0, 0o777} {
 				path := filepath.Join(d, "x")
 				os.Remove(path)
-				makeOne(t, kind, path)
+				create(t, kind, path)
 				old := syscall.Umask(umask)
 				err := Spec{Mode: Set(m), UID: Set(os.Geteuid()), GID: Set(os.Getegid())}.ApplyAt(dir, "x")
 				syscall.Umask(old)
@@ -125,7 +125,7 @@ func TestApplyAt(t *testing.T) {
 				if err != nil || serr != nil || int(st.Mode().Perm()) != m {
 					t.Errorf("%s %04o: %v, %v, %v", kind, m, err, serr, st.Mode())
 				}
-				for name, chmod := range ways {
+				for name, chmod := range chmods {
 					if err := chmod(int(dir.Fd()), "x", 0o321); err != nil {
 						t.Errorf("%s: %v", name, err)
 					}
@@ -138,13 +138,13 @@ func TestApplyAt(t *testing.T) {
 	}
 }
 
-func makeOne(t *testing.T, kind, path string) {
+func create(t *testing.T, kind, path string) {
 	t.Helper()
 	var err error
 	if kind == "file" {
 		err = os.WriteFile(path, nil, 0o600)
 	} else {
-		// A short name, as t.TempDir can be too long for a socket's path.
+		// The path of t.TempDir can be too long for a socket.
 		var tmp string
 		if tmp, err = os.MkdirTemp("", "ow"); err != nil {
 			t.Fatal(err)
@@ -164,11 +164,11 @@ func makeOne(t *testing.T, kind, path string) {
 	}
 }
 
-// A link is never followed: what it leads to keeps mode and owner.
+// The target of a symbolic link keeps its mode and owner.
 func TestApplyAtLink(t *testing.T) {
 	d := t.TempDir()
 	target := filepath.Join(d, "target")
-	makeOne(t, "file", target)
+	create(t, "file", target)
 	if err := os.Symlink("target", filepath.Join(d, "link")); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func TestApplyAtLink(t *testing.T) {
 	defer dir.Close()
 	before, _ := os.Stat(target)
 	t.Logf("mode of a link: %v", Spec{Mode: Set(0o777)}.ApplyAt(dir, "link"))
-	for name, chmod := range ways {
+	for name, chmod := range chmods {
 		t.Logf("%s: %v", name, chmod(int(dir.Fd()), "link", 0o777))
 	}
 	if os.Geteuid() == 0 {
@@ -210,11 +210,11 @@ func TestApplyAtMissing(t *testing.T) {
 		}
 	}
 	if err := (Spec{}).ApplyAt(dir, "x"); err != nil {
-		t.Errorf("nothing to do: %v", err)
+		t.Errorf("zero Spec: %v", err)
 	}
 }
 
-// What is not set stays; 0 is a mode, a user and a group like any other.
+// Only what is set is changed. 0 is a valid mode, user and group.
 func TestZero(t *testing.T) {
 	if n, ok := (Setting{}).Get(); ok || n != 0 || !(Setting{}).Permits(7) {
 		t.Error("the zero Setting is set")
@@ -223,7 +223,7 @@ func TestZero(t *testing.T) {
 		t.Error("Set(0) is not set")
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("only root can take on other users")
+		t.Skip("only root can start processes of other users")
 	}
 	dir, err := os.Open(t.TempDir())
 	if err != nil {
@@ -243,7 +243,7 @@ func TestZero(t *testing.T) {
 		{Spec{Set(0), Set(0), Set(0)}, 0, 0, 0},
 	} {
 		os.Remove(path)
-		makeOne(t, "file", path)
+		create(t, "file", path)
 		if err := errors.Join(os.Chown(path, 12345, 54321), os.Chmod(path, 0o640), tt.spec.ApplyAt(dir, "x")); err != nil {
 			t.Fatal(err)
 		}
@@ -254,13 +254,12 @@ func TestZero(t *testing.T) {
 	}
 }
 
-// noSleep spares the second for which a program under the race detector sleeps
-// when it ends.
+// noSleep saves the second for which the race detector sleeps at exit.
 const noSleep = "GORACE=atexit_sleep_ms=0"
 
-// forOthers makes a copy of the test binary that other users may run: go test
+// publicBinary returns a copy of the test binary that other users can run: go test
 // keeps its own in a directory of mode 0700.
-func forOthers(t *testing.T) (bin, dir string) {
+func publicBinary(t *testing.T) (bin, dir string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ow")
 	if err != nil {
@@ -285,14 +284,14 @@ func forOthers(t *testing.T) (bin, dir string) {
 	return bin, dir
 }
 
-// An ordinary user may not give a file away, nor to a group of others.
+// An ordinary user can set neither another owner nor a group that it is not in.
 func TestApplyAtOrdinaryUser(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can take on other users")
+		t.Skip("only root can start processes of other users")
 	}
 	const uid, gid, group = 12345, 12345, 54321
-	bin, d := forOthers(t)
-	// Its own directory, to leave the file the group that it was made with.
+	bin, d := publicBinary(t)
+	// A directory of its own, so that the file keeps its group.
 	sub := filepath.Join(d, "d")
 	if err := os.Mkdir(sub, 0o755); err != nil {
 		t.Fatal(err)
@@ -312,7 +311,7 @@ func TestApplyAtOrdinaryUser(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			os.Remove(path)
-			makeOne(t, "file", path)
+			create(t, "file", path)
 			if err := os.Chown(path, uid, gid); err != nil {
 				t.Fatal(err)
 			}
@@ -360,6 +359,6 @@ func TestNotes(t *testing.T) {
 		}
 	}
 	if Enforced() == "" {
-		t.Error("nothing is said of this system")
+		t.Error("no text for this system")
 	}
 }
