@@ -9,15 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// This is for tests, never for a release: with the build tag "confine" Enter
-// installs a filter (seccomp(2)) that kills the process at the first system
-// call that FreeBSD's capability mode would refuse. A server that passes its
-// tests so makes none.
+// This file is for tests only, not for releases. With the build tag "confine",
+// Enter installs a seccomp(2) filter that kills the process at the first system
+// call that FreeBSD's capability mode would refuse.
 
-// refused are the system calls that capability mode refuses whatever their
-// arguments, as sys/kern/capabilities.conf has it, and those that take a path:
-// relative to a directory descriptor they would be allowed, but nobody here has
-// a use for them, save for those in fromDir.
+// refused are the system calls that capability mode always refuses, according to
+// sys/kern/capabilities.conf, and those that take a path. Capability mode permits
+// the latter relative to a directory descriptor, but only those in fromDir are
+// needed here.
 var refused = []uintptr{
 	unix.SYS_ACCT, unix.SYS_BIND, unix.SYS_CHDIR, unix.SYS_CHROOT, unix.SYS_CONNECT,
 	unix.SYS_EXECVE, unix.SYS_EXECVEAT, unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2,
@@ -33,11 +32,11 @@ var refused = []uintptr{
 	unix.SYS_UNSHARE, unix.SYS_UTIMENSAT, unix.SYS_WAIT4, unix.SYS_WAITID,
 }
 
-// fromDir may look at and remove names in a directory that is open, as a server
-// that stops does with its socket file.
+// fromDir are permitted relative to an open directory: a server removes its socket
+// file with them.
 var fromDir = []uintptr{unix.SYS_NEWFSTATAT, unix.SYS_UNLINKAT}
 
-// ownOnly may signal this process alone.
+// ownOnly are permitted for this process only.
 var ownOnly = []uintptr{unix.SYS_KILL, unix.SYS_TGKILL}
 
 func enter() error {
@@ -48,7 +47,7 @@ func enter() error {
 	ret := func(what uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: what}
 	}
-	// unless skips the next n instructions if what was loaded is not k.
+	// unless skips the next n instructions if the loaded value is not k.
 	unless := func(k uintptr, n uint8) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: n, K: uint32(k)}
 	}
@@ -56,7 +55,7 @@ func enter() error {
 	for _, n := range append(refused, refusedHere...) {
 		prog = append(prog, unless(n, 1), ret(unix.SECCOMP_RET_KILL_PROCESS))
 	}
-	cwd := unix.AT_FDCWD // not a constant, so that it can be cut down to the 32 bits that count
+	cwd := unix.AT_FDCWD // a variable, since the constant does not convert to uint32
 	for _, n := range fromDir {
 		prog = append(prog, unless(n, 4), load(arg0), unless(uintptr(uint32(cwd)), 1),
 			ret(unix.SECCOMP_RET_KILL_PROCESS), ret(unix.SECCOMP_RET_ALLOW))

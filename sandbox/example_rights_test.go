@@ -9,8 +9,8 @@ import (
 	"github.com/onewake/onewake/sandbox"
 )
 
-// The writing end of a pipe that is good for nothing but writing. Where there
-// is a sandbox, asking for more afterwards is an error.
+// The write end of a pipe is limited to writing. Where that is supported, its other
+// rights cannot be regained.
 func ExampleLimit() {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -24,7 +24,7 @@ func ExampleLimit() {
 	case err != nil:
 		log.Fatal(err)
 	case sandbox.Limit(w, sandbox.Read) == nil:
-		fmt.Println("what was taken away came back")
+		fmt.Println("the right was regained")
 	}
 	fmt.Fprintln(w, "hello")
 	var line string

@@ -11,8 +11,8 @@ import (
 	"github.com/onewake/onewake/sandbox"
 )
 
-// shout reads a file that a stranger may have written, and writes it to standard
-// output. Everything is open by the time that it enters the sandbox.
+// shout copies an untrusted file to standard output. All files are open before it
+// enters the sandbox.
 func shout(name string) error {
 	f, err := os.Open(name)
 	if err != nil {
@@ -38,8 +38,7 @@ func shout(name string) error {
 	return nil
 }
 
-// Entering is for good, and so is the business of a process of its own: here
-// another one, which calls shout.
+// A process cannot leave the sandbox, so another process calls shout.
 func Example() {
 	f, err := os.CreateTemp("", "ow")
 	if err != nil {

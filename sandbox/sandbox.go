@@ -1,40 +1,38 @@
-// Package sandbox gives a program's powers up: the rights of single
-// descriptors with [Limit], and everything that needs a name, such as opening a
-// path, connecting or executing, with [Enter]. It is for programs that read what
-// strangers send: whoever takes one over has then no more than the descriptors
-// that it holds.
+// Package sandbox restricts a process: [Limit] reduces the rights of a
+// descriptor, and [Enter] gives up everything that needs a name, such as opening a
+// path, connecting and executing. It is for programs that read untrusted input: an
+// attacker who takes over such a process can use only its open descriptors.
 //
 // On FreeBSD this is Capsicum, see capsicum(4). Elsewhere Limit and Enter do
-// nothing and say so, with [ErrUnsupported]: a caller writes one sequence of
-// calls for every system and decides what it makes of that answer.
+// nothing and return [ErrUnsupported], so that a caller can use the same calls on
+// every system and decide what to do about that error.
 //
-// First [Untraceable] and [AcquireReaper], if they are wanted. Then open all that
-// will be needed, and look up all names. Then Limit each descriptor to what it is
-// for, and those that others have opened, such as 0, 1 and 2, with [LimitFD]: one
-// that was forgotten keeps its full rights. Then Enter, and only then read what
-// strangers send.
+// The order of calls is: [Untraceable] and [AcquireReaper], if needed. Open all
+// files and look up all names. Limit each descriptor, also inherited ones such as
+// 0, 1 and 2, with [LimitFD]; a descriptor that is not limited keeps all rights.
+// Enter. Only then read untrusted input.
 //
-// # What Go programs come upon
+// # Notes for Go programs
 //
-// After Enter all that takes a path fails with ECAPMODE, "not permitted in
-// capability mode", and so do [net.Dial], [net.Listen], [os/exec], [os.Process.Wait]
-// and look-ups of hosts, users and groups. Some parts of the standard library
-// open files later than one might think, and not all of them tell:
+// After Enter every call with a path fails with ECAPMODE, "not permitted in
+// capability mode". So do [net.Dial], [net.Listen], [os/exec], [os.Process.Wait]
+// and look-ups of hosts, users and groups. Some parts of the standard library open
+// files late, and not all of them report an error:
 //
 //   - [time.Local] is UTC unless it was used before Enter: call time.Now().Zone().
 //     [time.LoadLocation] fails.
-//   - [mime.TypeByExtension], as called by [net/http.ServeContent], knows only its
-//     own short list unless it was called before.
-//   - [crypto/x509.SystemCertPool] has to be called before, for verifications.
-//   - [net/http.Request.ParseMultipartForm] makes temporary files of what is
-//     larger than its argument.
+//   - [mime.TypeByExtension], which [net/http.ServeContent] calls, has only a short
+//     built-in list unless it was called before.
+//   - [crypto/x509.SystemCertPool] must be called before certificates are verified.
+//   - [net/http.Request.ParseMultipartForm] creates temporary files for forms that
+//     are larger than its argument.
 //   - [net.FileListener], [net.FileConn] and [net.UnixListener.File] duplicate the
-//     descriptor, and the first one keeps its full rights unless it is limited
-//     before or closed.
+//     descriptor. The original keeps all rights unless it is limited before or
+//     closed.
 //
-// Goroutines, timers, net/http on a listener that is open, [os.Pipe], [os.Hostname]
-// and crypto/rand go on to work, and so does an [os.Root] that was opened before,
-// whose descriptor cannot be limited.
+// Goroutines, timers, net/http on an open listener, [os.Pipe], [os.Hostname] and
+// crypto/rand still work, and so does an [os.Root] that was opened before, but its
+// descriptor cannot be limited.
 package sandbox
 
 import (
@@ -44,14 +42,12 @@ import (
 	"syscall"
 )
 
-// ErrUnsupported is returned by everything in this package that the running
-// system lacks. Nothing has been changed then. It is an [errors.ErrUnsupported]
-// too.
+// ErrUnsupported means that the system lacks a function of this package, and that
+// nothing was changed. It is also an [errors.ErrUnsupported].
 //
-// A FreeBSD kernel that was built without Capsicum is another matter: there the
-// calls fail with ENOSYS, which is not ErrUnsupported, so that a program that
-// is confined on FreeBSD is never run unconfined there. It is an
-// errors.ErrUnsupported, however: that is not what to compare with.
+// On a FreeBSD kernel without Capsicum the error is ENOSYS instead, so that a
+// program never runs without a sandbox there by mistake. ENOSYS is also an
+// errors.ErrUnsupported: compare with this variable, not with that one.
 var ErrUnsupported error = unsupported{}
 
 type unsupported struct{}
@@ -60,8 +56,7 @@ func (unsupported) Error() string { return "not supported on " + runtime.GOOS }
 
 func (unsupported) Is(target error) bool { return target == errors.ErrUnsupported }
 
-// A State is how a process is confined, for a program that tells of it. The zero
-// State is Off.
+// A State says whether a process is in the sandbox. The zero State is Off.
 type State int
 
 const (
@@ -70,8 +65,8 @@ const (
 	Confined              // Enter returned nil
 )
 
-// String returns "off", "none: not supported on" the system, or "capability
-// mode".
+// String returns "off", "none: not supported on" and the system's name, or
+// "capability mode".
 func (s State) String() string {
 	switch s {
 	case None:
@@ -82,9 +77,9 @@ func (s State) String() string {
 	return "off"
 }
 
-// Rights is a set of things that may be done with a descriptor, after
-// rights(4), whose names these are. The zero Rights permits nothing at all: such
-// a descriptor can still be kept, passed on and closed.
+// Rights is a set of operations that a descriptor permits, with the names of
+// rights(4). A descriptor with the zero Rights can only be kept, passed to another
+// process and closed.
 type Rights uint64
 
 // The rights that a server needs.
@@ -94,34 +89,32 @@ const (
 	Read                           // read(2), recv(2)
 	Write                          // write(2), send(2)
 	Shutdown                       // shutdown(2)
-	Getsockopt                     // getsockopt(2), peer credentials among them
+	Getsockopt                     // getsockopt(2), also for peer credentials
 	Setsockopt                     // setsockopt(2)
 	Getpeername                    // getpeername(2)
 	Getsockname                    // getsockname(2)
 	Fcntl                          // fcntl(2), F_GETFL and F_SETFL only
 	Flock                          // flock(2)
-	Lookup                         // a directory to start path look-ups at
+	Lookup                         // look-ups in a directory
 	Unlinkat                       // unlinkat(2); with Lookup
 	Fstatat                        // fstatat(2); with Lookup
 
-	// Serve is what Go's net package needs of a listening stream socket and
-	// of the connections that it accepts, which have the listener's rights.
+	// Serve is what Go's net package needs for a listening stream socket and
+	// its connections, which have the rights of the listener.
 	Serve = Accept | Converse
-	// Converse is what Go's net package needs of a connected stream socket.
+	// Converse is what Go's net package needs for a connected stream socket.
 	Converse = Event | Read | Write | Shutdown | Getsockopt | Setsockopt |
 		Getpeername | Getsockname | Fcntl
 )
 
-// Limit cuts the rights of c's descriptor down to r, for good: rights can only
-// be taken away. Files and the listeners and connections of package net are
-// all a [syscall.Conn]. Descriptors made from this one later, by dup(2),
-// accept(2) or fork(2), have the same rights; those made earlier keep theirs.
-// Limit works before and after [Enter].
+// Limit reduces the rights of c's descriptor to r. Rights cannot be regained.
+// Files, and listeners and connections of package net, are a [syscall.Conn].
+// Later duplicates of the descriptor, by dup(2), accept(2) or fork(2), have the
+// same rights; earlier ones keep theirs. Limit works before and after [Enter].
 //
-// On FreeBSD see cap_rights_limit(2); ioctl(2) is never permitted, and of
-// fcntl(2) only reading and setting the status flags. Asking for a right that
-// the descriptor has lost is an error, ENOTCAPABLE. Elsewhere the result is
-// [ErrUnsupported].
+// On FreeBSD it uses cap_rights_limit(2). ioctl(2) is never permitted, and fcntl(2)
+// only to get and set the status flags. A right that the descriptor has lost is an
+// error, ENOTCAPABLE. Elsewhere the error is [ErrUnsupported].
 func Limit(c syscall.Conn, r Rights) error {
 	rc, err := c.SyscallConn()
 	if err != nil {
@@ -134,7 +127,7 @@ func Limit(c syscall.Conn, r Rights) error {
 	return lerr
 }
 
-// LimitFD is [Limit] for a descriptor's number, such as 0, 1 and 2.
+// LimitFD is [Limit] for a descriptor given by number, such as 0, 1 and 2.
 func LimitFD(fd int, r Rights) error {
 	if err := limit(fd, r); err != nil {
 		return fmt.Errorf("limit rights of descriptor %d: %w", fd, err)
@@ -142,14 +135,14 @@ func LimitFD(fd int, r Rights) error {
 	return nil
 }
 
-// Enter puts the whole process, with all its threads and its future children,
-// into capability mode, which cannot be left: no path can be opened or
-// executed, nothing connected or bound, no other process signalled. What is open
-// stays usable, within its rights.
+// Enter puts the process, with all its threads and future children, into
+// capability mode. It cannot leave that mode. It can no longer open or execute a
+// path, connect, bind or send signals to other processes. Open descriptors stay
+// usable, within their rights.
 //
-// On FreeBSD see cap_enter(2). Enter asks the kernel afterwards what mode the
-// process is in, cap_getmode(2); if it returns an error the process must end.
-// Elsewhere the result is [ErrUnsupported].
+// On FreeBSD it uses cap_enter(2), and then verifies the result with
+// cap_getmode(2); after an error the process must exit. Elsewhere the error is
+// [ErrUnsupported].
 func Enter() error {
 	if err := enter(); err != nil {
 		return fmt.Errorf("enter capability mode: %w", err)
@@ -157,13 +150,14 @@ func Enter() error {
 	return nil
 }
 
-// Untraceable keeps other processes of the same user from looking into this
-// one with ptrace(2) and its like, and the kernel from writing a core file.
-// It lasts until the next execve(2), and must be called before [Enter].
+// Untraceable prevents other processes of the same user from tracing this one, as
+// with ptrace(2), and the kernel from writing a crash dump. It lasts until the next
+// execve(2), and must be called before [Enter].
 //
-// On FreeBSD see procctl(2), PROC_TRACE_CTL; a process that is being traced
-// already gets EBUSY. On Linux see prctl(2), PR_SET_DUMPABLE, which also gives
-// the files of /proc/PID to root. Elsewhere the result is [ErrUnsupported].
+// On FreeBSD it uses PROC_TRACE_CTL, see procctl(2); the error is EBUSY if the
+// process is already being traced. On Linux it uses PR_SET_DUMPABLE, see prctl(2),
+// which also makes root the owner of the files in /proc/PID. Elsewhere the error is
+// [ErrUnsupported].
 func Untraceable() error {
 	if err := untraceable(); err != nil {
 		return fmt.Errorf("forbid tracing: %w", err)
@@ -171,13 +165,13 @@ func Untraceable() error {
 	return nil
 }
 
-// AcquireReaper makes this process the parent of every descendant whose own
-// parent ends, also of those that left their process group or session, so that
-// it can wait for them and end them. Being one already is no error. It must be
-// called before [Enter].
+// AcquireReaper makes this process the parent of all descendants whose own parent
+// exits, even if they have left their process group or session, so that it can wait
+// for them and kill them. A second call is not an error. It must be called before
+// [Enter].
 //
-// On FreeBSD see procctl(2), PROC_REAP_ACQUIRE; on Linux prctl(2),
-// PR_SET_CHILD_SUBREAPER. Elsewhere the result is [ErrUnsupported].
+// On FreeBSD it uses PROC_REAP_ACQUIRE, see procctl(2), on Linux
+// PR_SET_CHILD_SUBREAPER, see prctl(2). Elsewhere the error is [ErrUnsupported].
 func AcquireReaper() error {
 	if err := acquireReaper(); err != nil {
 		return fmt.Errorf("become reaper: %w", err)

@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// procctl(2) takes a 64-bit id, which one register holds on 64-bit machines
-// only. This fails to compile on others.
+// procctl(2) has a 64-bit argument, which fits one register only on 64-bit
+// machines. This does not compile on others.
 const _ = uint(unsafe.Sizeof(uintptr(0)) - 8)
 
-// From <sys/wait.h> and <sys/procctl.h>, which x/sys/unix does not cover.
+// From <sys/wait.h> and <sys/procctl.h>. x/sys/unix lacks them.
 const (
 	idtypePID = 0 // P_PID
 
@@ -45,8 +45,7 @@ func limit(fd int, r Rights) error {
 	if err := unix.CapRightsLimit(uintptr(fd), rights); err != nil {
 		return os.NewSyscallError("cap_rights_limit", err)
 	}
-	// Without CAP_IOCTL and CAP_FCNTL the kernel has just emptied the lists of
-	// ioctl(2) and fcntl(2) commands itself; no Rights has the first.
+	// Without CAP_FCNTL the kernel has cleared the list of fcntl(2) commands.
 	if r&Fcntl == 0 {
 		return nil
 	}
@@ -66,7 +65,7 @@ func enter() error {
 		return os.NewSyscallError("cap_getmode", errno)
 	}
 	if mode != 1 {
-		return errors.New("the kernel says that the process is not in it")
+		return errors.New("cap_getmode: the process is not in capability mode")
 	}
 	return nil
 }
@@ -81,7 +80,7 @@ func untraceable() error {
 		return err
 	}
 	if status != -1 {
-		return fmt.Errorf("the kernel still permits it (status %d)", status)
+		return fmt.Errorf("procctl: the process can still be traced (status %d)", status)
 	}
 	return nil
 }

@@ -21,14 +21,14 @@ import (
 
 func init() {
 	roles["confined"] = childConfined
-	roles["children"] = childChildren
+	roles["threads"] = childThreads
 	roles["serve"] = childServe
 	roles["lock"] = childLock
 	roles["directory"] = childDirectory
 }
 
 func TestEnter(t *testing.T) {
-	for _, role := range []string{"enter", "confined", "children", "serve", "lock", "directory"} {
+	for _, role := range []string{"enter", "confined", "threads", "serve", "lock", "directory"} {
 		t.Run(role, func(t *testing.T) {
 			if _, err := child(t, role); err != nil {
 				t.Error(err)
@@ -37,7 +37,7 @@ func TestEnter(t *testing.T) {
 	}
 }
 
-// Where a refused call raises SIGTRAP, Enter makes none.
+// Enter makes no call that capability mode refuses.
 func TestEnterUnderTrap(t *testing.T) {
 	proccontrol, err := exec.LookPath("proccontrol")
 	if err != nil {
@@ -52,7 +52,7 @@ func TestEnterUnderTrap(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	t.Logf("%v\n%s", err, out)
 	if err != nil {
-		t.Error("Enter was killed, or failed")
+		t.Error("Enter failed or was killed")
 	}
 }
 
@@ -67,14 +67,14 @@ func refused(what string, err error, want ...error) error {
 	return fmt.Errorf("%s: got %v, want one of %v", what, err, want)
 }
 
-// childConfined tries what capability mode is to refuse.
+// childConfined makes calls that capability mode must refuse.
 func childConfined() error {
 	pid := os.Getppid()
 	if err := Enter(); err != nil {
 		return err
 	}
 	if err := Enter(); err != nil {
-		return fmt.Errorf("a second time: %w", err)
+		return fmt.Errorf("second call: %w", err)
 	}
 	_, open := os.Open("/etc/passwd")
 	_, dial := net.Dial("tcp4", "127.0.0.1:9")
@@ -92,13 +92,13 @@ func childConfined() error {
 	)
 }
 
-// childChildren makes sure that a fork is confined as well, and all threads.
-func childChildren() error {
+// childThreads makes sure that all threads are in capability mode.
+func childThreads() error {
 	if err := Enter(); err != nil {
 		return err
 	}
 	errs := make(chan error)
-	var all sync.WaitGroup // to be there at once, on a thread each
+	var all sync.WaitGroup // so that each goroutine has a thread
 	all.Add(20)
 	for range 20 {
 		go func() {
@@ -118,7 +118,7 @@ func childChildren() error {
 	return nil
 }
 
-// childServe has Go's own HTTP server work with Serve and nothing more.
+// childServe runs an http.Server with the rights of Serve only.
 func childServe() error {
 	dir, err := os.MkdirTemp("", "ow")
 	if err != nil {
@@ -165,12 +165,12 @@ func childServe() error {
 	return errors.Join(
 		refused("ioctl", ioctl, unix.ENOTCAPABLE),
 		refused("fcntl F_SETOWN", setown, unix.ENOTCAPABLE),
-		refused("a right that is gone", Limit(ln.(*net.UnixListener), Serve|Flock), unix.ENOTCAPABLE),
-		Limit(ln.(*net.UnixListener), Serve), // the same again is no error
+		refused("a lost right", Limit(ln.(*net.UnixListener), Serve|Flock), unix.ENOTCAPABLE),
+		Limit(ln.(*net.UnixListener), Serve), // the same rights are not an error
 	)
 }
 
-// childLock keeps a lock by a descriptor without any right.
+// childLock keeps a lock with a descriptor that has no rights.
 func childLock() error {
 	f, err := os.CreateTemp("", "ow")
 	if err != nil {
@@ -202,7 +202,7 @@ func childLock() error {
 	if err != nil {
 		return err
 	}
-	// What remains: a duplicate, and closing.
+	// It can still be duplicated and closed.
 	dup, err := unix.Dup(int(f.Fd()))
 	if err != nil {
 		return fmt.Errorf("dup: %w", err)
@@ -215,7 +215,7 @@ func childLock() error {
 	return unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 }
 
-// childDirectory removes a file by the descriptor of its directory.
+// childDirectory removes a file relative to a directory descriptor.
 func childDirectory() error {
 	dir, err := os.MkdirTemp("", "ow")
 	if err != nil {
@@ -246,13 +246,13 @@ func childDirectory() error {
 	)
 }
 
-// childUntraceable makes sure that the kernel refuses to trace it.
+// childUntraceable checks the result with procctl(2).
 func childUntraceable() error {
 	if err := Untraceable(); err != nil {
 		return err
 	}
 	if err := Untraceable(); err != nil {
-		return fmt.Errorf("a second time: %w", err)
+		return fmt.Errorf("second call: %w", err)
 	}
 	var status int32
 	err := procctl(procTraceStatus, &status)

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// childUntraceable looks at itself through prctl and through the eyes of /proc.
+// childUntraceable checks the result with prctl(2) and /proc.
 func childUntraceable() error {
 	if err := Untraceable(); err != nil {
 		return err
@@ -23,7 +23,7 @@ func childUntraceable() error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	// An untraceable process of an ordinary user is closed to that user.
+	// Another user cannot read its environment.
 	cmd := exec.Command("/bin/cat", fmt.Sprintf("/proc/%d/environ", os.Getpid()))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := cmd.CombinedOutput()

@@ -11,8 +11,7 @@ import (
 	"testing"
 )
 
-// roles are what this test binary can pose as: everything here is for good, and
-// so is done in a process of its own.
+// roles are run in child processes, because their effects cannot be undone.
 var roles = map[string]func() error{
 	"untraceable": childUntraceable,
 	"reaper":      childReaper,
@@ -20,7 +19,7 @@ var roles = map[string]func() error{
 	"orphan":      childOrphan,
 }
 
-// Roles lets the example, which is in a package of its own, add its one.
+// Roles is for the example, which is in another package.
 var Roles = roles
 
 func TestMain(m *testing.M) {
@@ -35,7 +34,7 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// child runs a role and returns what it said.
+// child runs a role and returns its output.
 func child(t *testing.T, role string) (string, error) {
 	t.Helper()
 	self, err := os.Executable()
@@ -43,7 +42,7 @@ func child(t *testing.T, role string) (string, error) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self)
-	// A confined process cannot remove its directories.
+	// A process in the sandbox cannot remove its directories.
 	dir, err := os.MkdirTemp("", "ow")
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +56,7 @@ func child(t *testing.T, role string) (string, error) {
 
 func TestUnsupported(t *testing.T) {
 	if !errors.Is(ErrUnsupported, errors.ErrUnsupported) {
-		t.Error("ErrUnsupported is no errors.ErrUnsupported")
+		t.Error("ErrUnsupported is not errors.ErrUnsupported")
 	}
 	if s := ErrUnsupported.Error(); !strings.Contains(s, runtime.GOOS) {
 		t.Errorf("%q does not name the system", s)
@@ -81,7 +80,7 @@ func TestUnsupported(t *testing.T) {
 		}
 	}
 	if _, err := w.Write([]byte("x")); err != nil {
-		t.Errorf("limited all the same: %v", err)
+		t.Errorf("the descriptor is limited: %v", err)
 	}
 }
 
@@ -106,7 +105,7 @@ func TestRights(t *testing.T) {
 	}
 	f.Close()
 	if err := Limit(f, 0); err == nil {
-		t.Error("a closed file")
+		t.Error("no error for a closed file")
 	}
 }
 
@@ -122,10 +121,10 @@ func TestAcquireReaper(t *testing.T) {
 	}
 }
 
-// childReaper has a child that leaves an orphan, which must become its own. The
-// orphan waits for the end of a pipe, and so until the child has been reaped.
+// childReaper starts a child that leaves an orphan, and waits for the orphan. The
+// orphan exits at the end of a pipe, after the child has been reaped.
 func childReaper() error {
-	for range 2 { // twice is no error
+	for range 2 { // a second call is not an error
 		if err := AcquireReaper(); err != nil {
 			return err
 		}
@@ -166,7 +165,7 @@ func childReaper() error {
 	return nil
 }
 
-// childOrphan ends when its input does, with a status to know it by.
+// childOrphan exits at the end of its input, with a recognizable status.
 func childOrphan() error {
 	io.Copy(io.Discard, os.Stdin)
 	os.Exit(7)
