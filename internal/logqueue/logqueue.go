@@ -1,10 +1,11 @@
-// Package logqueue lets a daemon log without ever waiting for whoever reads its
-// log: a [Queue] is the writer below [log/slog]'s own handlers. Each record is
-// one write(2). Those that nobody takes in time are dropped and counted, and the
-// count is logged as soon as writing works again.
+// Package logqueue lets a daemon write its log without blocking: a [Queue] is the
+// writer of a [log/slog] handler. Each record is one write(2). If the reader of the
+// log is too slow, records are dropped and counted, and the count is logged as soon
+// as writing works again.
 package logqueue
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"log/slog"
@@ -17,30 +18,29 @@ import (
 )
 
 const (
-	// maxRecords and maxBytes are how much waits for a slow reader.
+	// maxRecords and maxBytes limit the queue.
 	maxRecords = 4096
 	maxBytes   = 1 << 20
-	// maxValue is how much of one value is logged, in bytes as they are written:
-	// most values were shaped by a client or by a command.
+	// maxValue limits each value, in bytes as written, because most values come
+	// from a client or a command.
 	maxValue = 512
 )
 
-// Queue is an [io.Writer] that never waits. Each Write is one record.
+// Queue is an [io.Writer] that does not block. Each Write is one record.
 type Queue struct {
 	w       io.Writer
 	records chan []byte
-	bytes   atomic.Int64 // that wait
+	bytes   atomic.Int64 // in records
 	dropped atomic.Uint64
-	told    uint64 // of dropped
+	logged  uint64 // how many of dropped were logged
 	own     *slog.Logger
 	quit    chan struct{}
 	done    chan struct{}
 	once    sync.Once
 }
 
-// New makes a logger that writes records of level Info and above, as JSON or as
-// text, and the queue that it writes to: by way of an open descriptor, which is
-// neither owned nor closed.
+// New returns a queue that writes to an open descriptor, which it does not close,
+// and a logger that writes to the queue, as JSON or text, from level Info.
 func New(fd int, json bool) (*Queue, *slog.Logger) { return start(descriptor(fd), json) }
 
 func start(w io.Writer, json bool) (*Queue, *slog.Logger) {
@@ -49,8 +49,8 @@ func start(w io.Writer, json bool) (*Queue, *slog.Logger) {
 	return q, slog.New(handler(q, json))
 }
 
-// handler is one of log/slog's, with times in UTC, durations in seconds and
-// values that are cut.
+// handler returns a handler of log/slog that writes times in UTC and durations in
+// seconds, and cuts long values.
 func handler(w io.Writer, json bool) slog.Handler {
 	o := &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		switch a.Value.Kind() {
@@ -73,7 +73,7 @@ func handler(w io.Writer, json bool) slog.Handler {
 	return slog.NewTextHandler(w, o)
 }
 
-// seconds are written with six decimals and without an exponent.
+// seconds is written with six decimals and without an exponent.
 type seconds float64
 
 func (s seconds) MarshalText() ([]byte, error) {
@@ -82,9 +82,9 @@ func (s seconds) MarshalText() ([]byte, error) {
 
 func (s seconds) MarshalJSON() ([]byte, error) { return s.MarshalText() }
 
-// cut shortens a value so that it takes at most maxValue bytes and a mark, with
-// what is not printable counted as the longer of the two notations escapes it:
-// \u202e in six bytes, \U0010ffff in ten.
+// cut shortens a value to maxValue bytes and a note. Characters that are not
+// printable count as they are escaped in the longer of the two formats: \u202e as
+// six bytes, \U0010ffff as ten.
 func cut(s string) string {
 	size := 0
 	for i := 0; i < len(s); {
@@ -107,28 +107,25 @@ func cut(s string) string {
 	return s
 }
 
-// Write queues one record. It never waits; if the record does not fit the queue
-// it is dropped and counted.
+// Write queues one record. If the queue is full, the record is dropped and counted.
 func (q *Queue) Write(p []byte) (int, error) {
 	n := int64(len(p))
-	if q.bytes.Add(n) > maxBytes {
-		q.bytes.Add(-n)
-		q.dropped.Add(1)
-		return len(p), nil
+	if q.bytes.Add(n) <= maxBytes {
+		select {
+		case q.records <- bytes.Clone(p):
+			return len(p), nil
+		default:
+		}
 	}
-	select {
-	case q.records <- append([]byte(nil), p...):
-	default:
-		q.bytes.Add(-n)
-		q.dropped.Add(1)
-	}
+	q.bytes.Add(-n)
+	q.dropped.Add(1)
 	return len(p), nil
 }
 
-// Dropped tells how many records have been dropped since the start.
+// Dropped returns the number of records dropped since the start.
 func (q *Queue) Dropped() uint64 { return q.dropped.Load() }
 
-// Close writes what is queued and stops, waiting at most d for a reader.
+// Close writes the queued records and stops. It waits at most d.
 func (q *Queue) Close(d time.Duration) {
 	q.once.Do(func() { close(q.quit) })
 	select {
@@ -144,14 +141,10 @@ func (q *Queue) write() {
 		case p := <-q.records:
 			q.put(p)
 		case <-q.quit:
-			for {
-				select {
-				case p := <-q.records:
-					q.put(p)
-				default:
-					return
-				}
+			for len(q.records) > 0 {
+				q.put(<-q.records)
 			}
+			return
 		}
 	}
 }
@@ -163,14 +156,14 @@ func (q *Queue) put(p []byte) {
 		q.dropped.Add(1)
 		return
 	}
-	if n := q.dropped.Load(); n > q.told {
-		q.own.Warn("log records dropped", "count", n-q.told)
-		q.told = n
+	if n := q.dropped.Load(); n > q.logged {
+		q.own.Warn("log records dropped", "count", n-q.logged)
+		q.logged = n
 	}
 }
 
-// descriptor writes with the bare system call: os.File would end the program on
-// a broken pipe behind descriptor 1 or 2 (os/signal, "SIGPIPE").
+// descriptor writes with the system call, because os.File exits the program on
+// EPIPE for descriptor 1 or 2 (os/signal, "SIGPIPE").
 type descriptor int
 
 func (fd descriptor) Write(p []byte) (int, error) {
@@ -181,8 +174,8 @@ func (fd descriptor) Write(p []byte) (int, error) {
 			rest = rest[n:]
 		case errors.Is(err, syscall.EINTR):
 		case errors.Is(err, syscall.EAGAIN):
-			// Somebody made the descriptor non-blocking; it is not ours to
-			// change. Whoever waits is this goroutine alone.
+			// Another process made the descriptor non-blocking. Only this
+			// goroutine waits.
 			time.Sleep(10 * time.Millisecond)
 		default:
 			return len(p) - len(rest), err

@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// patience ends a test that hangs; no time is measured by it.
+// patience is the time after which a test fails.
 const patience = time.Minute
 
-// gate is a writer whose writes wait for the test.
+// gate is a writer that blocks until the test releases it.
 type gate struct {
 	began   chan string
 	release chan error
@@ -35,7 +35,7 @@ func (g *gate) next(t *testing.T, err error) string {
 		g.release <- err
 		return s
 	case <-time.After(patience):
-		t.Fatal("nothing is written")
+		t.Fatal("no record is written")
 		return ""
 	}
 }
@@ -48,7 +48,7 @@ func TestRecords(t *testing.T) {
 		}
 		defer r.Close()
 		q, log := New(int(w.Fd()), asJSON)
-		log.Debug("not this")
+		log.Debug("below Info")
 		log.Warn("hello", "text", "a\n\"b", "time", 47619*time.Nanosecond, "error", errors.New("oops"), "n", 3)
 		q.Close(patience)
 		w.Close()
@@ -83,7 +83,7 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// However a value is written, its record has a bound.
+// The length of a value is limited in both formats.
 func TestCutIsBounded(t *testing.T) {
 	for _, r := range []string{"x", "\"", "\\", "\n", "\x00", "\x7f", "\xff", "é", "馬", "😀", "\u202e", "\u2028", "\ufffd", "\ufeff", "\ue000", "\U000e0001", "\U0010ffff"} {
 		for _, asJSON := range []bool{false, true} {
@@ -98,12 +98,12 @@ func TestCutIsBounded(t *testing.T) {
 	}
 }
 
-// A reader that does not read costs records and is not waited for.
+// If the reader blocks, records are dropped and Write does not block.
 func TestBlockedReader(t *testing.T) {
 	g := newGate()
 	q, log := start(g, false)
 	log.Info("first")
-	first := <-g.began // it is being written, and nobody takes it
+	first := <-g.began // its write blocks
 	for range maxRecords + 10 {
 		log.Info("more")
 	}
@@ -135,7 +135,7 @@ func TestBytesAreBounded(t *testing.T) {
 		log.Info("more", "text", text)
 	}
 	if q.bytes.Load() > maxBytes || q.Dropped() == 0 {
-		t.Errorf("%d bytes wait, %d dropped", q.bytes.Load(), q.Dropped())
+		t.Errorf("%d bytes queued, %d dropped", q.bytes.Load(), q.Dropped())
 	}
 	g.release <- io.ErrClosedPipe
 	go func() {
@@ -145,11 +145,11 @@ func TestBytesAreBounded(t *testing.T) {
 	}()
 	q.Close(patience)
 	if q.bytes.Load() != 0 {
-		t.Errorf("%d bytes wait", q.bytes.Load())
+		t.Errorf("%d bytes queued", q.bytes.Load())
 	}
 }
 
-// Nobody reads, and an end is not held up for longer than it says.
+// Close waits no longer than its argument says.
 func TestCloseIsBounded(t *testing.T) {
 	g := newGate()
 	q, log := start(g, false)
@@ -160,7 +160,7 @@ func TestCloseIsBounded(t *testing.T) {
 	q.Close(patience)
 }
 
-// A reader that is gone ends nothing; records are counted.
+// A broken pipe does not exit the process. The records are counted.
 func TestBrokenPipe(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -176,7 +176,7 @@ func TestBrokenPipe(t *testing.T) {
 	}
 }
 
-// A descriptor that somebody has made non-blocking is waited for.
+// On a non-blocking descriptor no record is lost.
 func TestNonBlocking(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

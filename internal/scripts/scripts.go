@@ -1,5 +1,5 @@
-// Package scripts is the table of the programs below a directory (-scripts).
-// Names from requests are looked up in it and never joined to a path.
+// Package scripts has the table of the programs in a directory (-scripts). Names
+// from requests are looked up in it. They are not used as paths.
 package scripts
 
 import (
@@ -17,53 +17,51 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MaxDepth is how many levels deep a program may lie, and so how many segments
-// its name may have.
+// MaxDepth is the maximum number of segments in the name of a program.
 const MaxDepth = 4
 
-// maxLinks is how many links there may be on the way to a directory.
+// maxLinks is the maximum number of symbolic links in a path.
 const maxLinks = 32
 
-// ErrUnsafe is a directory that others can write, in which anybody could put a
-// program.
+// ErrUnsafe means that any user can write a directory or program.
 var ErrUnsafe = errors.New("others can write it")
 
-// Table holds the programs by name: the path below the directory, with slashes.
+// Table has the programs by name, which is the path relative to the directory.
 type Table struct {
-	// Skipped are the files that are there and cannot be run, and why, by
-	// name. Those whose name begins with a dot are not among them.
+	// Skipped has the files that are not programs, by name, and why. Names that
+	// begin with a dot are left out.
 	Skipped map[string]error
 
 	dir   string
-	owner uint32 // of dir
+	owner uint32 // the user who owns dir
 	names Names
 }
 
-// Read reads a directory, given by its absolute path. A program is a regular
-// file that our user may execute, at most MaxDepth levels deep, or a link to one
-// of root's or of the directory's owner, whose name is UTF-8, as what the core is
-// told is. Nothing that others can write counts.
+// Read reads a directory, given by its absolute path. A program is a regular file
+// that our user can execute, at most MaxDepth levels deep, or a symbolic link to
+// such a file of root or of the directory's owner. Its name must be UTF-8, because
+// the monitor sends it to the core in that encoding. Files and directories that
+// others can write are skipped.
 func Read(dir string) (*Table, error) {
 	if !filepath.IsAbs(dir) {
 		return nil, &fs.PathError{Op: "read", Path: dir, Err: errors.New("not an absolute path")}
 	}
 	t := &Table{Skipped: make(map[string]error), dir: filepath.Clean(dir)}
 	fi, err := walk(t.dir)
-	if err == nil && fi.Mode()&0o002 != 0 {
-		err = ErrUnsafe // sticky or not: what is made there could be run
+	if err == nil {
+		t.owner = fi.Sys().(*syscall.Stat_t).Uid
+		err = t.read("", 1)
 	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "read", Path: t.dir, Err: cause(err)}
 	}
-	t.owner = fi.Sys().(*syscall.Stat_t).Uid
-	err = t.read("", 1)
 	slices.Sort(t.names)
-	return t, err
+	return t, nil
 }
 
-// walk goes from the root to a directory, through links as the kernel does, and
-// makes sure that nobody can put another one in the place of what it passes: none
-// on the way is writable by others, unless it is sticky.
+// walk follows the path to a directory from the root, through symbolic links as the
+// kernel does. No directory in it may be writable by others unless it is sticky:
+// otherwise any user could replace the next one.
 func walk(dir string) (fi fs.FileInfo, err error) {
 	at, rest := "/", strings.Split(dir, "/")
 	fi, err = os.Lstat(at)
@@ -93,22 +91,30 @@ func walk(dir string) (fi fs.FileInfo, err error) {
 	return fi, err
 }
 
-// read takes in a directory below the first.
-func (t *Table) read(below string, depth int) error {
-	entries, err := os.ReadDir(filepath.Join(t.dir, below))
+// read reads a directory, given relative to the first.
+func (t *Table) read(sub string, depth int) error {
+	dir := filepath.Join(t.dir, sub)
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if fi.Mode()&0o002 != 0 {
+		return ErrUnsafe // even if it is sticky: others could create a program
+	}
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		name := path.Join(below, e.Name())
+		name := path.Join(sub, e.Name())
 		switch {
 		case strings.HasPrefix(e.Name(), "."):
 		case !utf8.ValidString(name):
-			t.Skipped[name] = errors.New("its name is not UTF-8")
+			t.Skipped[name] = errors.New("the name is not UTF-8")
 		case e.IsDir() && depth == MaxDepth:
 			t.Skipped[name] = fmt.Errorf("more than %d levels deep", MaxDepth)
 		case e.IsDir():
-			if err := t.enter(name, depth+1); err != nil {
+			if err := t.read(name, depth+1); err != nil {
 				t.Skipped[name] = err
 			}
 		default:
@@ -122,18 +128,7 @@ func (t *Table) read(below string, depth int) error {
 	return nil
 }
 
-func (t *Table) enter(name string, depth int) error {
-	fi, err := os.Lstat(filepath.Join(t.dir, name))
-	if err == nil && fi.Mode()&0o002 != 0 {
-		err = ErrUnsafe
-	}
-	if err != nil {
-		return err
-	}
-	return t.read(name, depth)
-}
-
-// check tells why a file is no program.
+// check returns an error if a file is not a program.
 func (t *Table) check(name string) error {
 	file := filepath.Join(t.dir, name)
 	link, err := os.Lstat(file)
@@ -149,24 +144,24 @@ func (t *Table) check(name string) error {
 	case !fi.Mode().IsRegular():
 		return errors.New("not a regular file")
 	case link.Mode()&fs.ModeSymlink != 0 && uid != 0 && uid != t.owner:
-		return errors.New("a link to a file that is neither root's nor the directory's owner's")
+		return errors.New("a link to a file that neither root nor the directory's owner owns")
 	case fi.Mode()&0o002 != 0:
 		return ErrUnsafe
 	}
 	if unix.Faccessat(unix.AT_FDCWD, file, unix.X_OK, unix.AT_EACCESS) != nil {
-		return errors.New("not executable for the user of onewake")
+		return errors.New("onewake's user cannot execute it")
 	}
 	return nil
 }
 
-// Names are those of all programs.
+// Names returns the names of all programs.
 func (t *Table) Names() Names { return t.names }
 
-// Path gives the path of a program, which has just been checked as it was when
-// the directory was read: it may be another file by now. A name that is not in
-// the table has none.
+// Path returns the path of a program, after the checks of [Read], since the file
+// may have changed. For a name that is not in the table the error is
+// [fs.ErrNotExist].
 func (t *Table) Path(name string) (file string, err error) {
-	if _, known := slices.BinarySearch(t.names, name); !known {
+	if _, found := slices.BinarySearch(t.names, name); !found {
 		return "", fs.ErrNotExist
 	}
 	return filepath.Join(t.dir, name), t.check(name)
@@ -175,8 +170,8 @@ func (t *Table) Path(name string) (file string, err error) {
 // Names is a sorted list of the names of programs.
 type Names []string
 
-// Find finds the longest name that a path begins with, in whole segments, and
-// what follows it: "/a/b.cgi/c" is program "a/b.cgi", or "a", and then "/c".
+// Find returns the longest name with which a path begins, in whole segments, and
+// the rest of the path: "a/b.cgi" and "/c" for "/a/b.cgi/c".
 func (n Names) Find(p string) (name, info string, ok bool) {
 	if !strings.HasPrefix(p, "/") {
 		return "", "", false

@@ -24,11 +24,11 @@ func TestFind(t *testing.T) {
 		}
 	}
 	if name, _, ok := Names(nil).Find("/a"); ok {
-		t.Errorf("found %q in nothing", name)
+		t.Errorf("found %q in an empty list", name)
 	}
 }
 
-// tree makes a directory that only we can write.
+// tree creates a directory that only we can write.
 func tree(t *testing.T, files map[string]os.FileMode) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -41,7 +41,7 @@ func tree(t *testing.T, files map[string]os.FileMode) string {
 		if err := os.WriteFile(path, []byte("#!/bin/sh\n"), mode); err != nil {
 			t.Fatal(err)
 		}
-		os.Chmod(path, mode) // whatever the umask
+		os.Chmod(path, mode) // despite the umask
 	}
 	return dir
 }
@@ -65,7 +65,7 @@ func TestRead(t *testing.T) {
 		t.Errorf("%q, want %q", table.Names(), want)
 	}
 	for name, why := range map[string]string{
-		"plain": "not executable", "open": "others can write", "loose": "others can write", "broken": "no such file", "dirlink": "not a regular",
+		"plain": "cannot execute", "open": "others can write", "loose": "others can write", "broken": "no such file", "dirlink": "not a regular",
 		"fifo": "not a regular", "1/2/3/4": "more than 4 levels", "caf\xe9": "not UTF-8", "latin\xe9": "not UTF-8",
 	} {
 		if err := table.Skipped[name]; err == nil || !strings.Contains(err.Error(), why) {
@@ -78,10 +78,10 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// A link to somebody else's file is not followed.
+// A link to another user's file is not followed.
 func TestForeignLink(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: it gives a file away")
+		t.Skip("only root can change the owner of a file")
 	}
 	dir, other := tree(t, nil), tree(t, map[string]os.FileMode{"x": 0o755})
 	os.Chown(filepath.Join(other, "x"), 12345, 12345)
@@ -95,7 +95,7 @@ func TestForeignLink(t *testing.T) {
 func TestUnsafe(t *testing.T) {
 	dir := tree(t, map[string]os.FileMode{"d/a": 0o755})
 	os.Chmod(dir, 0o757)
-	for _, d := range []string{dir, filepath.Join(dir, "d")} { // itself, and one above it
+	for _, d := range []string{dir, filepath.Join(dir, "d")} { // the directory, and one below it
 		if _, err := Read(d); !errors.Is(err, ErrUnsafe) {
 			t.Errorf("%s: %v", d, err)
 		}
@@ -104,7 +104,7 @@ func TestUnsafe(t *testing.T) {
 	if _, err := Read(filepath.Join(dir, "d")); err != nil {
 		t.Errorf("below a sticky directory: %v", err)
 	}
-	// Whoever can write a directory on the way, by links too, can put another in.
+	// The same if the path has symbolic links.
 	links := tree(t, nil)
 	os.Symlink(filepath.Join(dir, "d"), filepath.Join(links, "direct"))
 	os.Symlink("direct", filepath.Join(links, "twice"))
@@ -127,7 +127,7 @@ func TestUnsafe(t *testing.T) {
 	}
 	for _, relative := range []string{"", ".", "d"} {
 		if _, err := Read(relative); err == nil {
-			t.Errorf("%q is read", relative)
+			t.Errorf("no error for %q", relative)
 		}
 	}
 	if _, err := Read(filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
@@ -138,8 +138,8 @@ func TestUnsafe(t *testing.T) {
 	}
 }
 
-// What is executed is checked before: a new version counts, what is gone or
-// unsafe by now does not.
+// Path checks the file again: a new version is used, and a missing or unsafe file
+// is not.
 func TestPath(t *testing.T) {
 	dir := tree(t, map[string]os.FileMode{"a": 0o755, "b": 0o755, "c": 0o755})
 	table, err := Read(dir)
