@@ -7,16 +7,15 @@ import (
 	"github.com/onewake/onewake/internal/cli"
 )
 
-// By FastCGI the web server gives parameters in place of a header, and is
-// believed: what there is to say is which of them reach a command.
+// With FastCGI the web server sends parameters instead of a header. They are
+// trusted. The page shows which of them a command gets.
 
-// expected are the parameters that a program may count on (RFC 3875 § 4.1) and
-// that nobody but the web server knows.
+// expected are the parameters that CGI programs need (RFC 3875 § 4.1) and that only
+// the web server knows.
 var expected = []string{"QUERY_STRING", "REMOTE_ADDR", "REQUEST_METHOD", "SCRIPT_NAME", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL"}
 
-// parameters are the names of all parameters, in the order in which they came:
-// those that are variables, those that -param would make variables, and those
-// that never are.
+// parameters returns the names of all parameters, in their order: those that a
+// command gets, those that it would get with -param, and those that it never gets.
 func (v *view) parameters() (passed, dropped, never []string) {
 	names := v.Names()
 	for _, f := range v.wire.Fields {
@@ -35,8 +34,8 @@ func (v *view) parameters() (passed, dropped, never []string) {
 	return passed, dropped, never
 }
 
-// lookAtParameters judges what the web server tells of the request.
-func (v *view) lookAtParameters() {
+// checkParameters reports missing and dropped parameters.
+func (v *view) checkParameters() {
 	var missing []string
 	for _, name := range expected {
 		if _, ok := v.vars[name]; !ok {
@@ -44,21 +43,21 @@ func (v *view) lookAtParameters() {
 		}
 	}
 	if len(missing) > 0 {
-		v.toMend("the web server did not give " + strings.Join(missing, ", ") + ", which CGI programs count on. nginx: `include fastcgi_params;`")
+		v.problem("the web server did not send " + strings.Join(missing, ", ") + ", which CGI programs need. nginx: `include fastcgi_params;`")
 	}
 	if _, dropped, _ := v.parameters(); len(dropped) > 0 {
-		v.toKnow("not passed on: " + strings.Join(dropped, ", ") + ". If a command needs it, start onewake with `-param " + strings.Join(dropped, " -param ") + "`")
+		v.note("not passed on: " + strings.Join(dropped, ", ") + ". If a command needs it, start onewake with `-param " + strings.Join(dropped, " -param ") + "`")
 	}
 }
 
-// parametersSent tells what became of them.
-func (v *view) parametersSent(w *writer) {
+// listParameters shows which parameters a command gets.
+func (v *view) listParameters(w *writer) {
 	passed, dropped, never := v.parameters()
-	w.row("Passed on", strings.Join(passed, ", "), "with these values, below; of a repeated one the last counts")
+	w.row("Passed on", strings.Join(passed, ", "), "the values are below; the last of repeated ones counts")
 	if len(dropped) > 0 {
-		w.row("Not passed on", strings.Join(dropped, ", "), "would reach a command if `-param` named it")
+		w.row("Not passed on", strings.Join(dropped, ", "), "`-param` passes it on")
 	}
 	if len(never) > 0 {
-		w.row("Never passed on", strings.Join(never, ", "), "is fixed by `-env`, is never taken from a request, or is no name of a variable")
+		w.row("Never passed on", strings.Join(never, ", "), "set by `-env`, never taken from a request, or not a variable name")
 	}
 }

@@ -10,116 +10,114 @@ import (
 	"github.com/onewake/onewake/sandbox"
 )
 
-// believed are the fields that -forwarded can name, in the order in which the
-// page names them, and what nginx knows of what they tell.
-var believed = []struct{ name, nginx string }{
+// forwardedFields are the header fields that -forwarded can name, in the order of
+// the page, and the nginx variables for them.
+var forwardedFields = []struct{ name, nginx string }{
 	{"X-Real-IP", "$remote_addr"},
 	{"X-Forwarded-For", "$proxy_add_x_forwarded_for"},
 	{"X-Forwarded-Proto", "$scheme"},
 	{"X-Forwarded-Host", "$host:$server_port"},
 	{"X-Request-Id", "$request_id"},
-	{"X-Remote-User", `""`}, // without auth_basic, $remote_user is what the client claims
+	{"X-Remote-User", `""`}, // without auth_basic, $remote_user is not verified
 }
 
-// came tells whether the request has a field of this name.
-func (v *view) came(name string) bool {
+// received reports whether the request has this header field.
+func (v *view) received(name string) bool {
 	return slices.ContainsFunc(v.wire.Fields, func(f cgi.Field) bool { return strings.EqualFold(f.Name, name) })
 }
 
-func (v *view) believes(name string) bool { return v.Forwarded&cli.ForwardedBit(name) != 0 }
+func (v *view) trusts(name string) bool { return v.Forwarded&cli.ForwardedBit(name) != 0 }
 
-func (v *view) told(name string) bool { return v.believes(name) && v.came(name) }
+func (v *view) problem(s string) { v.problems = append(v.problems, prose(s)) }
+func (v *view) note(s string)    { v.notes = append(v.notes, prose(s)) }
 
-func (v *view) toMend(s string) { v.mend = append(v.mend, prose(s)) }
-func (v *view) toKnow(s string) { v.know = append(v.know, prose(s)) }
-
-// look finds out what there is to say.
-func (v *view) look() {
-	v.lookAtListener()
+// check finds problems in the configuration.
+func (v *view) check() {
+	v.checkListener()
 	if v.Setup.UID == 0 {
-		v.toMend("onewake runs as root, and so would the command.")
+		v.problem("onewake and its commands run as root.")
 	}
 	if v.wire.Protocol == "HTTP/1.0" {
-		v.toMend("the request came in HTTP/1.0, in which an answer that was cut short may look whole. nginx: `proxy_http_version 1.1;` and `proxy_set_header Connection \"\";`")
+		v.problem("the request uses HTTP/1.0, in which a truncated answer may look complete. nginx: `proxy_http_version 1.1;` and `proxy_set_header Connection \"\";`")
 	}
 	if v.Protocol == cli.FastCGI {
-		v.lookAtParameters()
+		v.checkParameters()
 	} else {
-		v.lookAtForwarded()
+		v.checkForwarded()
 	}
-	reach := "What breaks into the core, which reads what strangers send, can do what user " + v.Setup.User + " can."
+	rights := "An attacker who takes over the core has all rights of user " + v.Setup.User + "."
 	switch {
 	case v.sandbox == sandbox.None:
-		v.toKnow("there is no sandbox: " + sandbox.ErrUnsupported.Error() + ". " + reach)
+		v.note("there is no sandbox: " + sandbox.ErrUnsupported.Error() + ". " + rights)
 	case v.sandbox == sandbox.Off && runtime.GOOS == "freebsd":
-		v.toMend("the sandbox is off, by `-sandbox off`. " + reach)
+		v.problem("the sandbox is off (`-sandbox off`). " + rights)
 	case v.sandbox == sandbox.Off:
-		v.toKnow("the sandbox is off, by `-sandbox off`, and there is none on " + runtime.GOOS + ".")
+		v.note("the sandbox is off (`-sandbox off`), and " + runtime.GOOS + " has none.")
 	}
 }
 
-// lookAtListener judges who can connect, and who did.
-func (v *view) lookAtListener() {
+// checkListener reports who can connect.
+func (v *view) checkListener() {
 	switch uid := v.r.Peer.UID; {
 	case !v.wire.Unix && v.wire.Local:
-		v.toKnow("every user of this machine can connect to a port, and is believed in what `-forwarded` or FastCGI lets it say. A `unix:` socket has a mode and an owner.")
+		v.note("every local user can connect to a port, and can send trusted headers or FastCGI parameters. A `unix:` socket has a mode and an owner.")
 	case !v.wire.Unix:
-		v.toMend("the port is not one of the loopback interface, so that other machines may reach it past a web server in front. Listen on `127.0.0.1`, or on a `unix:` socket.")
+		v.problem("the port is not on the loopback interface, so other machines may connect to it without the web server. Listen on `127.0.0.1` or on a `unix:` socket.")
 	case uid == 0 || uid > 0 && uid == v.Setup.UID:
-		v.toMend("who connected is root or onewake's own user, who gets in whatever the mode says, so that this request does not show that the web server can. " +
-			"If it was the web server, its workers should be another user.")
+		v.problem("the peer is root or onewake's own user, so this request does not show that the web server can connect. " +
+			"If the peer is the web server, its workers should run as another user.")
 	}
 	for _, n := range v.socket.Notes {
 		switch {
 		case !v.socket.Open:
-			v.toKnow("by the mode of the socket file, " + n + ".")
+			v.note("socket file: " + n + ".")
 		case v.Setup.Allow == "":
-			v.toMend("by the mode of the socket file, " + n + ". `-socket-mode 0660` keeps others than its group out, `-allow` lets in those whom it names.")
+			v.problem("socket file: " + n + ". `-socket-mode 0660` permits only its group, `-allow` only the users in its list.")
 		}
 	}
 }
 
-// lookAtForwarded judges what the web server tells of the client.
-func (v *view) lookAtForwarded() {
-	var all, more []string // a whole -forwarded, and what is new in it
-	for _, f := range believed {
+// checkForwarded reports which headers the web server or `-forwarded` lacks.
+func (v *view) checkForwarded() {
+	var all, more []string // the right value of -forwarded, and what is new in it
+	for _, f := range forwardedFields {
 		switch {
-		case v.believes(f.name):
+		case v.trusts(f.name):
 			all = append(all, f.name)
-			say := v.toMend
-			if f.name == "X-Remote-User" { // nginx sends no field without a value
-				say = v.toKnow
+			report := v.problem
+			if f.name == "X-Remote-User" { // nginx does not send a field without a value
+				report = v.note
 			}
-			if !v.came(f.name) {
-				say(f.name + " is believed, by `-forwarded`, but did not come. Unless the web server sets it in each request, a client can send one of its own. " +
+			if !v.received(f.name) {
+				report(f.name + " is trusted (`-forwarded`) but missing. Unless the web server sets it in every request, a client can send its own. " +
 					"nginx: `proxy_set_header " + f.name + " " + f.nginx + ";`")
 			}
-		case v.came(f.name) && !(f.name == "X-Forwarded-For" && v.believes("X-Real-IP")):
+		case v.received(f.name) && !(f.name == "X-Forwarded-For" && v.trusts("X-Real-IP")):
 			all, more = append(all, f.name), append(more, f.name)
 		}
 	}
 	if len(more) > 0 {
-		v.toKnow("not believed: " + strings.Join(more, ", ") + ". What the web server itself sets, in each request, can be: start onewake with `-forwarded " + strings.Join(all, ",") + "`")
+		v.note("not trusted: " + strings.Join(more, ", ") + ". If the web server sets it in every request, start onewake with `-forwarded " + strings.Join(all, ",") + "`")
 	}
-	if v.Forwarded&(cli.XRealIP|cli.XForwardedFor) == 0 && !v.came("X-Real-IP") && !v.came("X-Forwarded-For") {
-		v.toKnow("the client's address is not known. nginx: `proxy_set_header X-Real-IP $remote_addr;`, and start onewake with `-forwarded " +
+	if v.Forwarded&(cli.XRealIP|cli.XForwardedFor) == 0 && !v.received("X-Real-IP") && !v.received("X-Forwarded-For") {
+		v.note("the client's address is unknown. nginx: `proxy_set_header X-Real-IP $remote_addr;`, and start onewake with `-forwarded " +
 			strings.Join(append([]string{"X-Real-IP"}, all...), ",") + "`")
 	}
 }
 
-// fieldsSent shows the header fields by which proxies tell of clients, and names
-// those that reach no command.
-func (v *view) fieldsSent(w *writer) {
+// listFields shows the header fields with which proxies describe the client, and the
+// names of those that a command does not get.
+func (v *view) listFields(w *writer) {
 	var withheld []string
 	for _, f := range v.wire.Fields {
 		name := strings.ToLower(f.Name)
 		switch {
-		case v.believes(name):
-			w.row(f.Name, f.Value, "believed, by `-forwarded`; of several the last")
+		case v.trusts(name):
+			w.row(f.Name, f.Value, "trusted (`-forwarded`); the last of repeated ones counts")
 		case cli.ForwardedBit(name) != 0:
-			w.row(f.Name, f.Value, "not believed, since a client can send it too")
+			w.row(f.Name, f.Value, "not trusted, because a client can send it")
 		case strings.HasPrefix(name, "x-forwarded-"), name == "forwarded":
-			w.row(f.Name, f.Value, "never believed")
+			w.row(f.Name, f.Value, "never trusted")
 		}
 		_, passed := v.vars["HTTP_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))]
 		if strings.Contains(name, "_") || !passed && name != "content-length" && name != "content-type" {
@@ -127,6 +125,6 @@ func (v *view) fieldsSent(w *writer) {
 		}
 	}
 	if len(withheld) > 0 {
-		w.row("Not passed on", strings.Join(slices.Compact(withheld), ", "), "would not reach a command")
+		w.row("Not passed on", strings.Join(slices.Compact(withheld), ", "), "a command does not get it")
 	}
 }

@@ -14,13 +14,13 @@ import (
 	"github.com/onewake/onewake/sandbox"
 )
 
-// head is the page as far as it is always the same.
+// head is the constant part of the page.
 //
 //go:embed head.html
 var head string
 
-// policy lets a browser use nothing but the page and its own style, whose hash
-// it holds (Content Security Policy Level 3).
+// policy permits a browser to use only the page and its own style, whose hash it
+// contains (Content Security Policy Level 3).
 var policy = func() string {
 	_, style, _ := strings.Cut(head, "<style>")
 	style, _, _ = strings.Cut(style, "</style>")
@@ -29,15 +29,14 @@ var policy = func() string {
 		"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 }()
 
-// prose is a text in which what is to be typed, letter by letter, stands in
-// backquotes.
+// prose is text with code in backquotes.
 type prose string
 
-// writer writes a page. (html/template would do more, and costs a process
-// 1.5 MB.)
+// writer writes a page. It is used instead of html/template, which costs 1.5 MB of
+// memory.
 type writer struct{ bytes.Buffer }
 
-// put writes markup. Whatever stands in it is shown as the text that it is.
+// put writes markup with escaped texts.
 func (w *writer) put(markup string, texts ...any) {
 	for i, t := range texts {
 		s := html.EscapeString(visible(fmt.Sprint(t)))
@@ -53,7 +52,7 @@ func (w *writer) put(markup string, texts ...any) {
 	fmt.Fprintf(w, markup, texts...)
 }
 
-// row writes a name, its value, and what there is to say about it.
+// row writes a name, its value and a note.
 func (w *writer) row(name, value string, note prose) {
 	w.put("<dt>%s</dt>\n<dd>", name)
 	if value != "" {
@@ -65,22 +64,22 @@ func (w *writer) row(name, value string, note prose) {
 	w.put("</dd>\n")
 }
 
-// html is the page.
+// html returns the page.
 func (v *view) html() []byte {
-	v.look()
+	v.check()
 	w := new(writer)
 	w.WriteString(head)
-	w.put("<h2>Is the wiring right?</h2>\n")
-	if len(v.mend) == 0 {
-		w.put("<p class=\"fine\">Nothing is to be mended.</p>\n")
+	w.put("<h2>Configuration</h2>\n")
+	if len(v.problems) == 0 {
+		w.put("<p class=\"good\">No problems found.</p>\n")
 	}
-	if len(v.mend)+len(v.know) > 0 {
+	if len(v.problems)+len(v.notes) > 0 {
 		w.put("<ul>\n")
-		for _, s := range v.mend {
-			w.put("<li class=\"mend\"><b>To mend:</b> %s</li>\n", s)
+		for _, s := range v.problems {
+			w.put("<li class=\"problem\"><b>Problem:</b> %s</li>\n", s)
 		}
-		for _, s := range v.know {
-			w.put("<li><b>To know:</b> %s</li>\n", s)
+		for _, s := range v.notes {
+			w.put("<li><b>Note:</b> %s</li>\n", s)
 		}
 		w.put("</ul>\n")
 	}
@@ -88,14 +87,14 @@ func (v *view) html() []byte {
 	v.connection(w)
 	w.put("</dl>\n<h2>What the web server sent</h2>\n<dl>\n")
 	if host := v.vars["HTTP_HOST"]; host != "" {
-		w.row("Host", host, "should be the name in the browser's address bar")
+		w.row("Host", host, "should match the browser's address bar")
 	} else {
 		w.row("Host", "", "none")
 	}
 	if v.Protocol == cli.FastCGI {
-		v.parametersSent(w)
+		v.listParameters(w)
 	} else {
-		v.fieldsSent(w)
+		v.listFields(w)
 	}
 	w.put("</dl>\n<h2>Variables of this request</h2>\n<dl>\n")
 	for _, name := range v.names {
@@ -105,34 +104,37 @@ func (v *view) html() []byte {
 	return w.Bytes()
 }
 
-// connection tells who is at its two ends.
+// connection shows both ends of the connection.
 func (v *view) connection(w *writer) {
 	w.row("Listener", v.wire.Listener, "")
 	if v.socket.File != "" {
-		w.row("Socket file", v.socket.File, prose("when this core started; what the system asks of who connects: "+v.Setup.Enforced))
+		w.row("Socket file", v.socket.File, prose("when this core started; connect(2) needs: "+v.Setup.Enforced))
 	}
 	switch peer := v.r.Peer; {
 	case !v.wire.Unix:
 		w.row("Peer", peer.Addr+" port "+peer.Port, "")
 	case peer.UID < 0:
-		w.row("Peer", "unknown", "this system does not tell who connected")
+		w.row("Peer", "unknown", "this system does not report the user")
 	default:
-		w.row("Peer", strings.TrimSpace(fmt.Sprintf("uid %d %s", peer.UID, v.Setup.Users[peer.UID])), "as the kernel noted when it connected")
+		w.row("Peer", strings.TrimSpace(fmt.Sprintf("uid %d %s", peer.UID, v.Setup.Users[peer.UID])), "credentials from the kernel, at connect(2)")
 	}
 	if v.Setup.Allow != "" && v.wire.Unix {
-		w.row("Let in", v.Setup.Allow, "by `-allow`")
+		w.row("Allowed", v.Setup.Allow, "by `-allow`")
 	}
-	w.row("Protocol", v.wire.Protocol, map[bool]prose{true: "the connection is kept for more requests", false: "the connection ends with the answer"}[v.wire.Keep])
-	told := v.Protocol == cli.FastCGI || v.told("X-Real-IP") || v.told("X-Forwarded-For")
+	w.row("Protocol", v.wire.Protocol, map[bool]prose{true: "the connection stays open", false: "the connection is closed after the answer"}[v.wire.Keep])
+	sent := v.Protocol == cli.FastCGI
+	for _, name := range []string{"X-Real-IP", "X-Forwarded-For"} {
+		sent = sent || v.trusts(name) && v.received(name)
+	}
 	switch addr := v.vars["REMOTE_ADDR"]; {
 	case addr == "", addr == cgi.NoAddr:
-		w.row("Client", addr, "no address is known")
-	case told:
-		w.row("Client", addr, "the web server says so, and is believed")
+		w.row("Client", addr, "address unknown")
+	case sent:
+		w.row("Client", addr, "sent by the web server, trusted")
 	default:
-		w.row("Client", addr, "the peer, which may be the web server")
+		w.row("Client", addr, "the peer's address, which may be the web server's")
 	}
-	w.row("Sandbox", v.sandbox.String(), map[bool]prose{true: "the core can open no file, make no connection and start no program"}[v.sandbox == sandbox.Confined])
-	w.row("Runs as", v.Setup.User, "and so would a command")
+	w.row("Sandbox", v.sandbox.String(), map[bool]prose{true: "the core cannot open files, connect or start programs"}[v.sandbox == sandbox.Confined])
+	w.row("Runs as", v.Setup.User, "commands run as the same user")
 	w.row("Served by", v.Software, "")
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/onewake/onewake/sandbox"
 )
 
-// TestPolicy: the page's own style is the only one that a browser may use.
+// The policy permits only the page's own style.
 func TestPolicy(t *testing.T) {
 	t.Parallel()
 	if !strings.Contains(head, "<style>\n:root") || !strings.Contains(policy, "style-src 'sha256-") {
@@ -60,27 +60,26 @@ func TestVisible(t *testing.T) {
 	}
 }
 
-// findings takes off a page what is to be mended and what is to be known,
-// without markup.
-func findings(t *testing.T, body string) (mend, know []string) {
+// findings returns the problems and notes of a page, without markup.
+func findings(t *testing.T, body string) (problems, notes []string) {
 	t.Helper()
-	_, part, ok := strings.Cut(body, "<h2>Is the wiring right?</h2>\n")
+	_, part, ok := strings.Cut(body, "<h2>Configuration</h2>\n")
 	part, _, ok2 := strings.Cut(part, "<h2>")
 	if !ok || !ok2 {
-		t.Fatalf("no verdict in %s", body)
+		t.Fatalf("no findings in %s", body)
 	}
 	for line := range strings.Lines(part) {
 		line = html.UnescapeString(tags.ReplaceAllString(strings.TrimSuffix(line, "\n"), ""))
-		if s, ok := strings.CutPrefix(line, "To mend: "); ok {
-			mend = append(mend, s)
-		} else if s, ok := strings.CutPrefix(line, "To know: "); ok {
-			know = append(know, s)
+		if s, ok := strings.CutPrefix(line, "Problem: "); ok {
+			problems = append(problems, s)
+		} else if s, ok := strings.CutPrefix(line, "Note: "); ok {
+			notes = append(notes, s)
 		}
 	}
-	return mend, know
+	return problems, notes
 }
 
-// sameFindings compares how they begin.
+// sameFindings compares the beginnings of findings.
 func sameFindings(t *testing.T, what string, got, want []string) {
 	t.Helper()
 	ok := len(got) == len(want)
@@ -94,9 +93,8 @@ func sameFindings(t *testing.T, what string, got, want []string) {
 
 var tags = regexp.MustCompile("<[^>]*>")
 
-// TestVerdict: each thing that can be wrong is told of where it is wrong, and
-// nowhere else.
-func TestVerdict(t *testing.T) {
+// Each problem is reported where it exists, and only there.
+func TestFindings(t *testing.T) {
 	t.Parallel()
 	const (
 		get    = "GET / HTTP/1.1\r\nHost: h\r\n"
@@ -115,56 +113,56 @@ func TestVerdict(t *testing.T) {
 		set       func(p *Page)
 		peer      cgi.Peer
 		through   string
-		request   string // without its end
-		mend      []string
-		know      []string
-		body      string // a part of the page
+		request   string // without the end of its header
+		problems  []string
+		notes     []string
+		body      string // part of the page
 	}{
-		{"well", both, nil, unixPeer, "unix", get + addr + scheme, nil, nil, "Nothing is to be mended."},
+		{"well", both, nil, unixPeer, "unix", get + addr + scheme, nil, nil, "No problems found."},
 		{"a named peer", both, nil, unixPeer, "unix", get + addr + scheme, nil, nil,
-			"<code>0660 &lt;7&gt;:&amp; co</code> <span>when this core started; what the system asks of who connects: all</span></dd>\n<dt>Peer</dt>\n<dd><code>uid 7 &lt;7&gt; &amp; co</code>"},
+			"<code>0660 &lt;7&gt;:&amp; co</code> <span>when this core started; connect(2) needs: all</span></dd>\n<dt>Peer</dt>\n<dd><code>uid 7 &lt;7&gt; &amp; co</code>"},
 		{"a number", both, func(p *Page) { p.Setup.Users = nil }, unixPeer, "unix", get + addr + scheme, nil, nil, "<dt>Peer</dt>\n<dd><code>uid 7</code>"},
-		{"nobody knows", both, nil, uid(-1), "unix", get + addr + scheme, nil, nil, "this system does not tell who connected"},
-		{"root connects", both, nil, uid(0), "unix", get + addr + scheme, []string{"who connected is root"}, nil, ""},
-		{"we connect", both, nil, uid(8), "unix", get + addr + scheme, []string{"who connected is root or onewake's own user"}, nil, ""},
-		{"we are root", both, func(p *Page) { p.Setup.UID = 0 }, unixPeer, "unix", get + addr + scheme, []string{"onewake runs as root"}, nil, ""},
+		{"nobody knows", both, nil, uid(-1), "unix", get + addr + scheme, nil, nil, "this system does not report the user"},
+		{"root connects", both, nil, uid(0), "unix", get + addr + scheme, []string{"the peer is root"}, nil, ""},
+		{"we connect", both, nil, uid(8), "unix", get + addr + scheme, []string{"the peer is root or onewake's own user"}, nil, ""},
+		{"we are root", both, func(p *Page) { p.Setup.UID = 0 }, unixPeer, "unix", get + addr + scheme, []string{"onewake and its commands run as root"}, nil, ""},
 		{"all is root", both, func(p *Page) { p.Setup.UID = 0 }, uid(0), "unix", get + addr + scheme,
-			[]string{"who connected is root", "onewake runs as root"}, nil, ""},
-		{"open to all", both, open, unixPeer, "unix", get + addr + scheme, []string{"by the mode of the socket file, every local user can connect."}, nil, ""},
+			[]string{"the peer is root", "onewake and its commands run as root"}, nil, ""},
+		{"open to all", both, open, unixPeer, "unix", get + addr + scheme, []string{"socket file: every local user can connect."}, nil, ""},
 		{"open, -allow", both, func(p *Page) { open(p); p.Setup.Allow = "www" }, unixPeer, "unix", get + addr + scheme, nil, nil, "<code>www</code> <span>by <code>-allow"},
 		{"a note", both, func(p *Page) { p.Setup.Sockets["unix:/x"] = Socket{Notes: []string{"thus"}} }, unixPeer, "unix", get + addr + scheme, nil,
-			[]string{"by the mode of the socket file, thus."}, ""},
+			[]string{"socket file: thus."}, ""},
 		{"loopback", 0, nil, tcpPeer, "127.0.0.1:0", get, nil,
-			[]string{"every user of this machine", "the client's address is not known."}, "<dt>Peer</dt>\n<dd><code>127.0.0.1 port 4711</code>"},
-		{"every address", 0, nil, tcpPeer, "0.0.0.0:0", get, []string{"the port is not one of the loopback interface"},
-			[]string{"the client's address is not known"}, ""},
-		{"a port believes", cli.XRealIP, nil, tcpPeer, "127.0.0.1:0", get + "X-Real-IP: 127.0.0.1\r\n", nil,
-			[]string{"every user of this machine can connect to a port, and is believed"}, "<dd><code>127.0.0.1</code> <span>the web server says so, and is believed"},
-		{"HTTP/1.0", both, nil, unixPeer, "unix", "GET / HTTP/1.0\r\n" + addr + scheme, []string{"the request came in HTTP/1.0"}, nil, "<dt>Host</dt>\n<dd><span>none</span></dd>"},
-		{"closed", both, nil, unixPeer, "unix", get + "Connection: close\r\n" + addr + scheme, nil, nil, "<span>the connection ends with the answer</span>"},
+			[]string{"every local user", "the client's address is unknown."}, "<dt>Peer</dt>\n<dd><code>127.0.0.1 port 4711</code>"},
+		{"every address", 0, nil, tcpPeer, "0.0.0.0:0", get, []string{"the port is not on the loopback interface"},
+			[]string{"the client's address is unknown"}, ""},
+		{"a port trusts", cli.XRealIP, nil, tcpPeer, "127.0.0.1:0", get + "X-Real-IP: 127.0.0.1\r\n", nil,
+			[]string{"every local user can connect to a port"}, "<dd><code>127.0.0.1</code> <span>sent by the web server, trusted"},
+		{"HTTP/1.0", both, nil, unixPeer, "unix", "GET / HTTP/1.0\r\n" + addr + scheme, []string{"the request uses HTTP/1.0"}, nil, "<dt>Host</dt>\n<dd><span>none</span></dd>"},
+		{"closed", both, nil, unixPeer, "unix", get + "Connection: close\r\n" + addr + scheme, nil, nil, "<span>the connection is closed after the answer</span>"},
 		{"chunked", both, nil, unixPeer, "unix", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n" + addr + scheme, nil, nil, ""},
 		{"nothing of the client", 0, nil, unixPeer, "unix", get, nil,
-			[]string{"the client's address is not known. nginx: proxy_set_header X-Real-IP $remote_addr;, and start onewake with -forwarded X-Real-IP"}, ""},
-		{"not believed", 0, nil, unixPeer, "unix", get + addr + scheme, nil,
-			[]string{"not believed: X-Real-IP, X-Forwarded-Proto. What the web server itself sets, in each request, can be: start onewake with -forwarded X-Real-IP,X-Forwarded-Proto"},
-			"not believed, since a client can send it too"},
+			[]string{"the client's address is unknown. nginx: proxy_set_header X-Real-IP $remote_addr;, and start onewake with -forwarded X-Real-IP"}, ""},
+		{"not trusted", 0, nil, unixPeer, "unix", get + addr + scheme, nil,
+			[]string{"not trusted: X-Real-IP, X-Forwarded-Proto. If the web server sets it in every request, start onewake with -forwarded X-Real-IP,X-Forwarded-Proto"},
+			"not trusted, because a client can send it"},
 		{"one of two", cli.XRealIP, nil, unixPeer, "unix", get + addr + scheme + "X-Forwarded-For: 192.0.2.1\r\n", nil,
-			[]string{"not believed: X-Forwarded-Proto. What the web server itself sets, in each request, can be: start onewake with -forwarded X-Real-IP,X-Forwarded-Proto"}, ""},
+			[]string{"not trusted: X-Forwarded-Proto. If the web server sets it in every request, start onewake with -forwarded X-Real-IP,X-Forwarded-Proto"}, ""},
 		{"does not come", both, nil, unixPeer, "unix", get + addr,
-			[]string{"X-Forwarded-Proto is believed, by -forwarded, but did not come. Unless the web server sets it in each request, a client can send one of its own. nginx: proxy_set_header X-Forwarded-Proto $scheme;"}, nil, ""},
+			[]string{"X-Forwarded-Proto is trusted (-forwarded) but missing. Unless the web server sets it in every request, a client can send its own. nginx: proxy_set_header X-Forwarded-Proto $scheme;"}, nil, ""},
 		{"no host", both | cli.XForwardedHost, nil, unixPeer, "unix", get + addr + scheme,
-			[]string{"X-Forwarded-Host is believed, by -forwarded, but did not come. Unless the web server sets it in each request, a client can send one of its own. nginx: proxy_set_header X-Forwarded-Host $host:$server_port;"}, nil, ""},
+			[]string{"X-Forwarded-Host is trusted (-forwarded) but missing. Unless the web server sets it in every request, a client can send its own. nginx: proxy_set_header X-Forwarded-Host $host:$server_port;"}, nil, ""},
 		{"no user", both | cli.XRemoteUser, nil, unixPeer, "unix", get + addr + scheme, nil,
-			[]string{`X-Remote-User is believed, by -forwarded, but did not come. Unless the web server sets it in each request, a client can send one of its own. nginx: proxy_set_header X-Remote-User "";`}, ""},
-		{"no address", cli.XRealIP, nil, unixPeer, "unix", get + "X-Real-IP: unix:\r\n", nil, nil, "<dd><code>&lt;unix&gt;</code> <span>no address is known</span>"},
+			[]string{`X-Remote-User is trusted (-forwarded) but missing. Unless the web server sets it in every request, a client can send its own. nginx: proxy_set_header X-Remote-User "";`}, ""},
+		{"no address", cli.XRealIP, nil, unixPeer, "unix", get + "X-Real-IP: unix:\r\n", nil, nil, "<dd><code>&lt;unix&gt;</code> <span>address unknown</span>"},
 		{"said twice", cli.XRealIP, nil, unixPeer, "unix", get + "x-real-ip: 192.0.2.2\r\n" + addr, nil, nil,
-			"<dd><code>192.0.2.2</code> <span>believed, by <code>-forwarded</code>; of several the last</span>"},
-		{"never believed", cli.XRealIP, nil, unixPeer, "unix", get + addr + "X-Forwarded-Port: 1\r\n", nil, nil,
-			"<dt>X-Forwarded-Port</dt>\n<dd><code>1</code> <span>never believed</span>"},
+			"<dd><code>192.0.2.2</code> <span>trusted (<code>-forwarded</code>); the last of repeated ones counts</span>"},
+		{"never trusted", cli.XRealIP, nil, unixPeer, "unix", get + addr + "X-Forwarded-Port: 1\r\n", nil, nil,
+			"<dt>X-Forwarded-Port</dt>\n<dd><code>1</code> <span>never trusted</span>"},
 		{"not passed on", both, nil, unixPeer, "unix", get + addr + scheme + "Proxy: p\r\nX_Real_IP: q\r\nTE: trailers\r\nX-Real: r\r\nContent-Type: t\r\nContent-Length: 0\r\n", nil, nil,
 			"<dt>Not passed on</dt>\n<dd><code>Proxy, Te, X_real_ip</code>"},
 		{"no sandbox", both, func(p *Page) { p.Sandbox = func() sandbox.State { return sandbox.None } }, unixPeer, "unix", get + addr + scheme, nil,
-			[]string{"there is no sandbox: " + sandbox.ErrUnsupported.Error() + ". What breaks into the core, which reads what strangers send, can do what user service can."}, ""},
+			[]string{"there is no sandbox: " + sandbox.ErrUnsupported.Error() + ". An attacker who takes over the core has all rights of user service."}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -178,9 +176,9 @@ func TestVerdict(t *testing.T) {
 				raw += "0\r\n\r\n"
 			}
 			_, body := askAs(t, p, tt.peer, tt.through, raw)
-			mend, know := findings(t, body)
-			sameFindings(t, "to mend", mend, tt.mend)
-			sameFindings(t, "to know", know, tt.know)
+			problems, notes := findings(t, body)
+			sameFindings(t, "problems", problems, tt.problems)
+			sameFindings(t, "notes", notes, tt.notes)
 			if !strings.Contains(body, tt.body) {
 				t.Errorf("no %q in %s", tt.body, body)
 			}
@@ -188,7 +186,7 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-// askFastCGI asks as a browser does behind a web server that gives these
+// askFastCGI sends a browser's request through a web server that sends these
 // parameters.
 func askFastCGI(p *Page, keep bool, listener string, params ...string) string {
 	p.Protocol = cli.FastCGI
@@ -206,42 +204,43 @@ func askFastCGI(p *Page, keep bool, listener string, params ...string) string {
 		}
 	}
 	r.Wire = func() *cgi.Wire { return wire }
-	var w taker
+	var w recorder
 	p.Serve(context.Background(), r, &w)
 	return string(w.body)
 }
 
-// TestFastCGI: the page tells which parameters a command would get, and which
-// not and why; and nothing of headers that mean nothing there.
+// With FastCGI the page shows which parameters a command gets, and does not mention
+// headers.
 func TestFastCGI(t *testing.T) {
 	t.Parallel()
 	usual := []string{"QUERY_STRING=", "REMOTE_ADDR=192.0.2.1", "REQUEST_METHOD=GET", "SCRIPT_NAME=/", "SERVER_NAME=h", "SERVER_PORT=80", "SERVER_PROTOCOL=HTTP/1.1"}
 	with := func(more ...string) []string { return append(slices.Clone(usual), more...) }
 	const all = "QUERY_STRING, REMOTE_ADDR, REQUEST_METHOD, SCRIPT_NAME, SERVER_NAME, SERVER_PORT, SERVER_PROTOCOL, "
 	for _, tt := range []struct {
-		name       string
-		set        func(p *Page)
-		listener   string
-		closed     bool
-		params     []string
-		mend, know []string
-		body       []string
+		name     string
+		set      func(p *Page)
+		listener string
+		closed   bool
+		params   []string
+		problems []string
+		notes    []string
+		body     []string
 	}{
 		{"well", nil, "unix:/x", false, with("HTTP_X_REAL_IP=192.0.2.9", "HTTP_HOST=h"), nil, nil, []string{
-			"Nothing is to be mended.", "<dt>Host</dt>\n<dd><code>h</code>", "<dt>Passed on</dt>\n<dd><code>" + all + "HTTP_X_REAL_IP, HTTP_HOST, HTTP_ACCEPT</code>",
-			"<dt>Client</dt>\n<dd><code>192.0.2.1</code> <span>the web server says so, and is believed"}},
+			"No problems found.", "<dt>Host</dt>\n<dd><code>h</code>", "<dt>Passed on</dt>\n<dd><code>" + all + "HTTP_X_REAL_IP, HTTP_HOST, HTTP_ACCEPT</code>",
+			"<dt>Client</dt>\n<dd><code>192.0.2.1</code> <span>sent by the web server, trusted"}},
 		{"dropped", nil, "unix:/x", false, with("COLOUR=secret", "PHP_VALUE=secret", "COLOUR=again"), nil,
 			[]string{"not passed on: COLOUR, PHP_VALUE. If a command needs it, start onewake with -param COLOUR -param PHP_VALUE"},
-			[]string{"<dt>Not passed on</dt>\n<dd><code>COLOUR, PHP_VALUE</code> <span>would reach a command if <code>-param"}},
+			[]string{"<dt>Not passed on</dt>\n<dd><code>COLOUR, PHP_VALUE</code> <span><code>-param"}},
 		{"by -param", func(p *Page) { p.Param = []string{"COLOUR"} }, "unix:/x", false, with("COLOUR=blue"), nil, nil, []string{all + "COLOUR, HTTP_ACCEPT", "<dd><code>blue</code>"}},
 		{"never", func(p *Page) { p.Env = []string{"SET=1"} }, "unix:/x", false,
 			with("HTTP_PROXY=secret", "PATH=secret", "LD_PRELOAD=secret", "a-<b>=secret", "SET=secret"), nil, nil,
-			[]string{"<dt>Never passed on</dt>\n<dd><code>HTTP_PROXY, PATH, LD_PRELOAD, a-&lt;b&gt;, SET</code> <span>is fixed by <code>-env"}},
+			[]string{"<dt>Never passed on</dt>\n<dd><code>HTTP_PROXY, PATH, LD_PRELOAD, a-&lt;b&gt;, SET</code> <span>set by <code>-env"}},
 		{"too few", nil, "unix:/x", false, []string{"REQUEST_METHOD=GET", "SCRIPT_NAME="},
-			[]string{"the web server did not give QUERY_STRING, REMOTE_ADDR, SERVER_NAME, SERVER_PORT, SERVER_PROTOCOL, which CGI programs count on. nginx: include fastcgi_params;"}, nil,
-			[]string{"<dt>Client</dt>\n<dd><span>no address is known</span></dd>"}},
-		{"closed", nil, "unix:/x", true, usual, nil, nil, []string{"<dd><code>FastCGI</code> <span>the connection ends with the answer"}},
-		{"a port", nil, "tcp4:127.0.0.1:9000", false, usual, nil, []string{"every user of this machine can connect to a port, and is believed"}, nil},
+			[]string{"the web server did not send QUERY_STRING, REMOTE_ADDR, SERVER_NAME, SERVER_PORT, SERVER_PROTOCOL, which CGI programs need. nginx: include fastcgi_params;"}, nil,
+			[]string{"<dt>Client</dt>\n<dd><span>address unknown</span></dd>"}},
+		{"closed", nil, "unix:/x", true, usual, nil, nil, []string{"<dd><code>FastCGI</code> <span>the connection is closed after the answer"}},
+		{"a port", nil, "tcp4:127.0.0.1:9000", false, usual, nil, []string{"every local user can connect to a port"}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -250,49 +249,49 @@ func TestFastCGI(t *testing.T) {
 				tt.set(p)
 			}
 			body := askFastCGI(p, !tt.closed, tt.listener, tt.params...)
-			mend, know := findings(t, body)
-			sameFindings(t, "to mend", mend, tt.mend)
-			sameFindings(t, "to know", know, tt.know)
+			problems, notes := findings(t, body)
+			sameFindings(t, "problems", problems, tt.problems)
+			sameFindings(t, "notes", notes, tt.notes)
 			for _, want := range tt.body {
 				if !strings.Contains(body, want) {
 					t.Errorf("no %q in %s", want, body)
 				}
 			}
-			if strings.Contains(body, "secret") || strings.Contains(body, "proxy_set_header") || strings.Contains(body, "believed, since") {
-				t.Errorf("what is withheld, or is for HTTP alone, is in %s", body)
+			if strings.Contains(body, "secret") || strings.Contains(body, "proxy_set_header") || strings.Contains(body, "not trusted, because") {
+				t.Errorf("a dropped value or an HTTP finding is in %s", body)
 			}
 		})
 	}
 }
 
-// TestSandboxOff is of more weight where there is one.
+// A sandbox that is off is a problem only on a system that has one.
 func TestSandboxOff(t *testing.T) {
 	t.Parallel()
 	p := page()
 	p.Sandbox = func() sandbox.State { return sandbox.Off }
 	_, body := ask(t, p, "GET / HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\n\r\n")
-	mend, know := findings(t, body)
-	told := know
+	problems, notes := findings(t, body)
+	got := notes
 	if runtime.GOOS == "freebsd" {
-		told = mend
+		got = problems
 	}
-	if !slices.ContainsFunc(told, func(s string) bool { return strings.HasPrefix(s, "the sandbox is off, by -sandbox off") }) {
-		t.Errorf("to mend %q, to know %q", mend, know)
+	if !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, "the sandbox is off (-sandbox off)") }) {
+		t.Errorf("problems %q, notes %q", problems, notes)
 	}
 }
 
-// TestBelieved: every field that -forwarded takes has a place on the page.
-func TestBelieved(t *testing.T) {
+// The page covers every field that -forwarded takes.
+func TestForwardedFields(t *testing.T) {
 	t.Parallel()
 	var all cli.Forwarded
-	for _, field := range believed {
+	for _, field := range forwardedFields {
 		f := cli.ForwardedBit(field.name)
 		if f == 0 {
-			t.Errorf("%s is not known", field.name)
+			t.Errorf("unknown field %s", field.name)
 		}
 		all |= f
 	}
 	if all != cli.XRemoteUser<<1-1 {
-		t.Errorf("believed are %b", all)
+		t.Errorf("fields %b", all)
 	}
 }

@@ -1,7 +1,6 @@
-// Package testpage is the application that is served when there is no command:
-// it says hello and shows what a command would have been given. To a browser it
-// also says whether everything between client and socket is right, and what is
-// to be done where it is not; all of it is true of the request that it answers.
+// Package testpage is the application that runs when there is no command. It says
+// hello and shows the variables that a command would get. In a browser it also shows
+// problems in the configuration between client and socket, as seen in this request.
 package testpage
 
 import (
@@ -18,7 +17,7 @@ import (
 	"github.com/onewake/onewake/sandbox"
 )
 
-// maxBody is how much of a request's body is read and thrown away, in bytes.
+// maxBody is how many bytes of a request's body are read and discarded.
 const maxBody = 1 << 20
 
 // Page is a [cgi.Handler].
@@ -26,41 +25,42 @@ type Page struct {
 	*cli.Config
 	Setup    Setup
 	Software string               // SERVER_SOFTWARE
-	Sandbox  func() sandbox.State // how the core is confined
+	Sandbox  func() sandbox.State // whether the core is in the sandbox
 }
 
-// Setup is what the page tells of the service besides the request. It is looked
-// up before the core is confined, which can ask neither files nor databases.
+// Setup is what the page shows of the service. The monitor looks it up, because the
+// core can read neither files nor databases in the sandbox.
 type Setup struct {
 	Sockets  map[string]Socket // by the listener's name
-	Enforced string            // what the system asks of who connects to a file
-	User     string            // who onewake runs as
+	Enforced string            // of [perms.Enforced]
+	User     string            // of onewake
 	UID      int
-	Users    map[int]string // names of those who may be expected to connect
+	Users    map[int]string // names of likely peers
 	Allow    string         // -allow, empty if not given
 }
 
 // Socket is a socket file.
 type Socket struct {
 	File  string   // mode and owner, "0660 onewake:www"; empty if there is none
-	Open  bool     // for every user of the machine
+	Open  bool     // to every local user
 	Notes []string // of [perms.Notes]
 }
 
-// view is one request as the page sees it.
+// view is the page for one request.
 type view struct {
 	*Page
-	r          *cgi.Request
-	wire       *cgi.Wire
-	vars       map[string]string
-	names      []string // of vars, sorted
-	socket     Socket
-	sandbox    sandbox.State
-	mend, know []prose // what is to be mended, and what is well to know
+	r        *cgi.Request
+	wire     *cgi.Wire
+	vars     map[string]string
+	names    []string // of vars, sorted
+	socket   Socket
+	sandbox  sandbox.State
+	problems []prose
+	notes    []prose
 }
 
-// Serve answers with "Hello world!" and all variables of the request, one
-// NAME='value' a line, sorted: as plain text, or as HTML to who asks for it.
+// Serve answers with "Hello world!" and all variables of the request, sorted, one
+// NAME='value' on each line, as plain text, or as HTML if the client accepts it.
 func (p *Page) Serve(_ context.Context, r *cgi.Request, w cgi.Writer) {
 	if r.Body != nil {
 		n, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxBody))
@@ -79,8 +79,8 @@ func (p *Page) Serve(_ context.Context, r *cgi.Request, w cgi.Writer) {
 		v.vars[name] = value
 	}
 	v.names = slices.Sorted(maps.Keys(v.vars))
-	// What a client sent is shown as it is, to nobody but this client, and is
-	// to be taken for nothing but text.
+	// The answer contains what the client sent. It must not be cached, and a browser
+	// must not guess another content type.
 	fields := []cgi.Field{{Name: "X-Content-Type-Options", Value: "nosniff"}, {Name: "Cache-Control", Value: "no-store"}}
 	var out []byte
 	if strings.Contains(v.vars["HTTP_ACCEPT"], "text/html") { // a browser
@@ -97,8 +97,8 @@ func (p *Page) Serve(_ context.Context, r *cgi.Request, w cgi.Writer) {
 	w.Write(out)
 }
 
-// visible is s on one line. What could not be seen, or would move what stands
-// next to it, is one of Go's escapes.
+// visible returns s on one line. Characters that are not printable are escaped as
+// in Go.
 func visible(s string) string {
 	q := strconv.Quote(s)
 	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)

@@ -23,7 +23,7 @@ import (
 	"github.com/onewake/onewake/sandbox"
 )
 
-// unixPeer connects on a Unix socket.
+// unixPeer is a peer on a Unix socket.
 var unixPeer = cgi.Peer{Addr: cgi.NoAddr, UID: 7}
 
 // ask sends a request to the page through the front.
@@ -32,7 +32,7 @@ func ask(t *testing.T, p *Page, raw string) (*http.Response, string) {
 	return askAs(t, p, unixPeer, "unix", raw)
 }
 
-// as is a page that is asked by a certain peer.
+// as is a page whose requests come from a given peer.
 type as struct {
 	*Page
 	peer cgi.Peer
@@ -43,7 +43,7 @@ func (a as) Serve(ctx context.Context, r *cgi.Request, w cgi.Writer) {
 	a.Page.Serve(ctx, r, w)
 }
 
-// askAs does so as a peer, through "unix" or a TCP address.
+// askAs is ask for a given peer, through "unix" or a TCP address.
 func askAs(t *testing.T, p *Page, peer cgi.Peer, through, raw string) (*http.Response, string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ow")
@@ -102,7 +102,7 @@ func page() *Page {
 	}
 }
 
-// TestPlain: for curl, one NAME='value' a line, sorted, whatever the value.
+// The answer for curl has one NAME='value' on each line, sorted, for any value.
 func TestPlain(t *testing.T) {
 	t.Parallel()
 	r, body := ask(t, page(), "GET /a%0Ab'%5c?q HTTP/1.1\r\nHost: h\r\nX-Y: it's <b>\r\nProxy: evil\r\nAccept: */*\r\n\r\n")
@@ -129,7 +129,7 @@ func TestPlain(t *testing.T) {
 	}
 }
 
-// TestHTML: for a browser, with all that a client sent escaped.
+// In the answer for a browser, everything from the client is escaped.
 func TestHTML(t *testing.T) {
 	t.Parallel()
 	r, body := ask(t, page(), "GET /%3Cscript%3E?<script>&\"' HTTP/1.1\r\nHost: h\r\nX: <img src=x onerror='y'>\r\nAccept: text/html,*/*;q=0.8\r\n\r\n")
@@ -165,7 +165,7 @@ func TestOther(t *testing.T) {
 	if r, _ := ask(t, p, "GET /app HTTP/1.1\r\nHost: h\r\nAccept: text/html\r\n\r\n"); r.StatusCode != 200 {
 		t.Error(r)
 	}
-	// A body is read, up to a bound, so that the answer reaches its sender.
+	// A body is read up to a limit, so that the client gets the answer.
 	for _, n := range []int{5, maxBody, maxBody + 1, 4 << 20} {
 		r, body := ask(t, page(), fmt.Sprintf("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", n, strings.Repeat("x", n)))
 		if r.StatusCode != 200 || !strings.Contains(body, "REQUEST_METHOD='POST'") || !strings.Contains(body, fmt.Sprintf("CONTENT_LENGTH='%d'", n)) {
@@ -180,25 +180,25 @@ func TestOther(t *testing.T) {
 	}
 }
 
-// taker takes an answer.
-type taker struct {
+// recorder records an answer.
+type recorder struct {
 	status int
 	cut    bool
 	body   []byte
 }
 
-func (w *taker) Begin(status int, _ []cgi.Field, _ int64) { w.status = status }
-func (w *taker) Write(p []byte) (int, error)              { w.body = append(w.body, p...); return len(p), nil }
-func (w *taker) Flush() error                             { return nil }
-func (w *taker) Cut()                                     { w.cut = true }
+func (w *recorder) Begin(status int, _ []cgi.Field, _ int64) { w.status = status }
+func (w *recorder) Write(p []byte) (int, error)              { w.body = append(w.body, p...); return len(p), nil }
+func (w *recorder) Flush() error                             { return nil }
+func (w *recorder) Cut()                                     { w.cut = true }
 
-// A body that does not come.
+// The body is incomplete.
 func TestBodyFails(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
-		want taker
-	}{{cgi.ErrBodyStalled, taker{status: 408}}, {cgi.ErrBodyCut, taker{status: 400}}, {cgi.ErrClientGone, taker{cut: true}}} {
-		var w taker
+		want recorder
+	}{{cgi.ErrBodyStalled, recorder{status: 408}}, {cgi.ErrBodyCut, recorder{status: 400}}, {cgi.ErrClientGone, recorder{cut: true}}} {
+		var w recorder
 		r := &cgi.Request{Body: iotest.ErrReader(tt.err), Length: 5, Vars: new(control.Vars)}
 		if page().Serve(t.Context(), r, &w); w.status != tt.want.status || w.cut != tt.want.cut {
 			t.Errorf("%v: %+v", tt.err, w)
