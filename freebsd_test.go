@@ -14,21 +14,19 @@ import (
 	"github.com/onewake/onewake/internal/e2e"
 )
 
-// What only FreeBSD can show, end to end: capability mode, and the rights of
-// descriptors, by what its base system tells of them. Each test says what it
-// saw.
+// End-to-end tests that need FreeBSD: capability mode and the rights of descriptors,
+// as the tools of the base system show them.
 
 func TestMain(m *testing.M) { os.Exit(e2e.Main(m)) }
 
-// Rights as package sandbox gives them, in procstat's abbreviations.
+// The rights that package sandbox sets, in the abbreviations of procstat(1).
 const (
 	rightsServe    = "at,ev,fc,gs,pn,rd,sh,sn,ss,wr"
 	rightsConverse = "ev,fc,gs,pn,rd,sh,sn,ss,wr"
 )
 
-// A core is in capability mode, has an empty environment, and no descriptor but
-// those that it needs, with no more rights than it needs. The monitor is not
-// confined.
+// A core is in capability mode, its environment is empty, and it has only the
+// descriptors and rights that it needs. The monitor is not in capability mode.
 func TestCapabilityMode(t *testing.T) {
 	t.Parallel()
 	e2e.EachCore(t, func(t *testing.T, monitor int, core e2e.Process) {
@@ -70,8 +68,8 @@ func TestCapabilityMode(t *testing.T) {
 	})
 }
 
-// While a command runs the core has its connection and the command's pipes
-// besides, with no more rights than they need.
+// While a command runs the core also has the connection and the pipes, with only
+// the rights that it needs.
 func TestCapabilityRightsAtWork(t *testing.T) {
 	t.Parallel()
 	e2e.CoreAtWork(t, func(core e2e.Process) {
@@ -90,7 +88,7 @@ func TestCapabilityRightsAtWork(t *testing.T) {
 	})
 }
 
-// Each call that capability mode refuses is a SIGTRAP, which ends a core.
+// Each call that capability mode refuses raises SIGTRAP, which kills the core.
 func TestCapabilityTrap(t *testing.T) {
 	t.Parallel()
 	e2e.SkipRace(t)

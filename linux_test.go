@@ -14,39 +14,38 @@ import (
 	"github.com/onewake/onewake/internal/e2e"
 )
 
-// What only Linux can show, end to end: a seccomp filter that stands in for
-// capability mode, the calls of a core as strace(1) sees them, and what /proc
-// tells of it.
+// End-to-end tests that need Linux: a seccomp filter in place of capability mode, the
+// system calls of a core in strace(1), and its descriptors in /proc.
 
 func TestMain(m *testing.M) { os.Exit(e2e.Main(m)) }
 
-// In a build with the tag confine the kernel kills a core that makes a call
-// that capability mode refuses.
+// With the build tag confine the kernel kills a core that makes a call that
+// capability mode refuses.
 func TestConfined(t *testing.T) {
 	t.Parallel()
 	e2e.SkipRace(t)
 	e2e.Life(t, e2e.Build(t, "-tags", "confine"))
 }
 
-// The same promise, watched: after the point at which capability mode begins on
-// FreeBSD no core makes a call that is refused there.
-func TestConfinable(t *testing.T) {
+// strace(1) shows no call that capability mode refuses, after the point at which a
+// core enters it on FreeBSD.
+func TestSystemCalls(t *testing.T) {
 	t.Parallel()
-	e2e.NeedRoot(t, "monitor and core do not let their own user look at the arguments of their calls")
+	e2e.NeedRoot(t, "only root can trace monitor and core")
 	strace := e2e.Need(t, "strace", "apt-get install strace")
 	e2e.SkipRace(t)
 	dir := t.TempDir()
 	e2e.Life(t, "", strace, "-q", "-ff", "-ttt", "-s", "100", "-o", dir+"/trace")
-	w := watch{t: t, dir: dir, calls: make(map[string]int)}
-	w.look()
+	w := traces{t: t, dir: dir, calls: make(map[string]int)}
+	w.check()
 	if w.cores != e2e.Cores {
-		t.Errorf("%d cores were seen, want %d", w.cores, e2e.Cores)
+		t.Errorf("%d cores in the traces, want %d", w.cores, e2e.Cores)
 	}
 	t.Logf("%d calls of %d cores with %d threads: %v", w.total, w.cores, w.threads, w.calls)
 }
 
-// A core has an empty environment, and no descriptor but those that it needs.
-func TestCoreHas(t *testing.T) {
+// The environment of a core is empty, and it has only the descriptors that it needs.
+func TestCoreDescriptors(t *testing.T) {
 	t.Parallel()
 	e2e.EachCore(t, func(t *testing.T, _ int, core e2e.Process) {
 		if core.Environment != "" {
@@ -81,8 +80,8 @@ func TestCoreHas(t *testing.T) {
 	})
 }
 
-// While a command runs the core has its connection and pipes besides, and no
-// file but that of the body, which has no name any more.
+// While a command runs the core also has the connection and the pipes. Its only
+// other file is the body of the request, which has been unlinked.
 func TestCoreAtWork(t *testing.T) {
 	t.Parallel()
 	e2e.CoreAtWork(t, func(core e2e.Process) {
@@ -100,16 +99,16 @@ func TestUntraceable(t *testing.T) {
 	e2e.Untraceable(t)
 }
 
-// watch reads what strace wrote, a file a thread.
-type watch struct {
+// traces are the output of strace, one file for each thread.
+type traces struct {
 	t                     *testing.T
 	dir                   string
 	cores, threads, total int
 	calls                 map[string]int
 }
 
-// traced is a call that begins or goes on.
-type traced struct {
+// systemCall is a line of a trace: a call that begins or is resumed.
+type systemCall struct {
 	line             string
 	when             float64
 	text, call, args string
@@ -118,21 +117,21 @@ type traced struct {
 var (
 	tracedCall = regexp.MustCompile(`^([0-9.]+) (?:<\.\.\. )?(([a-z0-9_]+)(?: resumed>|\()(.*))$`)
 	birth      = regexp.MustCompile(`^(?:clone|clone3)(?:\(| resumed>).*CLONE_THREAD.* = ([0-9]+)$`)
-	// The last thing that a core does before it would enter capability mode.
+	// The last call of a core before it would enter capability mode.
 	beforeEntry = regexp.MustCompile(`^prctl\(PR_SET_DUMPABLE, (?:0|SUID_DUMP_DISABLE)\)`)
 )
 
-func parseTrace(line string) (c traced, ok bool) {
+func parseTrace(line string) (c systemCall, ok bool) {
 	m := tracedCall.FindStringSubmatch(line)
 	if m == nil {
 		return c, false // a signal, an exit
 	}
 	when, _ := strconv.ParseFloat(m[1], 64)
-	return traced{line, when, m[2], m[3], m[4]}, true
+	return systemCall{line, when, m[2], m[3], m[4]}, true
 }
 
-func (w *watch) read(file string) (calls []traced) {
-	b, _ := os.ReadFile(file) // there is none of a thread that never made a call
+func (w *traces) read(file string) (calls []systemCall) {
+	b, _ := os.ReadFile(file) // a thread without a call has no file
 	for line := range strings.Lines(string(b)) {
 		if c, ok := parseTrace(strings.TrimSuffix(line, "\n")); ok {
 			calls = append(calls, c)
@@ -141,7 +140,7 @@ func (w *watch) read(file string) (calls []traced) {
 	return calls
 }
 
-func (w *watch) look() {
+func (w *traces) check() {
 	files, err := filepath.Glob(w.dir + "/trace.*")
 	if err != nil || len(files) == 0 {
 		w.t.Fatalf("no traces: %v", err)
@@ -155,9 +154,9 @@ func (w *watch) look() {
 	}
 }
 
-func (w *watch) core(pid string) {
+func (w *traces) core(pid string) {
 	w.cores++
-	var all []traced
+	var all []systemCall
 	threads, entered := []string{pid}, -1.0
 	for i := 0; i < len(threads); i++ {
 		calls := w.read(w.dir + "/trace." + threads[i])
@@ -172,7 +171,7 @@ func (w *watch) core(pid string) {
 		all = append(all, calls...)
 	}
 	if entered < 0 {
-		w.t.Errorf("core %s has not come to the point where capability mode begins", pid)
+		w.t.Errorf("core %s did not reach the point where it would enter capability mode", pid)
 		return
 	}
 	w.threads += len(threads)
@@ -188,9 +187,9 @@ func (w *watch) core(pid string) {
 	}
 }
 
-// allowedCalls are what a core may do: each has a counterpart that capability
-// mode permits (FreeBSD's sys/kern/capabilities.conf), or is the Go runtime's
-// own business with memory, threads and signals. What is not named is refused.
+// allowedCalls are the calls that a core may make: those whose counterpart is
+// permitted in capability mode (sys/kern/capabilities.conf of FreeBSD), and those of
+// the Go runtime for memory, threads and signals.
 var allowedCalls = func() map[string]bool {
 	m := make(map[string]bool)
 	for name := range strings.FieldsSeq(`
@@ -207,12 +206,11 @@ var allowedCalls = func() map[string]bool {
 	return m
 }()
 
-// noCall is what strace makes of a thread that is killed as a call returns: it
-// shows what came back, such as -ENOTCONN, as the number of one that begins.
-// There is no call of such a number, and one that were made would be finished.
+// noCall matches what strace prints for a thread that is killed when a call returns:
+// the result, such as -ENOTCONN, as the number of an unfinished call.
 var noCall = regexp.MustCompile(`^syscall_0xfffffffffffff[0-9a-f]{3}$`)
 
-// refused tells what capability mode would have against a call, or "".
+// refused returns why capability mode would refuse a call, or "".
 func refused(core, call, args string) string {
 	switch {
 	case noCall.MatchString(call) && strings.Contains(args, "<unfinished"):
@@ -235,8 +233,8 @@ func refused(core, call, args string) string {
 	return ""
 }
 
-// The watch itself: lines that it must see, and some that it must not mind.
-func TestWatchSees(t *testing.T) {
+// Lines that TestSystemCalls must report, and some that it must accept.
+func TestRefused(t *testing.T) {
 	for _, tt := range []struct {
 		line string
 		bad  bool
@@ -256,7 +254,7 @@ func TestWatchSees(t *testing.T) {
 	} {
 		c, ok := parseTrace(tt.line)
 		if !ok {
-			t.Errorf("not read: %s", tt.line)
+			t.Errorf("not parsed: %s", tt.line)
 			continue
 		}
 		if why := refused("4711", c.call, c.args); (why != "") != tt.bad {

@@ -1,10 +1,10 @@
 //go:debug containermaxprocs=0
 
-// Onewake puts one command, or one directory of CGI programs, behind a web
-// server: each request wakes one process, whose output is the answer.
+// Onewake runs a command, or a directory of CGI programs, behind a web server. Each
+// request starts one process, and its output is the answer.
 //
-// The same binary is two processes. The monitor owns the socket and starts
-// commands; the core reads from the network and may do nothing else. See
+// The same binary runs as two processes. The monitor owns the sockets and starts
+// commands. The core reads from the network and has no other rights. See
 // docs/onewake.8.
 package main
 
@@ -19,7 +19,7 @@ import (
 	"github.com/onewake/onewake/internal/monitor"
 )
 
-// version is set when a release is linked.
+// version is set by the linker for a release.
 var version = "devel"
 
 func main() {
