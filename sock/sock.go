@@ -77,9 +77,9 @@ func (c Config) refusalWait() time.Duration {
 //
 // Listen waits up to 5 s for another server to release the lock of a Unix socket,
 // 1 s for a server without the lock to stop answering, and on systems other than
-// Linux 1 s before it removes a leftover file. A [Config] can set other times. If ctx is done, Listen stops
-// waiting and returns its cause; ctx has no effect on the Listener. The lock file,
-// .NAME.lock in the same directory, is never removed.
+// Linux 1 s before it removes a leftover file. A [Config] can set other times. If
+// ctx is done, Listen stops waiting and returns its cause; ctx has no effect on the
+// Listener. The lock file, .NAME.lock in the same directory, is never removed.
 //
 // A host name is looked up, and its first address is used. An fd address is the
 // number of an inherited descriptor, which must be a listening stream socket, Unix
