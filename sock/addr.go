@@ -52,7 +52,7 @@ func Parse(s string) (Addr, error) {
 	case ok && (network == TCP4 || network == TCP6):
 		address, err = parseHostPort(network, address)
 	case ok && network == FD:
-		_, err = parseFD(address)
+		err = checkFDNumber(address)
 	default:
 		err = badNetwork(s)
 	}
@@ -105,15 +105,15 @@ func checkPath(p string) error {
 	return nil
 }
 
-func parseFD(s string) (int, error) {
+func checkFDNumber(s string) error {
 	n, err := strconv.ParseUint(s, 10, 31)
-	if err != nil || strconv.FormatUint(n, 10) != s {
-		return -1, badAddr("not a descriptor's number, use fd:3 or such")
+	switch {
+	case err != nil || strconv.FormatUint(n, 10) != s:
+		return badAddr("not a descriptor's number, use fd:3 or such")
+	case n == 1 || n == 2:
+		return badAddr("descriptors 1 and 2 are for output, use fd:0, fd:3 or such")
 	}
-	if n == 1 || n == 2 {
-		return -1, badAddr("descriptors 1 and 2 are for output, use fd:0, fd:3 or such")
-	}
-	return int(n), nil
+	return nil
 }
 
 // parseHostPort checks an address of network TCP4 or TCP6 and returns its

@@ -82,7 +82,7 @@ func (c Config) prepare(ctx context.Context, name string) (*socketFile, error) {
 		return nil, collect(append(w.errs, err)...)
 	}
 	s := &socketFile{config: c, dir: f, dirStat: w.st, path: name, name: path.Base(name)}
-	return s, collect(append(w.errs, s.checkDir(), s.checkOwner())...)
+	return s, collect(append(w.errs, s.checkAccess(), s.checkOwner())...)
 }
 
 // denied is the error for a directory in which this user lacks a permission.
@@ -90,9 +90,9 @@ func denied(dir, what string) error {
 	return fmt.Errorf("%s: %w: user %s %s, use a directory of its own", dir, unix.EACCES, perms.UserName(os.Geteuid()), what)
 }
 
-// checkDir makes sure that the open directory is the one that was checked, and
+// checkAccess makes sure that the open directory is the one that was checked, and
 // that we can create files in it.
-func (s *socketFile) checkDir() error {
+func (s *socketFile) checkAccess() error {
 	dir := s.dir.Name()
 	if st, err := fstat(s.dir); err != nil || !st.sameFile(s.dirStat) {
 		return failf(Other, dir, ErrUnsafeDir, "%s: replaced while it was being checked", dir)
