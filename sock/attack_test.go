@@ -202,7 +202,7 @@ func TestProbeRestoresMode(t *testing.T) {
 	}
 }
 
-// The leftover is removed by somebody else.
+// Another process removes the leftover.
 func TestLeftoverDisappears(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
 	leftover(t, path, 0o755)
@@ -309,7 +309,7 @@ func TestSticky(t *testing.T) {
 	os.Remove(path)
 	os.Remove(filepath.Join(dir, ".s.lock"))
 	// Another user's server holds the path.
-	c := start(t, "hold", path, cred, "SOCK_TEST_TELL=served")
+	c := start(t, "hold", path, cred, "SOCK_TEST_REPORT=served")
 	c.at(t, "served")
 	if _, err := listenAt(path, mode(0o600)); !errors.Is(err, ErrUnsafeLock) {
 		t.Error(err)

@@ -74,17 +74,17 @@ func withSteps(f func(name string)) context.Context {
 }
 
 // childContext makes a child report the first time that it reaches each step in
-// SOCK_TEST_TELL, and wait at the step SOCK_TEST_HALT.
+// SOCK_TEST_REPORT, and wait at the step SOCK_TEST_WAIT.
 func childContext() context.Context {
-	tell := strings.Split(os.Getenv("SOCK_TEST_TELL"), ",")
-	halt := os.Getenv("SOCK_TEST_HALT")
+	report := strings.Split(os.Getenv("SOCK_TEST_REPORT"), ",")
+	wait := os.Getenv("SOCK_TEST_WAIT")
 	return withSteps(func(name string) {
-		if i := slices.Index(tell, name); i >= 0 {
-			tell[i] = ""
+		if i := slices.Index(report, name); i >= 0 {
+			report[i] = ""
 			fmt.Println("at", name)
 		}
-		if name == halt {
-			halt = ""
+		if name == wait {
+			wait = ""
 			fmt.Println("at", name)
 			stdin.ReadString('\n')
 		}
@@ -234,8 +234,8 @@ func (c *child) at(t *testing.T, name string) {
 	}
 }
 
-// tell sends a line to the child and returns its answer.
-func (c *child) tell(t *testing.T, line string) string {
+// ask sends a line to the child and returns its answer.
+func (c *child) ask(t *testing.T, line string) string {
 	t.Helper()
 	if _, err := io.WriteString(c.in, line+"\n"); err != nil {
 		t.Fatal(err)

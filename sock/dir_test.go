@@ -339,11 +339,11 @@ func TestSwap(t *testing.T) {
 				x.make(t, top)
 				names = append([]string{top + x.path}, names...)
 			}
-			got := victim.tell(t, top+" "+tt.path[len(tt.path)-1].path)
+			got := victim.ask(t, top+" "+tt.path[len(tt.path)-1].path)
 			if got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}
-			moved := strings.ReplaceAll(attacking.tell(t, strings.Join(names, " ")), top, "")
+			moved := strings.ReplaceAll(attacking.ask(t, strings.Join(names, " ")), top, "")
 			if moved != tt.moved {
 				t.Errorf("the attacker moved %q, expected %q", moved, tt.moved)
 			}

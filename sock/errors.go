@@ -16,7 +16,7 @@ var (
 	ErrInUse = errors.New("address already in use")
 	// ErrLocked is also an ErrInUse. It means that this server holds the lock,
 	// so that it was started by [Listen].
-	ErrLocked error = &Error{kind: ErrInUse, err: errors.New("lock is held")}
+	ErrLocked = fmt.Errorf("%w: lock is held", ErrInUse)
 	// ErrNotSocket means that the file at the path, or the inherited
 	// descriptor, is not a socket.
 	ErrNotSocket = errors.New("not a socket")
@@ -25,7 +25,7 @@ var (
 	ErrUnsafeDir = errors.New("unsafe directory")
 	// ErrUnsafeLock is also an ErrUnsafeDir. It means that the process's own
 	// user did not create the lock file.
-	ErrUnsafeLock error = &Error{kind: ErrUnsafeDir, err: errors.New("unsafe lock file")}
+	ErrUnsafeLock = fmt.Errorf("%w: unsafe lock file", ErrUnsafeDir)
 	// ErrBadAddr means that the address itself cannot be used.
 	ErrBadAddr = errors.New("bad address")
 )

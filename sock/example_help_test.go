@@ -127,7 +127,7 @@ func tryRights(w io.Writer, path string) {
 // stop stops it and waits for its exit.
 func startExample(path string) (stop func()) {
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = []string{"GORACE=atexit_sleep_ms=0", "SOCK_TEST_ROLE=example", "SOCK_TEST_PATH=" + path, "SOCK_TEST_TELL=listening"}
+	cmd.Env = []string{"GORACE=atexit_sleep_ms=0", "SOCK_TEST_ROLE=example", "SOCK_TEST_PATH=" + path, "SOCK_TEST_REPORT=listening"}
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -142,7 +142,7 @@ func TestWhoConnects(t *testing.T) {
 			l := listen(t, path, perms.Spec{Mode: perms.Set(tt.mode), UID: perms.Set(owner), GID: perms.Set(group)})
 			defer l.Close()
 			for i, u := range users {
-				got := children[i].tell(t, "again")
+				got := children[i].ask(t, "again")
 				want := "permission denied"
 				if strings.Contains(tt.who, u.name[:1]) {
 					want = "connected"

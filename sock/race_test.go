@@ -32,7 +32,7 @@ func TestKilledAtEachStep(t *testing.T) {
 			}
 			path := filepath.Join(tempDir(t), "s")
 			leftover(t, path, 0o060)
-			c := start(t, "hold", path, nil, "SOCK_TEST_HALT="+name)
+			c := start(t, "hold", path, nil, "SOCK_TEST_WAIT="+name)
 			c.at(t, name)
 			c.kill(t)
 			l := listen(t, path, mode(0o600))
@@ -142,7 +142,7 @@ func TestRacingStarts(t *testing.T) {
 // After LockWait the error names the lock file. Nothing is changed.
 func TestLocked(t *testing.T) {
 	path := filepath.Join(tempDir(t), "s")
-	c := start(t, "hold", path, nil, "SOCK_TEST_TELL=served")
+	c := start(t, "hold", path, nil, "SOCK_TEST_REPORT=served")
 	c.at(t, "served")
 	before, _ := os.Lstat(path)
 	for _, wait := range []time.Duration{-1, 10 * time.Millisecond} {

@@ -22,7 +22,7 @@ import (
 // server starts a server and waits until it is at a step.
 func server(t *testing.T, path, at string) *child {
 	t.Helper()
-	c := start(t, "server", path, nil, "SOCK_TEST_TELL=waiting,listening")
+	c := start(t, "server", path, nil, "SOCK_TEST_REPORT=waiting,listening")
 	c.at(t, at)
 	return c
 }
@@ -105,7 +105,7 @@ func TestServerRestart(t *testing.T) {
 			next.at(t, "listening")
 		} else {
 			// It may have to wait or not.
-			next = start(t, "server", path, nil, "SOCK_TEST_TELL=listening")
+			next = start(t, "server", path, nil, "SOCK_TEST_REPORT=listening")
 			next.at(t, "listening")
 		}
 		answers(t, path, next)

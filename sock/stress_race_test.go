@@ -81,12 +81,12 @@ func TestStressKilled(t *testing.T) {
 	for i := range rounds {
 		c := next
 		if c == nil {
-			c = start(t, "server", path, nil, "SOCK_TEST_TELL=listening")
+			c = start(t, "server", path, nil, "SOCK_TEST_REPORT=listening")
 		}
 		if i%2 == 0 {
 			c.at(t, "listening")
 		}
-		next = start(t, "server", path, nil, "SOCK_TEST_TELL=listening")
+		next = start(t, "server", path, nil, "SOCK_TEST_REPORT=listening")
 		c.Process.Kill()
 		c.Wait()
 	}
@@ -143,7 +143,7 @@ func TestStressRestart(t *testing.T) {
 		}
 	})
 	for range rounds {
-		next := start(t, "server", path, nil, "SOCK_TEST_TELL=listening")
+		next := start(t, "server", path, nil, "SOCK_TEST_REPORT=listening")
 		old.Process.Signal(unix.SIGTERM)
 		if out, err := old.end(); err != nil || out != "" {
 			t.Errorf("stop: %q, %v", out, err)
