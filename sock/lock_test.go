@@ -49,118 +49,66 @@ func TestLockFileLinked(t *testing.T) {
 	}
 }
 
-// In a sticky directory another user may have created something under the name of
-// the lock file.
+// In a sticky directory another user may create something under the name of the
+// lock file, before the start or between stat(2) and open(2).
 func TestLockFileAttacks(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		root bool
-		put  func(t *testing.T, lock, other string)
-	}{
-		{"symbolic link", false, func(t *testing.T, lock, other string) {
-			if err := os.Symlink(other, lock); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{"dangling link", false, func(t *testing.T, lock, other string) {
-			if err := os.Symlink(other+"2", lock); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{"hard link", false, func(t *testing.T, lock, other string) {
-			if err := os.Link(other, lock); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{"named pipe", false, func(t *testing.T, lock, other string) {
-			if err := unix.Mkfifo(lock, 0o666); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{"directory", false, func(t *testing.T, lock, other string) {
-			if err := os.Mkdir(lock, 0o700); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{"socket", false, func(t *testing.T, lock, other string) { leftover(t, lock, 0o777) }},
-		{"another owner", true, func(t *testing.T, lock, other string) {
-			if err := os.WriteFile(lock, nil, 0o666); err != nil {
-				t.Fatal(err)
-			}
-			chown(t, lock, nobody, nobody)
-		}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if tt.root {
-				needRoot(t)
-			}
-			dir := tempDir(t)
-			chmod(t, dir, 0o1777)
-			path, lock, other := filepath.Join(dir, "s"), filepath.Join(dir, ".s.lock"), filepath.Join(dir, "other")
-			if err := os.WriteFile(other, []byte("precious"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			tt.put(t, lock, other)
-			before, _ := os.Lstat(lock)
-			precious, _ := os.Lstat(other)
-			if _, err := check(path, mode(0o600)); !errors.Is(err, ErrUnsafeLock) || !errors.Is(err, ErrUnsafeDir) {
-				t.Errorf("Check: %v", err)
-			}
-			if _, err := listenAt(path, mode(0o600)); !errors.Is(err, ErrUnsafeLock) {
-				t.Errorf("Listen: %v", err)
-			}
-			same(t, before, lock)
-			same(t, precious, other)
-			if exists(path) || exists(other+"2") {
-				t.Error("a file was created")
-			}
-		})
-	}
-}
-
-// The lock file is replaced between stat(2) and open(2).
-func TestLockFileSwapped(t *testing.T) {
-	for name, put := range map[string]func(lock, other string) error{
+	for name, attack := range map[string]func(lock, other string) error{
 		"symbolic link": func(lock, other string) error { return os.Symlink(other, lock) },
 		"dangling link": func(lock, other string) error { return os.Symlink(other+"2", lock) },
 		"hard link":     func(lock, other string) error { return os.Link(other, lock) },
-		"named pipe":    func(lock, other string) error { return unix.Mkfifo(lock, 0o600) },
+		"named pipe":    func(lock, _ string) error { return unix.Mkfifo(lock, 0o600) },
+		"directory":     func(lock, _ string) error { return os.Mkdir(lock, 0o700) },
+		"socket":        func(lock, _ string) error { bound(t, lock, unix.SOCK_STREAM, -1, true); return nil },
+		"another owner": func(lock, _ string) error {
+			return errors.Join(os.WriteFile(lock, nil, 0o666), os.Chown(lock, nobody, nobody))
+		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			dir := tempDir(t)
-			chmod(t, dir, 0o1777)
-			path, lock, other := filepath.Join(dir, "s"), filepath.Join(dir, ".s.lock"), filepath.Join(dir, "other")
-			if err := os.WriteFile(other, []byte("precious"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			precious := file(t, other)
-			swap := func() {
-				if err := put(lock, other); err != nil {
-					t.Error(err)
+		for _, when := range []string{"before", "between"} {
+			t.Run(name+", "+when, func(t *testing.T) {
+				if name == "another owner" {
+					needRoot(t)
 				}
-			}
-			if _, err := listenWhile(path, mode(0o600), "lock seen", swap); err == nil || errors.Is(err, ErrInUse) {
-				t.Errorf("Listen: %v", err)
-			}
-			same(t, precious, other)
-			if exists(path) || exists(other+"2") {
-				t.Error("a file was created")
-			}
-			// The same during Check, which must not wait for the pipe.
-			if err := errors.Join(os.Remove(lock), os.WriteFile(lock, nil, 0o600)); err != nil {
-				t.Fatal(err)
-			}
-			_, err := Config{}.Check(withSteps(func(name string) {
-				if name == "lock seen" {
+				dir := tempDir(t)
+				chmod(t, dir, 0o1777)
+				path, lock, other := filepath.Join(dir, "s"), filepath.Join(dir, ".s.lock"), filepath.Join(dir, "other")
+				if err := os.WriteFile(other, []byte("precious"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				precious := file(t, other)
+				want, at := error(ErrUnsafeLock), "walked"
+				if when == "between" {
+					want, at = nil, "lock seen" // open(2) may fail with another error
+				}
+				var put os.FileInfo
+				attackAt := func(name string) {
+					if name != at {
+						return
+					}
 					os.Remove(lock)
-					swap()
+					if err := attack(lock, other); err != nil {
+						t.Error(err)
+					}
+					put = file(t, lock)
 				}
-			}), Addr{Unix, path})
-			if err == nil || errors.Is(err, ErrInUse) {
-				t.Errorf("Check: %v", err)
-			}
-			same(t, precious, other)
-		})
+				for _, listens := range []bool{true, false} {
+					if err := errors.Join(os.RemoveAll(lock), os.WriteFile(lock, nil, 0o600)); err != nil {
+						t.Fatal(err)
+					}
+					_, err := Config{}.Check(withSteps(attackAt), Addr{Unix, path})
+					if listens {
+						_, err = Config{LockWait: -1}.Listen(withSteps(attackAt), Addr{Unix, path})
+					}
+					if err == nil || errors.Is(err, ErrInUse) || want != nil && !errors.Is(err, want) {
+						t.Errorf("Listen is %v: %v", listens, err)
+					}
+					same(t, precious, other)
+					same(t, put, lock)
+				}
+				if exists(path) || exists(other+"2") {
+					t.Error("a file was created")
+				}
+			})
+		}
 	}
 }
 
