@@ -116,26 +116,25 @@ func (s *socketFile) checkOwner() error {
 		return failf(CannotChown, s.path, fs.ErrPermission, "owner %s: only root can set another owner, and this is user %s",
 			perms.UserName(uid), perms.UserName(euid))
 	}
-	// A new file has its directory's group, but on Linux only if the directory
-	// is set-gid.
-	newGID := s.dirStat.gid
-	if runtime.GOOS == "linux" && s.dirStat.mode&unix.S_ISGID == 0 {
-		newGID = os.Getegid()
-	}
 	gid, ok := s.config.Perms.GID.Get()
 	if !ok {
 		return nil
 	}
 	gids, err := os.Getgroups()
-	if err != nil || slices.Contains(append(gids, os.Getegid(), newGID), gid) {
+	gids = append(gids, os.Getegid())
+	if runtime.GOOS != "linux" || s.dirStat.mode&unix.S_ISGID != 0 {
+		gids = append(gids, s.dirStat.gid) // the group of a new file
+	}
+	if err != nil || slices.Contains(gids, gid) {
 		return err
 	}
 	return failf(CannotChgrp, s.path, fs.ErrPermission, "group %s: user %s is not a member, and %s has another group",
 		perms.GroupName(gid), perms.UserName(euid), s.dir.Name())
 }
 
-// bind binds a new socket to the full path, so that sockstat(1) and ss(8) show
-// it. Every connection is refused until listen(2).
+// bind binds a new socket to the full path, so that sockstat(1) and ss(8) show it,
+// and finds its file in the directory that was checked. Every connection is refused
+// until listen(2).
 func (s *socketFile) bind(ctx context.Context) (*os.File, error) {
 	syscall.ForkLock.RLock() // not every system has SOCK_CLOEXEC
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
@@ -150,7 +149,11 @@ func (s *socketFile) bind(ctx context.Context) (*os.File, error) {
 	switch err = unix.Bind(fd, &unix.SockaddrUnix{Name: s.path}); {
 	case err == nil:
 		step(ctx, "bound")
-		s.bound, err = s.findBound()
+		s.bound, err = s.stat(s.name)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && (s.bound.kind() != unix.S_IFSOCK || s.bound.uid != os.Geteuid()) {
+			// Root or our user has moved a directory since the check.
+			err = failf(Other, s.path, ErrUnsafeDir, "%s: the path has changed since it was checked", s.path)
+		}
 	case errors.Is(err, unix.EADDRINUSE): // by a program that does not use the lock
 		err = taken("has just taken it")
 	default:
@@ -161,16 +164,6 @@ func (s *socketFile) bind(ctx context.Context) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-// findBound looks for the new file in the directory that was checked. It is in
-// another one if root or our user has moved a directory in the meantime.
-func (s *socketFile) findBound() (stat, error) {
-	st, err := s.stat(s.name)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && (st.kind() != unix.S_IFSOCK || st.uid != os.Geteuid()) {
-		return st, failf(Other, s.path, ErrUnsafeDir, "%s: the path has changed since it was checked", s.path)
-	}
-	return st, err
 }
 
 // listen sets owner and mode, checks them, because not every file system stores
