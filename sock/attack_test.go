@@ -102,6 +102,31 @@ func TestRefusalWait(t *testing.T) {
 	}
 }
 
+// RefusalWait starts again after an answer.
+func TestRefusalWaitRestarts(t *testing.T) {
+	path := filepath.Join(tempDir(t), "s")
+	fd := bound(t, path, unix.SOCK_STREAM, -1, false)
+	answered, refusals := false, 0
+	l, err := Config{Perms: mode(0o600), LockWait: -1, AnswerWait: never, RefusalWait: time.Millisecond}.Listen(withSteps(func(name string) {
+		switch {
+		case name == "answered":
+			answered = true
+			c, _, err := unix.Accept(fd)
+			if err := errors.Join(err, unix.Close(fd), unix.Close(c)); err != nil {
+				t.Error(err)
+			}
+		case name == "refused" && answered:
+			refusals++
+		case name == "refused":
+			unix.Listen(fd, 5)
+		}
+	}), Addr{Unix, path})
+	if err != nil || !answered || refusals == 0 {
+		t.Fatalf("answered: %v, refusals after that: %d, %v", answered, refusals, err)
+	}
+	l.Close()
+}
+
 // A server that was just killed may lose its lock before its socket. It has
 // AnswerWait to close the connection.
 func TestAnswerWait(t *testing.T) {
