@@ -162,7 +162,7 @@ func (a *answer) respond(resp *response, buf []byte, end, n int, eof bool) {
 	case !a.send(buf[end:n]), !a.stream(buf, max(length-have, -1)), length < 0 && !a.endedWell():
 		return
 	}
-	if isClosed(a.p.Exited()) { // else it works on
+	if isClosed(a.p.Exited) { // else it works on
 		a.exited(a.ctx)
 		a.failed(slog.LevelWarn)
 	}

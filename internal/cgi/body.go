@@ -31,7 +31,7 @@ type body struct {
 // forget closes the file here. A process that has it goes on with it.
 func (b *body) forget() {
 	if b.file != nil {
-		b.file.Forget()
+		b.file.Close()
 		b.file = nil
 	}
 }
@@ -45,17 +45,6 @@ func (b *body) close() {
 		b.disk.bytes.Add(-b.reserved)
 		b.disk = nil
 	}
-}
-
-// stdin is what the command reads.
-func (b *body) stdin() control.Stdin {
-	switch {
-	case b.file != nil:
-		return b.file
-	case len(b.memory) > 0:
-		return control.Pipe
-	}
-	return control.None
 }
 
 // disk counts the files of all bodies.

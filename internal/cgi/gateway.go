@@ -108,7 +108,7 @@ func (g *Gateway) start(ctx context.Context, r *Request, b *body, again bool) (p
 	if err != nil {
 		return nil, err
 	}
-	p, err = g.Client.Start(ctx, control.Start{Script: r.Script, Vars: r.Vars, Stdin: b.stdin()})
+	p, err = g.Client.Start(ctx, control.Start{Script: r.Script, Vars: r.Vars, Spool: b.file, Pipe: len(b.memory) > 0})
 	if err != nil {
 		g.slots.release()
 	}
@@ -141,7 +141,7 @@ func (g *Gateway) answer(ctx context.Context, r *Request, w Writer, b *body, p *
 	}
 	g.blocks.Put(block)
 	a.cancel(nil)
-	if isClosed(p.Over()) {
+	if isClosed(p.Over) {
 		a.finish()
 	} else {
 		go a.finish()
@@ -159,7 +159,7 @@ func (g *Gateway) refuse(r *Request, w Writer, err error) {
 	switch {
 	case err == errQueueFull:
 		g.refused.Add(1)
-	case errors.Is(err, control.ErrGone):
+	case errors.Is(err, control.ErrDisconnected):
 		err = ErrEnding
 	case errors.Is(err, errNoRoom):
 		log.Error("cannot keep a body", "error", err)

@@ -37,9 +37,9 @@ func isClosed(c <-chan struct{}) bool {
 func (a *answer) interrupt() {
 	defer close(a.quiet)
 	select {
-	case <-a.p.Exited():
+	case <-a.p.Exited:
 	case <-time.After(a.g.Timeout):
-		if !isClosed(a.p.Exited()) {
+		if !isClosed(a.p.Exited) {
 			a.cancel(ErrTimeout)
 		}
 	case <-a.ctx.Done():
@@ -57,11 +57,11 @@ func (a *answer) finish() {
 	<-a.quiet
 	a.p.Stdout.SetReadDeadline(time.Time{})
 	go io.Copy(io.Discard, a.p.Stdout) // until it is closed
-	<-a.p.Exited()
+	<-a.p.Exited
 	if !a.told {
 		a.failed(slog.LevelWarn)
 	}
-	<-a.p.Over()
+	<-a.p.Over
 	a.p.Stdout.Close()
 	if a.p.Stdin != nil {
 		a.p.Stdin.Close()
@@ -79,19 +79,19 @@ func (a *answer) finish() {
 // moment before we would, or can tell nothing of any more, ends that too.
 func (a *answer) exited(ctx context.Context) bool {
 	select {
-	case <-a.p.Exited():
+	case <-a.p.Exited:
 	case <-ctx.Done():
 	}
 	switch {
-	case !isClosed(a.p.Exited()):
+	case !isClosed(a.p.Exited):
 		return false
-	case a.p.Err() != nil:
+	case a.p.Err != nil:
 		a.cancel(ErrEnding)
 		return false
-	case a.p.TimedOut():
+	case a.p.TimedOut:
 		a.cancel(ErrTimeout)
 	}
-	st := a.p.Status()
+	st := a.p.Status
 	a.r.Record.Exit, a.r.Record.ExitStatus = control.Describe(st), st.ExitStatus()
 	if st.Signaled() {
 		a.r.Record.ExitStatus = 128 + int(st.Signal())
@@ -116,7 +116,7 @@ func (a *answer) endedWell() bool {
 	case !exited && a.ctx.Err() != nil:
 		a.halt()
 		return false
-	case exited && a.p.Status().Signaled():
+	case exited && a.p.Status.Signaled():
 		a.failed(slog.LevelError)
 		a.r.Refuse(a.w, 502, "the command was killed")
 		return false
@@ -127,23 +127,23 @@ func (a *answer) endedWell() bool {
 // failed tells, also to the log, whether the process has ended badly.
 func (a *answer) failed(level slog.Level) bool {
 	a.told = true
-	st := a.p.Status()
+	st := a.p.Status
 	switch {
-	case a.p.Err() != nil:
+	case a.p.Err != nil:
 		return false
-	case a.p.TimedOut():
+	case a.p.TimedOut:
 		a.log().Log(context.Background(), level, "command failed", "exit", control.Describe(st), "ended", ErrTimeout)
 	case st != 0:
 		a.log().Log(context.Background(), level, "command failed", "exit", control.Describe(st))
 	}
-	return st != 0 || a.p.TimedOut()
+	return st != 0 || a.p.TimedOut
 }
 
 // end ends the process, and its request's record says why.
 func (a *answer) end(why error) {
 	a.told = true
 	a.r.Record.Ended = reason(why)
-	a.p.End()
+	a.p.Cancel()
 }
 
 // reason is why a context has ended: without a cause, its client is gone.

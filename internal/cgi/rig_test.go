@@ -162,10 +162,10 @@ func (r *rig) connect(cfg *cli.Config) *control.Client {
 	onLoop(func() {
 		r.peer, err = control.NewPeer(pair[0], monitor.loop, r.sup, control.PeerOptions{
 			Max: cfg.MaxProcs, MaxSpools: cfg.MaxProcs + cfg.MaxQueue, SpoolDir: cfg.SpoolDir,
-			Command: r.command, Allowed: cfg.Names(), Log: slog.New(slog.DiscardHandler),
+			Command: r.command, Filter: cfg.Filter(), Log: slog.New(slog.DiscardHandler),
 		})
 		if err == nil {
-			r.peer.OnBroken = func(err error) { r.broken <- err }
+			r.peer.OnFail = func(err error) { r.broken <- err }
 		}
 	})
 	if err != nil {
@@ -185,8 +185,8 @@ func (r *rig) disconnect() {
 	r.ends.Do(func() {
 		select {
 		case err := <-r.broken:
-			if errors.Is(err, control.ErrBreach) {
-				r.t.Errorf("the monitor saw a breach: %v", err)
+			if errors.Is(err, control.ErrProtocol) {
+				r.t.Errorf("protocol violation: %v", err)
 			}
 		default:
 		}
@@ -405,7 +405,7 @@ func (r *rig) late(req *Request, hooks ...func(*writer)) *call {
 	r.t.Helper()
 	p := r.start(req)
 	select {
-	case <-p.Exited():
+	case <-p.Exited:
 	case <-time.After(bound):
 		r.t.Fatal("the process does not end")
 	}

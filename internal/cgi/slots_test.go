@@ -221,7 +221,7 @@ func TestNothingIsLost(t *testing.T) {
 			goOn := r.fifo("go")
 			req := request(tt.script)
 			p := r.start(req)
-			<-p.Exited()
+			<-p.Exited
 			p.Stdout.SetReadDeadline(longAgo)
 			c := r.beginBy(req, func(ctx context.Context, w Writer) { r.answer(ctx, req, w, new(body), p) })
 			if got := c.wait(); got != tt.want {

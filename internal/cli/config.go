@@ -66,9 +66,9 @@ func (c *Config) Sock() sock.Config {
 	return sock.Config{Perms: c.SocketPerms, LockWait: c.Times.LockWait}
 }
 
-// Names are the variables that a request may set.
-func (c *Config) Names() *control.Names {
-	o := control.NamesOptions{
+// Filter decides which variables a request may set.
+func (c *Config) Filter() *control.Filter {
+	o := control.FilterOptions{
 		FastCGI: c.Protocol == FastCGI, Params: c.Param, RemoteUser: c.Forwarded&XRemoteUser != 0,
 		Scripts: c.Scripts != "", Form: c.Form,
 	}
@@ -76,7 +76,7 @@ func (c *Config) Names() *control.Names {
 		name, _, _ := strings.Cut(v, "=")
 		o.Env = append(o.Env, name)
 	}
-	return control.NewNames(o)
+	return control.NewFilter(o)
 }
 
 // OpenFiles tells how many files a core may have open at once by the limits, as

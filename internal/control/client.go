@@ -8,61 +8,58 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// ErrGone is what becomes of everything when the control socket has ended: the
-// monitor is gone, or has given this core up. What ended the socket, [io.EOF]
-// mostly, is wrapped beside it.
-var ErrGone = errors.New("monitor is gone")
+// ErrDisconnected means that the control socket is closed: the monitor has
+// exited or has dropped this core. The errors wrap the cause too, mostly [io.EOF].
+var ErrDisconnected = errors.New("no connection to the monitor")
 
-// Client is the core's end of a control socket. Its methods may be called from
-// any goroutine, but for Config, Names and Run.
+// Client is the core's end of a control socket. Its methods except Config,
+// Scripts and Run may be called concurrently.
 type Client struct {
-	// The handlers run on the goroutine of [Client.Run]. They must not wait.
-	OnRetire func() // a successor has taken over
-	OnStop   func() // the service ends
+	// [Client.Run] calls these. They must not block.
+	OnRetire func() // another core has taken over
+	OnStop   func() // the service stops
 
 	conn    *net.UnixConn
-	in, oob []byte // of the reading goroutine
+	in, oob []byte // for Config and Run only
 
-	mu     sync.Mutex // of what follows, and of writing: numbers must go upwards
-	out    []byte
-	lastID uint64
-	procs  map[uint64]*Process
-	spools map[uint64]chan spooled
+	mu       sync.Mutex // guards the fields below; request numbers must increase on the wire
+	out      []byte
+	lastID   uint64
+	requests map[uint64]*Process // not over
 
-	names chan []string
+	scripts chan []string
 }
 
-// NewClient takes over the control socket f, which is closed: what is used
-// from here on is a duplicate with whatever rights f had.
+// NewClient takes over the control socket f and closes f. The client uses a
+// duplicate, which has the same rights.
 func NewClient(f *os.File) (*Client, error) {
 	nc, err := net.FileConn(f)
 	f.Close()
+	conn, ok := nc.(*net.UnixConn)
+	if err == nil && !ok {
+		err = errors.New("control socket: not a Unix socket")
+	}
 	if err != nil {
 		return nil, err
 	}
-	conn, ok := nc.(*net.UnixConn)
-	if !ok {
-		nc.Close()
-		return nil, fmt.Errorf("control socket: %s is not a Unix socket", nc.LocalAddr().Network())
-	}
 	return &Client{
-		conn:   conn,
-		in:     make([]byte, answerSize),
-		oob:    make([]byte, unix.CmsgSpace(4*maxFDs)),
-		procs:  make(map[uint64]*Process),
-		spools: make(map[uint64]chan spooled),
-		names:  make(chan []string, 1),
+		conn:     conn,
+		in:       make([]byte, answerSize),
+		oob:      make([]byte, unix.CmsgSpace(4*maxFDs)),
+		requests: make(map[uint64]*Process),
+		scripts:  make(chan []string, 1),
 	}, nil
 }
 
-// Config waits for the configuration, the first frame of every control socket.
-// It is called before Run.
+// Config reads the configuration, which is the first frame from the monitor.
+// Call it before Run.
 func (c *Client) Config() ([]byte, error) {
 	f, fds, err := c.read()
 	closeAll(fds...)
@@ -70,32 +67,44 @@ func (c *Client) Config() ([]byte, error) {
 		return nil, err
 	}
 	if f.kind != msgConfig {
-		return nil, breach("configuration expected, message %d came", f.kind)
+		return nil, violation("message %d instead of the configuration", f.kind)
 	}
 	v, config, _ := bytes.Cut(f.payload, []byte{0})
 	if string(v) != Version {
-		// Said in the same words in every version, so that the monitor
-		// knows why this core ends.
+		// msgReady is the same in all versions. It tells the monitor why
+		// this core exits.
 		c.Ready("")
 		return nil, fmt.Errorf("control version %q, not %q", v, Version)
 	}
 	return bytes.Clone(config), nil
 }
 
-// Ready tells the monitor that this core can take over the listeners, and how
-// it is confined.
+// Ready tells the monitor that this core can serve. The argument describes its
+// sandbox.
 func (c *Client) Ready(state string) error {
 	return c.send(msgReady, 0, []byte(Version+"\x00"+state))
 }
 
-// Closed tells the monitor that the listeners have been closed here.
+// Closed tells the monitor that this core has closed the listeners.
 func (c *Client) Closed() error { return c.send(msgClosed, 0) }
 
-// Push tells the monitor the counters of this core, which is also how it knows
-// that the core is alive.
+// Push sends the counters to the monitor. It is the heartbeat of the core.
 func (c *Client) Push(s Stats) error {
 	b, _ := binary.Append(nil, binary.BigEndian, s)
 	return c.send(msgStats, 0, b)
+}
+
+// Scripts asks the monitor for the names of the scripts. It returns nil if they
+// have not changed since the last time. Calls must not overlap.
+func (c *Client) Scripts() ([]string, error) {
+	if err := c.send(msgGetScripts, 0); err != nil {
+		return nil, err
+	}
+	names, ok := <-c.scripts
+	if !ok {
+		return nil, ErrDisconnected
+	}
+	return names, nil
 }
 
 func (c *Client) send(k kind, id uint64, payload ...[]byte) error {
@@ -104,89 +113,92 @@ func (c *Client) send(k kind, id uint64, payload ...[]byte) error {
 	return c.write(k, id, payload...)
 }
 
-// write wants c.mu.
+// write sends a frame. c.mu must be held.
 func (c *Client) write(k kind, id uint64, payload ...[]byte) error {
 	c.out = appendFrame(c.out[:0], k, id, payload...)
 	if _, err := c.conn.Write(c.out); err != nil {
-		return fmt.Errorf("%w: %w", ErrGone, err)
+		return fmt.Errorf("%w: %w", ErrDisconnected, err)
 	}
 	return nil
 }
 
-// Run reads what the monitor says until the socket ends, which is also how a
-// core learns that its monitor is gone. Whatever is still under way fails with
-// [ErrGone] then.
+// Run handles frames from the monitor until the socket is closed. All requests
+// that are pending then fail with [ErrDisconnected].
 func (c *Client) Run() error {
 	for {
 		f, fds, err := c.read()
 		if err == nil {
 			err = c.handle(f, fds)
 		}
-		if err != nil {
-			c.fail(fmt.Errorf("%w: %w", ErrGone, err))
-			return err
+		if err == nil {
+			continue
 		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.conn.Close()
+		for _, p := range c.requests {
+			p.disconnect(fmt.Errorf("%w: %w", ErrDisconnected, err))
+		}
+		clear(c.requests)
+		close(c.scripts)
+		return err
 	}
 }
 
-func (c *Client) fail(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.conn.Close()
-	for _, p := range c.procs {
-		p.gone(err)
-	}
-	for _, ch := range c.spools {
-		ch <- spooled{err: err}
-	}
-	clear(c.procs)
-	clear(c.spools)
-	close(c.names)
-}
-
-// handle does what a frame says.
 func (c *Client) handle(f frame, fds []int) error {
 	switch {
-	case f.kind == msgRetire && len(fds) == 0:
+	case len(fds) > 0:
+	case f.kind == msgRetire:
 		c.OnRetire()
 		return nil
-	case f.kind == msgStop && len(fds) == 0:
+	case f.kind == msgStop:
 		c.OnStop()
 		return nil
+	case f.kind == msgScripts:
+		return c.handleScripts(f.payload)
 	}
-	if f.kind == msgNames && len(fds) == 0 {
-		return c.named(f.payload)
-	}
-	value := binary.BigEndian.Uint32(f.payload)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if p := c.procs[f.id]; p != nil && p.handle(f.kind, value, f.payload[4], fds) {
-		return nil
-	}
-	if ch := c.spools[f.id]; ch != nil && (f.kind == msgSpooled || f.kind == msgNoSpool) {
-		delete(c.spools, f.id)
-		ch <- c.spooled(f, value, fds)
+	if p := c.requests[f.id]; p != nil && p.handle(f.kind, binary.BigEndian.Uint32(f.payload), f.payload[4], fds) {
 		return nil
 	}
 	closeAll(fds...)
-	return breach("message %d of request %d", f.kind, f.id)
+	return violation("message %d for request %d", f.kind, f.id)
 }
 
-// read waits for one frame, and gives the descriptors that came with it: fewer
-// than were sent if this process has no room for them.
+func (c *Client) handleScripts(payload []byte) error {
+	var names []string
+	if payload[4] != 0 {
+		names = strings.Split(string(payload[5:]), "\x00")
+		names = names[:len(names)-1] // empty
+	}
+	select {
+	case c.scripts <- names:
+		return nil
+	default:
+		return violation("names of scripts without a request")
+	}
+}
+
+// read reads one frame and its descriptors. It returns fewer descriptors than
+// were sent if this process has too many open files.
 //
-// It reads no byte past the frame's, so that its descriptors are its own: the
-// kernel gives them out with the first byte that they were sent with.
+// It reads no byte past the frame: the kernel delivers descriptors with the first
+// byte that they were sent with.
 func (c *Client) read() (f frame, fds []int, err error) {
 	b := c.in[:answerSize]
 	for n := 0; n < len(b); {
 		m, oobn, _, _, err := c.conn.ReadMsgUnix(b[n:], c.oob)
 		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.EMSGSIZE) {
-			// FreeBSD, when there is no room for all: they are lost, and
-			// the bytes come with the next call. Linux gives what fits.
+			// FreeBSD drops all descriptors if they do not all fit. The next
+			// call returns the bytes. Linux delivers as many as fit.
 			continue
 		}
-		fds = append(fds, received(c.oob[:oobn])...)
+		msgs, _ := unix.ParseSocketControlMessage(c.oob[:oobn])
+		for i := range msgs {
+			more, _ := unix.ParseUnixRights(&msgs[i])
+			fds = append(fds, more...)
+		}
 		if err != nil {
 			return f, fds, err
 		}
@@ -203,16 +215,6 @@ func (c *Client) read() (f frame, fds []int, err error) {
 		}
 	}
 	return parseFrame(b), fds, nil
-}
-
-// received takes descriptors out of what recvmsg(2) gave.
-func received(oob []byte) (all []int) {
-	msgs, _ := unix.ParseSocketControlMessage(oob)
-	for i := range msgs {
-		fds, _ := unix.ParseUnixRights(&msgs[i])
-		all = append(all, fds...)
-	}
-	return all
 }
 
 func closeAll(fds ...int) {

@@ -1,18 +1,17 @@
-// Package control is the conversation of the two processes of onewake, both
-// ends of it.
+// Package control is the protocol between the two processes of onewake.
 //
-// The core, which may not start anything itself, holds a [Client]; the
-// monitor, which starts commands, a [Peer] for each core. They talk over a
-// stream socket in frames of bounded size, preceded by their length, since
+// The core holds a [Client] and the monitor a [Peer] for each core. The core
+// asks the monitor to start commands, because it cannot start them itself. The
+// two exchange length-prefixed frames of bounded size over a stream socket: the
 // record boundaries of SOCK_SEQPACKET differ between systems and releases.
-// Descriptors travel from monitor to core alone: the monitor reads with
-// read(2), so that whatever a hostile core attaches is freed by the kernel
+// Descriptors travel only from the monitor to the core. The monitor reads with
+// read(2), so the kernel frees any descriptor that a hostile core attaches
 // (unix(4)).
 //
-// The core names a request by a number and gives it the variables of RFC 3875;
-// the command, its arguments, its directory and the rest of its environment
-// are fixed in the monitor, which checks every frame and calls anything
-// malformed a breach ([ErrBreach]).
+// The core identifies a request by a number and sends the variables of RFC
+// 3875. The command, its arguments, its directory and the rest of its
+// environment are fixed in the monitor. The monitor checks every frame; a
+// malformed or forbidden one is a protocol violation ([ErrProtocol]).
 package control
 
 import (
@@ -24,98 +23,94 @@ import (
 	"syscall"
 )
 
-// Version names the protocol of the control socket. A core that speaks
-// another one is not put to work. It is a variable so that a test can build a
-// binary that differs in nothing else.
-var Version = "4"
+// Version is the version of the protocol. The monitor rejects a core that has
+// another one. It is a variable so that a test can build such a core.
+var Version = "5"
 
-// Bounds on what a core may ask for. A variable is what execve(2) takes at
-// most as one string on Linux; the sum, together with the command's own
-// arguments, fits FreeBSD's ARG_MAX of 512 KiB.
+// Limits on the variables of a request, in bytes. Linux passes at most MaxVar in
+// one string to execve(2). MaxVars and the command's own arguments fit into
+// FreeBSD's ARG_MAX of 512 KiB.
 const (
-	MaxVar  = 128 << 10 // one NAME=VALUE with its NUL, in bytes
+	MaxVar  = 128 << 10 // one NAME=VALUE with its NUL
 	MaxVars = 384 << 10 // all variables of a request
 )
 
 const (
 	headerSize = 4 + 1 + 8                            // length, kind, request number
-	maxScript  = 4 << 10                              // a script's name
-	maxToMon   = headerSize + 1 + maxScript + MaxVars // the longest frame from a core
-	answerSize = headerSize + 4 + 1                   // a frame to a core: a value and flags
-	maxToCore  = 16 << 20                             // its configuration
-	maxState   = 256                                  // how a core is confined
-	maxFDs     = 4                                    // with one frame to a core: three, or one too many
-	statsSize  = 6 * 8
+	maxScript  = 4 << 10                              // name of a script
+	maxToMon   = headerSize + 1 + maxScript + MaxVars // longest frame to the monitor
+	answerSize = headerSize + 4 + 1                   // frame to a core: a value and flags
+	maxToCore  = 16 << 20                             // longest frame to a core: its configuration
+	maxState   = 256                                  // payload of msgReady
+	maxFDs     = 4                                    // descriptors with one frame: at most 3, and 1 to notice too many
 )
 
-// kind says what a frame is about.
+// kind is the type of a frame.
 type kind uint8
 
 const (
-	// From core to monitor.
-	msgReady    kind = 1 + iota // payload: version, NUL, sandbox state
-	msgStart                    // payload: stdin, script, NUL, variables
-	msgEnd                      // end the request, or forget its file
-	msgSpool                    // wanted: a file for a body
-	msgClosed                   // the core's listeners are closed
-	msgStats                    // payload: Stats
-	msgAskNames                 // wanted: the names of the scripts, if they are others now
+	// From the core to the monitor.
+	msgReady      kind = 1 + iota // payload: version, NUL, sandbox state
+	msgStart                      // start a command; payload: stdin, script, NUL, variables
+	msgCancel                     // terminate a request's processes, or close its spool file
+	msgSpool                      // make a spool file
+	msgClosed                     // the core has closed its listeners
+	msgStats                      // payload: Stats
+	msgGetScripts                 // send the names of the scripts if they have changed
 
-	// From monitor to core.
+	// From the monitor to the core.
 	msgConfig  // payload: version, NUL, configuration
-	msgStarted // with the core's ends of the pipes
-	msgFailed  // value: errno
-	msgExited  // value: wait status; flags
-	msgOver    // nothing of the request is left
-	msgSpooled // with the file
-	msgNoSpool // value: errno
-	msgRetire  // a successor has taken over
-	msgStop    // the service ends
-	msgNames   // flags: they are others; then the names, with a NUL behind each
+	msgCreated // with the descriptors of a command's pipes, or of a spool file
+	msgFailed  // nothing was created; value: errno
+	msgExited  // the command has exited; value: wait status; flags
+	msgOver    // no process of the request is left
+	msgRetire  // another core has taken over
+	msgStop    // the service stops
+	msgScripts // flags: 1 if the names have changed; then the names, each followed by NUL
 )
 
-// What a command reads as its standard input, the first byte of msgStart.
+// Standard input of a command, the first byte of msgStart.
 const (
 	stdinNone  = iota // /dev/null
-	stdinPipe         // a pipe whose other end the core gets
-	stdinSpool        // the file of the same number
+	stdinPipe         // a pipe; the core gets the other end
+	stdinSpool        // the spool file with the number of the request
 )
 
 // Flags of msgExited.
 const (
-	exitOver     = 1 // nothing is left: msgOver will not follow
-	exitTimedOut = 2 // the monitor has ended it at its timeout
+	exitOver     = 1 // no process is left, so msgOver does not follow
+	exitTimedOut = 2 // the monitor terminated the command at its timeout
 )
 
-// ErrBreach is a message that no honest peer sends.
-var ErrBreach = errors.New("breach of protocol")
+// ErrProtocol means that the other process has violated the protocol.
+var ErrProtocol = errors.New("protocol violation")
 
-func breach(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrBreach, fmt.Sprintf(format, args...))
+func violation(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrProtocol, fmt.Sprintf(format, args...))
 }
 
-// A frame is one message. Its payload is a part of the buffer it came in.
+// A frame is one message. Its payload aliases the buffer that it was read into.
 type frame struct {
 	kind    kind
 	id      uint64 // number of the request, or 0
 	payload []byte
 }
 
-// frameSize tells the size of a frame by its first bytes, within bounds.
+// frameSize returns the size of the frame that starts with b, in bytes.
 func frameSize(b []byte, least, most int) (int, error) {
 	n := uint64(binary.BigEndian.Uint32(b)) + 4
 	if n < uint64(least) || n > uint64(most) {
-		return 0, breach("frame of %d bytes", n)
+		return 0, violation("frame of %d bytes", n)
 	}
 	return int(n), nil
 }
 
-// parseFrame takes a whole frame apart.
+// parseFrame parses one whole frame.
 func parseFrame(b []byte) frame {
 	return frame{kind(b[4]), binary.BigEndian.Uint64(b[5:]), b[headerSize:]}
 }
 
-// appendFrame appends one whole frame, whose payload comes in parts.
+// appendFrame appends one frame to b. The payload comes in parts.
 func appendFrame(b []byte, k kind, id uint64, payload ...[]byte) []byte {
 	start := len(b)
 	b = append(b, 0, 0, 0, 0, byte(k))
@@ -127,45 +122,38 @@ func appendFrame(b []byte, k kind, id uint64, payload ...[]byte) []byte {
 	return b
 }
 
-// appendAnswer appends a frame to a core: all but the configuration are of one
-// size, so that the core reads each by itself, with its descriptors and no
-// other's.
+// appendAnswer appends a frame of answerSize to b. All frames to a core begin
+// with that many bytes, so the core can read each one alone, together with its
+// own descriptors.
 func appendAnswer(b []byte, k kind, id uint64, value uint32, flags byte) []byte {
-	var payload [answerSize - headerSize]byte
-	binary.BigEndian.PutUint32(payload[:], value)
-	payload[4] = flags
-	return appendFrame(b, k, id, payload[:])
+	return appendFrame(b, k, id, binary.BigEndian.AppendUint32(nil, value), []byte{flags})
 }
 
-// Stats are a core's counters, for the status record.
+// Stats are a core's counters for the status record.
 type Stats struct {
-	Served, Running, Queued, Refused, Conns uint64
-	Dropped                                 uint64 // log records
+	Served, Queued, Refused, Conns uint64
+	Dropped                        uint64 // log records
 }
 
-// AddTotals adds those counters of another core that only ever grow.
+// AddTotals adds the counters of another core that only ever grow.
 func (s *Stats) AddTotals(other Stats) {
 	s.Served += other.Served
 	s.Refused += other.Refused
 	s.Dropped += other.Dropped
 }
 
-// Status is how a command ended, as wait(2) tells it.
-type Status = syscall.WaitStatus
-
-// Describe says in a word or two how a command ended: "exit 3", "signal 9".
-func Describe(st Status) string {
+// Describe describes a wait status: "exit 3" or "signal 9".
+func Describe(st syscall.WaitStatus) string {
 	if st.Signaled() {
 		return "signal " + strconv.Itoa(int(st.Signal()))
 	}
 	return "exit " + strconv.Itoa(st.ExitStatus())
 }
 
-// IsTemporary tells whether a command that could not be started may well be
-// started later: for want of a process, a descriptor or memory.
+// IsTemporary reports whether a command failed to start because processes,
+// descriptors or memory are short, so that a later start may succeed.
 func IsTemporary(err error) bool {
 	var errno syscall.Errno
-	return errors.As(err, &errno) && slices.Contains(temporary, errno)
+	return errors.As(err, &errno) && slices.Contains([]syscall.Errno{
+		syscall.EAGAIN, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ETOOMANYREFS, syscall.ENOBUFS}, errno)
 }
-
-var temporary = []syscall.Errno{syscall.EAGAIN, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ETOOMANYREFS, syscall.ENOBUFS}

@@ -16,44 +16,35 @@ import (
 	"github.com/onewake/onewake/internal/process"
 )
 
-const (
-	// retryTime is when more descriptors may be under way again.
-	retryTime = 10 * time.Millisecond
-	// maxDrain is how often a dead core's socket is read; an honest one has
-	// left less than a read takes.
-	maxDrain = 4
-)
-
-// ErrUnread is why a [Peer] is given up that leaves too much of what it is told
-// unread. One that reads nothing and asks for nothing does no harm.
+// ErrUnread means that the core has left too many messages unread. A core that
+// sends no requests may leave its socket unread: it does no harm.
 var ErrUnread = errors.New("core does not read its control socket")
 
-// PeerOptions says what a core may ask for.
+// PeerOptions limit what a core may ask for.
 type PeerOptions struct {
-	Max       int    // requests at once, those that wait included
-	MaxSpools int    // files for bodies that no command has been started with
-	SpoolDir  string // where they are made
-	// Command finds the command of a script, or, for "", the one that there
-	// is. Its Env is what each request's variables are added to. An error is
-	// a breach, unless it is or wraps a [syscall.Errno]: then the request
-	// fails with it.
+	Max       int    // requests at once, including those that wait
+	MaxSpools int    // spool files that no command has been started with
+	SpoolDir  string // directory of the spool files
+	// Command returns the command of a script, or the only command if script
+	// is empty. The request's variables are added to its Env. The request fails
+	// if the error wraps a [syscall.Errno]; others are a protocol violation.
 	Command func(script string) (*process.Command, error)
-	Allowed *Names // which variables a request may set
+	Filter  *Filter // variables that a request may set
 	Log     *slog.Logger
 }
 
-// Peer is the monitor's end of the control socket of one core. It belongs to
-// the goroutine of its loop.
+// Peer is the monitor's end of the control socket of one core. It must be used
+// on the goroutine of its loop only.
 type Peer struct {
-	// The handlers are called from the loop.
-	OnReady  func(state string, err error) // err: it speaks another version
-	OnClosed func()                        // its listeners are closed
-	OnStats  func(Stats)
-	OnNames  func() []string // the names of the scripts, nil if the core knows them
-	// OnBroken is called once, when the socket has ended, or the core has
-	// broken the protocol (ErrBreach) or does not read (ErrUnread). The
-	// peer is closed then; its processes are being ended.
-	OnBroken func(error)
+	// The loop calls these.
+	OnReady   func(state string, err error) // err: the core has another version
+	OnClosed  func()                        // the core has closed its listeners
+	OnStats   func(Stats)
+	OnScripts func() []string // returns the names of the scripts, nil if they have not changed
+	// OnFail is called once: when the socket is closed, the core violates the
+	// protocol (ErrProtocol) or does not read (ErrUnread). The peer is closed
+	// then and its processes are being terminated.
+	OnFail func(error)
 
 	loop *process.Loop
 	sup  *process.Supervisor
@@ -61,54 +52,48 @@ type Peer struct {
 	fd   int
 
 	in     []byte
-	r, w   int
-	out    []message      // what is still to be sent
-	full   bool           // the socket takes no more for now
-	retry  *process.Timer // when to try again, where the poller cannot tell
+	r, w   int            // in[r:w] has not been handled
+	out    []message      // not sent yet
+	retry  *process.Timer // set while the socket does not take them
 	closed bool
 
 	lastID   uint64
-	requests map[uint64]*request // that wait, or are not over
-	spools   map[uint64]int      // the ends to read from
+	requests map[uint64]*request // waiting, or not over
+	spools   map[uint64]int      // descriptors of the files counted by MaxSpools
 }
 
-// message is what goes out at once. Its descriptors are closed when they have
-// been sent or cannot be.
+// message is a message to the core. Its descriptors are closed after sending.
 type message struct {
 	b   []byte
 	fds []int
 }
 
-// NewPeer takes over one end of a control socket. If it fails the descriptor
-// is still the caller's.
+// NewPeer takes over the descriptor fd of a control socket, unless it fails.
 func NewPeer(fd int, loop *process.Loop, sup *process.Supervisor, o PeerOptions) (*Peer, error) {
 	p := &Peer{
 		loop: loop, sup: sup, o: o, fd: fd, in: make([]byte, 16<<10),
 		requests: make(map[uint64]*request), spools: make(map[uint64]int),
-		OnReady: func(string, error) {}, OnClosed: func() {}, OnStats: func(Stats) {}, OnBroken: func(error) {},
+		OnReady: func(string, error) {}, OnClosed: func() {}, OnStats: func(Stats) {}, OnFail: func(error) {},
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, err
 	}
-	if err := loop.Watch(fd, p.event); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return p, loop.Watch(fd, func(bool, bool) { p.event() })
 }
 
-// Configure sends a core its configuration, the first message it gets.
+// Configure sends the configuration. It must be the first message.
 func (p *Peer) Configure(config []byte) {
 	p.send(appendFrame(nil, msgConfig, 0, []byte(Version), []byte{0}, config))
 }
 
-// Retire tells a core that a successor has taken over.
+// Retire tells the core that another core has taken over.
 func (p *Peer) Retire() { p.answer(msgRetire, 0, 0, 0) }
 
-// Stop tells a core that the service ends.
+// Stop tells the core that the service stops.
 func (p *Peer) Stop() { p.answer(msgStop, 0, 0, 0) }
 
-// Close ends the connection and what it has started. Nothing that the core has
-// said and that has not been handled counts any more.
+// Close closes the connection, drops unhandled messages and terminates the
+// core's commands.
 func (p *Peer) Close() {
 	if p.closed {
 		return
@@ -124,49 +109,43 @@ func (p *Peer) Close() {
 		unix.Close(fd)
 	}
 	for _, r := range p.requests {
-		r.end("core is gone")
+		r.cancel("core is gone")
 	}
 	p.out, p.spools, p.requests = nil, nil, nil
 }
 
-func (p *Peer) broken(err error) {
-	if p.closed {
-		return
+func (p *Peer) fail(err error) {
+	if !p.closed {
+		p.Close()
+		p.OnFail(err)
 	}
-	p.Close()
-	p.OnBroken(err)
 }
 
-// Drain hears what a core that has died said before. It may call OnBroken, as
-// the loop does.
+// Drain handles what a core sent before it died. It may call OnFail. It reads a
+// few times only; what an honest core leaves fits into one read.
 func (p *Peer) Drain() {
-	for range maxDrain {
+	for range 4 {
 		if !p.closed {
-			p.event(true, false)
+			p.event()
 		}
 	}
 }
 
-func (p *Peer) event(readable, writable bool) {
-	if writable {
-		p.flush()
-	}
-	if readable && !p.closed {
-		if err := p.receive(); err != nil {
-			p.broken(err)
-		}
+func (p *Peer) event() {
+	if err := p.receive(); err != nil {
+		p.fail(err)
 	}
 }
 
-// receive reads once, so that no core keeps the loop to itself, and handles
-// the whole frames. read(2) and not recvmsg(2): descriptors that come along
-// are freed by the kernel.
+// receive reads once, so that no core can occupy the loop, and handles the
+// complete frames. It uses read(2) instead of recvmsg(2): the kernel then frees
+// any attached descriptors.
 func (p *Peer) receive() error {
 	if p.r > 0 {
 		p.w = copy(p.in, p.in[p.r:p.w])
 		p.r = 0
 	}
-	if p.w == len(p.in) { // of one frame, which is never longer than maxToMon
+	if p.w == len(p.in) { // part of one frame, which has at most maxToMon bytes
 		p.in = append(p.in, make([]byte, min(len(p.in), maxToMon-len(p.in)))...)
 	}
 	n, err := unix.Read(p.fd, p.in[p.w:])
@@ -198,34 +177,34 @@ func (p *Peer) receive() error {
 
 func (p *Peer) handle(f frame) error {
 	switch f.kind {
-	case msgStart:
-		return p.start(f)
-	case msgEnd:
-		return p.end(f)
-	case msgSpool:
-		return p.spool(f)
 	case msgReady:
 		return p.ready(f)
+	case msgStart:
+		return p.start(f)
+	case msgCancel:
+		return p.cancel(f)
+	case msgSpool:
+		return p.spool(f)
 	case msgClosed:
 		p.OnClosed()
 		return nil
 	case msgStats:
 		var s Stats
 		if n, err := binary.Decode(f.payload, binary.BigEndian, &s); err != nil || n != len(f.payload) {
-			return breach("malformed counters")
+			return violation("malformed counters")
 		}
 		p.OnStats(s)
 		return nil
-	case msgAskNames:
-		return p.askedNames(f)
+	case msgGetScripts:
+		return p.scripts(f)
 	}
-	return breach("message %d", f.kind)
+	return violation("message %d", f.kind)
 }
 
 func (p *Peer) ready(f frame) error {
 	version, state, ok := strings.Cut(string(f.payload), "\x00")
 	if len(f.payload) > maxState || !ok {
-		return breach("malformed ready")
+		return violation("malformed ready message")
 	}
 	var err error
 	if version != Version {
@@ -235,20 +214,31 @@ func (p *Peer) ready(f frame) error {
 	return nil
 }
 
+func (p *Peer) scripts(f frame) error {
+	if len(f.payload) != 0 || f.id != 0 || p.OnScripts == nil {
+		return violation("request for scripts, but there are none")
+	}
+	changed, list := byte(0), ""
+	if names := p.OnScripts(); names != nil {
+		changed, list = 1, strings.Join(append(slices.Clone(names), ""), "\x00")
+	}
+	p.send(appendFrame(nil, msgScripts, 0, []byte{0, 0, 0, 0, changed}, []byte(list)))
+	return nil
+}
+
 func (p *Peer) answer(k kind, id uint64, value uint32, flags byte, fds ...int) {
 	p.send(appendAnswer(nil, k, id, value, flags), fds...)
 }
 
-// refuse answers that something has failed.
-func (p *Peer) refuse(k kind, id uint64, err error) {
+// failed answers that nothing was created for a request.
+func (p *Peer) failed(id uint64, err error) {
 	errno := unix.EIO
 	errors.As(err, &errno)
-	p.answer(k, id, uint32(errno), 0)
+	p.answer(msgFailed, id, uint32(errno), 0)
 }
 
-// send sends a message when the loop has come round, so that the core is woken
-// once for all of a turn, and keeps it if the socket takes no more. Nothing here
-// waits: a core that does not read is given up.
+// send queues a message. The loop sends all messages of one turn together, so
+// that the core wakes up once. A core that leaves too many unread fails.
 func (p *Peer) send(b []byte, fds ...int) {
 	if p.closed {
 		closeAll(fds...)
@@ -256,21 +246,21 @@ func (p *Peer) send(b []byte, fds ...int) {
 	}
 	p.out = append(p.out, message{b, fds})
 	switch {
-	case !p.full && len(p.out) == 1: // what is said in one turn of the loop goes out together
+	case p.retry == nil && len(p.out) == 1:
 		p.loop.After(0, p.flush)
-	case p.full && len(p.out) > 4*(p.o.Max+p.o.MaxSpools)+16:
-		// A file and a command have four answers at most, and an honest core
-		// asks for no more before it has read them.
-		p.loop.After(0, func() { p.broken(ErrUnread) })
+	case p.retry != nil && len(p.out) > 4*(p.o.Max+p.o.MaxSpools)+16:
+		// A spool file and a command get at most four answers. An honest core
+		// reads them before it asks for more.
+		p.loop.After(0, func() { p.fail(ErrUnread) })
 	}
 }
 
-// flush sends what there is. What the socket does not take is sent when it can be
-// written again; or a little later where it could be, since too many descriptors
-// are under way, or the core is gone, of which reading will tell, behind its last
-// words.
+// flush sends the queued messages. After an error it retries a little later: the
+// socket buffer is full, too many descriptors are in flight (ETOOMANYREFS), or
+// the core is gone. The last is detected by receive, which gets the core's last
+// messages too.
 func (p *Peer) flush() {
-	p.retry.Stop()
+	p.retry = nil
 	for len(p.out) > 0 && !p.closed {
 		m := &p.out[0]
 		var rights []byte
@@ -279,21 +269,13 @@ func (p *Peer) flush() {
 		}
 		n, err := unix.SendmsgN(p.fd, m.b, rights, nil, 0)
 		if err != nil {
-			p.full = true
-			p.loop.WatchWrite(p.fd, err == unix.EAGAIN)
-			if err != unix.EAGAIN {
-				p.retry = p.loop.After(retryTime, p.flush)
-			}
+			p.retry = p.loop.After(10*time.Millisecond, p.flush)
 			return
 		}
-		closeAll(m.fds...) // they went with the first byte
+		closeAll(m.fds...) // sent with the first byte
 		m.fds, m.b = nil, m.b[n:]
 		if len(m.b) == 0 {
 			p.out = slices.Delete(p.out, 0, 1)
 		}
-	}
-	if p.full && !p.closed {
-		p.full = false
-		p.loop.WatchWrite(p.fd, false)
 	}
 }

@@ -29,7 +29,7 @@ func TestBreach(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		r := newRig(t, 2)
 		honest := r.core()
-		p := honest.begin("sleep 60", None)
+		p := honest.begin(script("sleep 60"))
 		before := r.descriptors()
 		length := func(n uint32) []byte {
 			return append(binary.BigEndian.AppendUint32(nil, n), make([]byte, headerSize)...)
@@ -43,7 +43,7 @@ func TestBreach(t *testing.T) {
 		}{
 			{"no kind", frame(0, 1)},
 			{"unknown kind", frame(200, 1)},
-			{"a frame of the monitor's", frame(msgStarted, 1)},
+			{"a frame of the monitor's", frame(msgCreated, 1)},
 			{"configuration", frame(msgConfig, 0, '1', 0)},
 			{"exited", frame(msgExited, 1, 0, 0, 0, 0, 0)},
 			{"length 0", length(0)},
@@ -64,7 +64,7 @@ func TestBreach(t *testing.T) {
 			{"file that is not there, below others", join(spool, startFrame(4, 2, "", ""))},
 			{"file that is not used", join(spool, startFrame(5, 0, "", ""))},
 			{"file used twice", join(spool, startFrame(5, 2, "", ""), startFrame(5, 2, "", ""))},
-			{"file used when forgotten", join(spool, frame(msgEnd, 5), startFrame(5, 2, "", ""))},
+			{"file used when forgotten", join(spool, frame(msgCancel, 5), startFrame(5, 2, "", ""))},
 			{"file of the same number", join(spool, spool)},
 			{"file and a bad variable", join(spool, startFrame(5, 2, "", "PATH=/evil\x00"))},
 			{"PATH", startFrame(1, 0, "", "PATH=/evil\x00")},
@@ -72,16 +72,16 @@ func TestBreach(t *testing.T) {
 			{"variables without end", startFrame(1, 0, "", "HTTP_A=b")},
 			{"too large a variable", startFrame(1, 0, "", "HTTP_A="+strings.Repeat("x", MaxVar)+"\x00")},
 			{"too many at once", join(startFrame(1, 0, "", ""), startFrame(2, 0, "", ""), startFrame(3, 0, "", ""))},
-			{"end of nothing", frame(msgEnd, 0)},
-			{"end of what never began", frame(msgEnd, 9)},
-			{"end with payload", join(startFrame(1, 0, "", ""), frame(msgEnd, 1, 9))},
+			{"end of nothing", frame(msgCancel, 0)},
+			{"end of what never began", frame(msgCancel, 9)},
+			{"end with payload", join(startFrame(1, 0, "", ""), frame(msgCancel, 1, 9))},
 			{"file with payload", frame(msgSpool, 1, 9)},
 			{"file with number 0", frame(msgSpool, 0)},
 			{"ready without NUL", frame(msgReady, 0, '4')},
 			{"ready too long", frame(msgReady, 0, make([]byte, maxState+1)...)},
-			{"names, where there are none", frame(msgAskNames, 0)},
-			{"counters too short", frame(msgStats, 0, make([]byte, statsSize-1)...)},
-			{"counters too long", frame(msgStats, 0, make([]byte, statsSize+1)...)},
+			{"names, where there are none", frame(msgGetScripts, 0)},
+			{"counters too short", frame(msgStats, 0, make([]byte, binary.Size(Stats{})-1)...)},
+			{"counters too long", frame(msgStats, 0, make([]byte, binary.Size(Stats{})+1)...)},
 		}
 		for _, tt := range tests {
 			for _, how := range []string{"at once", "byte by byte"} {
@@ -96,7 +96,7 @@ func TestBreach(t *testing.T) {
 						c.send(tt.in[i : i+1])
 					}
 				}
-				if err := c.end(); !isBreach(err) {
+				if err := c.end(); !isViolation(err) {
 					t.Errorf("%s, %s: %v", tt.name, how, err)
 				}
 			}
@@ -106,12 +106,12 @@ func TestBreach(t *testing.T) {
 		if after := r.descriptors(); after > before {
 			t.Errorf("%d descriptors, then %d", before, after)
 		}
-		if isClosed(p.Exited()) {
+		if isClosed(p.Exited) {
 			t.Error("the honest core's command has ended")
 		}
-		p.End()
-		wait(t, "over", p.Over())
-		honest.believed()
+		p.Cancel()
+		wait(t, "over", p.Over)
+		honest.alive()
 	})
 }
 
@@ -149,8 +149,8 @@ func TestLongFrame(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wait(t, "over", p.Over())
-		if got := Describe(p.Status()); got != "exit 9" {
+		wait(t, "over", p.Over)
+		if got := Describe(p.Status); got != "exit 9" {
 			t.Error(got)
 		}
 		p.closed()
@@ -170,7 +170,7 @@ func TestDescriptorsFromCore(t *testing.T) {
 		}
 		rights := unix.UnixRights(fds...)
 		for i := range 10 { // 1,000 in all, on whole frames and on parts of them
-			f := appendFrame(nil, msgEnd, 1)
+			f := appendFrame(nil, msgCancel, 1)
 			if i == 0 {
 				f = startFrame(1, 0, "", "")
 			}
@@ -190,7 +190,7 @@ func TestDescriptorsFromCore(t *testing.T) {
 			t.Errorf("%d descriptors, then %d", before, after)
 		}
 		c.send(make([]byte, headerSize))
-		if err := c.end(); !isBreach(err) {
+		if err := c.end(); !isViolation(err) {
 			t.Error(err)
 		}
 		if after := r.descriptors(); after > before {
@@ -205,7 +205,7 @@ func TestUnreadCore(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		r := newRig(t, 16)
 		other := r.core()
-		other.begin(":", None).closed()
+		other.begin(script(":")).closed()
 		before := r.descriptors()
 		c := r.raw()
 		unix.SetsockoptInt(c.peer.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10) // soon full
@@ -218,7 +218,7 @@ func TestUnreadCore(t *testing.T) {
 				if id++; id%64 == 0 {
 					b = append(b, startFrame(id, 0, "", "")...)
 				} else {
-					b = appendFrame(appendFrame(b, msgSpool, id), msgEnd, id)
+					b = appendFrame(appendFrame(b, msgSpool, id), msgCancel, id)
 				}
 			}
 			return c.send(b)
@@ -227,19 +227,19 @@ func TestUnreadCore(t *testing.T) {
 			ask() // when it has been given up this fails
 			// One after the other, or too much comes in one turn.
 			r.until("all to be asked", func() bool { return c.peer.lastID == id || c.peer.closed })
-			r.do(func() { full = c.peer.full || c.peer.closed })
+			r.do(func() { full = c.peer.retry != nil || c.peer.closed })
 		}
-		p := other.begin(":", None)
-		wait(t, "over", p.Over())
+		p := other.begin(script(":"))
+		wait(t, "over", p.Over)
 		p.closed()
-		c.believed()
+		c.alive()
 		for ask() == nil {
 		}
 		if err := c.end(); err != ErrUnread {
 			t.Error(err)
 		}
-		p = other.begin(":", None)
-		wait(t, "over", p.Over())
+		p = other.begin(script(":"))
+		wait(t, "over", p.Over)
 		p.closed()
 		r.idle()
 		if after := r.descriptors(); after > before {
@@ -257,20 +257,20 @@ func TestSlowCore(t *testing.T) {
 		n := uint64(0)
 		for waiting := false; !waiting; {
 			n++
-			c.send(appendFrame(appendFrame(nil, msgSpool, n), msgEnd, n))
-			r.do(func() { waiting = c.peer.full && len(c.peer.out) > 3 })
+			c.send(appendFrame(appendFrame(nil, msgSpool, n), msgCancel, n))
+			r.do(func() { waiting = c.peer.retry != nil && len(c.peer.out) > 3 })
 		}
 		// Now it reads.
 		client := newClient(t, c.fd)
 		for id := uint64(1); id <= n; id++ {
 			f, fds, err := client.read()
-			if err != nil || f.kind != msgSpooled || f.id != id || len(fds) != 1 {
+			if err != nil || f.kind != msgCreated || f.id != id || len(fds) != 1 {
 				t.Fatalf("%d: message %d of %d, descriptors %v, %v", id, f.kind, f.id, fds, err)
 			}
 			closeAll(fds...)
 		}
-		r.until("nothing to wait", func() bool { return len(c.peer.out) == 0 && !c.peer.full })
-		c.believed()
+		r.until("nothing to wait", func() bool { return len(c.peer.out) == 0 && c.peer.retry == nil })
+		c.alive()
 	})
 }
 
@@ -282,7 +282,7 @@ func TestSilentCore(t *testing.T) {
 		c.send([]byte{0, 0})
 		r.until("half a frame to be read", func() bool { return c.peer.w == 2 })
 		r.do(func() {
-			if c.peer.full || c.peer.retry != nil || c.peer.closed {
+			if c.peer.retry != nil || c.peer.closed {
 				t.Error("something is to happen to it")
 			}
 			c.peer.Close()
@@ -292,7 +292,7 @@ func TestSilentCore(t *testing.T) {
 				t.Error("something is to be sent")
 			}
 		})
-		c.believed()
+		c.alive()
 		unix.Close(c.fd)
 	})
 }
@@ -308,12 +308,12 @@ func TestTwoCores(t *testing.T) {
 			t.Helper()
 			r.until("it to wait", func() bool { return len(c.peer.requests) == n })
 		}
-		a, b := old.begin("read x", Pipe), old.begin("read x", Pipe)
+		a, b := old.begin(piped("read x")), old.begin(piped("read x"))
 		ctx, cancel := context.WithCancelCause(context.Background())
 		why := errors.New("client gone")
-		first := young.asks(context.Background(), script("read x", Pipe))
+		first := young.asks(context.Background(), piped("read x"))
 		waiting(young, 1)
-		off := young.asks(ctx, script("read x", Pipe))
+		off := young.asks(ctx, piped("read x"))
 		waiting(young, 2)
 		cancel(why)
 		if res := r.result(off); res.err != why {
@@ -326,8 +326,8 @@ func TestTwoCores(t *testing.T) {
 			}
 		})
 		a.Stdin.Close()
-		wait(t, "over", a.Over())
-		second := old.asks(context.Background(), script("read x", Pipe)) // behind the young one's
+		wait(t, "over", a.Over)
+		second := old.asks(context.Background(), piped("read x")) // behind the young one's
 		x := r.result(first)
 		if x.err != nil {
 			t.Fatal(x.err)
@@ -340,25 +340,25 @@ func TestTwoCores(t *testing.T) {
 		})
 		// A core that goes takes what it has running along, and its starts
 		// that wait.
-		third := young.asks(context.Background(), script("read x", Pipe))
+		third := young.asks(context.Background(), piped("read x"))
 		waiting(young, 2)
 		young.conn.Close()
 		if err := young.end(); err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
 			t.Error(err)
 		}
-		if res := r.result(third); !errors.Is(res.err, ErrGone) {
+		if res := r.result(third); !errors.Is(res.err, ErrDisconnected) {
 			t.Errorf("%+v", res)
 		}
 		y := r.result(second)
 		if y.err != nil {
 			t.Fatal(y.err)
 		}
-		b.End()
-		wait(t, "over", b.Over())
-		y.p.End()
-		wait(t, "over", y.p.Over())
+		b.Cancel()
+		wait(t, "over", b.Over)
+		y.p.Cancel()
+		wait(t, "over", y.p.Over)
 		r.idle()
-		old.believed()
+		old.alive()
 	})
 }
 
@@ -368,18 +368,18 @@ func TestEnding(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		r := newRig(t, 1)
 		old, young := r.core(), r.core()
-		p := old.begin("read x", Pipe)
-		waits := young.asks(context.Background(), script(":", None))
+		p := old.begin(piped("read x"))
+		waits := young.asks(context.Background(), script(":"))
 		r.until("it to wait", func() bool { return len(young.peer.requests) == 1 })
 		r.do(r.sup.EndAll)
 		if res := r.result(waits); res.err != syscall.ECANCELED {
 			t.Errorf("%+v", res)
 		}
-		wait(t, "over", p.Over())
-		if got := Describe(p.Status()); got != "signal 15" {
+		wait(t, "over", p.Over)
+		if got := Describe(p.Status); got != "signal 15" {
 			t.Error(got)
 		}
-		if _, err := young.Start(context.Background(), script(":", None)); err != syscall.ECANCELED {
+		if _, err := young.Start(context.Background(), script(":")); err != syscall.ECANCELED {
 			t.Error(err)
 		}
 	})
@@ -406,7 +406,7 @@ func TestDrain(t *testing.T) {
 		if served != 7 {
 			t.Errorf("served %d, want 7", served)
 		}
-		if err := <-c.broken; err != io.EOF {
+		if err := <-c.failed; err != io.EOF {
 			t.Errorf("broken by %v, want %v", err, io.EOF)
 		}
 	})
@@ -441,16 +441,16 @@ func TestLife(t *testing.T) {
 			}
 		}
 		client.Ready("a sandbox")
-		client.Push(Stats{1, 2, 3, 4, 5, 6})
+		client.Push(Stats{1, 2, 3, 4, 5})
 		client.Closed()
-		for _, want := range []string{"a sandbox <nil>", "{1 2 3 4 5 6}", "closed"} {
+		for _, want := range []string{"a sandbox <nil>", "{1 2 3 4 5}", "closed"} {
 			if s := <-got; s != want {
 				t.Errorf("%s, want %s", s, want)
 			}
 		}
-		c.believed()
+		c.alive()
 		client.conn.Close()
-		<-c.broken
+		<-c.failed
 	})
 }
 
@@ -466,32 +466,32 @@ func TestVersion(t *testing.T) {
 			c.peer.send(appendFrame(nil, msgConfig, 0, []byte("0.9\x00{}")))
 		})
 		client := newClient(t, c.fd)
-		if b, err := client.Config(); err == nil || !strings.Contains(err.Error(), `"0.9"`) || isBreach(err) {
+		if b, err := client.Config(); err == nil || !strings.Contains(err.Error(), `"0.9"`) || isViolation(err) {
 			t.Errorf("%q, %v", b, err)
 		}
 		if err := <-got; err != nil { // it has told which version it speaks
 			t.Error(err)
 		}
 		client.conn.Close()
-		<-c.broken
+		<-c.failed
 
 		c = r.raw()
 		r.do(func() { c.peer.OnReady = func(state string, err error) { got <- err } })
 		c.send(appendFrame(nil, msgReady, 0, []byte("0.9\x00x")))
-		if err := <-got; err == nil || !strings.Contains(err.Error(), `"0.9"`) || isBreach(err) {
+		if err := <-got; err == nil || !strings.Contains(err.Error(), `"0.9"`) || isViolation(err) {
 			t.Error(err)
 		}
-		c.believed()
+		c.alive()
 		unix.Close(c.fd)
-		<-c.broken
+		<-c.failed
 	})
 }
 
 // TestStats: counters that only grow are added up.
 func TestStats(t *testing.T) {
-	s := Stats{1, 2, 3, 4, 5, 6}
-	s.AddTotals(Stats{10, 20, 30, 40, 50, 60})
-	if want := (Stats{11, 2, 3, 44, 5, 66}); s != want {
+	s := Stats{1, 2, 3, 4, 5}
+	s.AddTotals(Stats{10, 20, 30, 40, 50})
+	if want := (Stats{11, 2, 33, 4, 55}); s != want {
 		t.Errorf("%v, want %v", s, want)
 	}
 }
@@ -499,12 +499,12 @@ func TestStats(t *testing.T) {
 // FuzzMonitorFrames: bytes from a core break nothing but the core.
 func FuzzMonitorFrames(f *testing.F) {
 	f.Add(startFrame(1, 0, "", "HTTP_A=b\x00"), 3)
-	f.Add(append(startFrame(1, 1, "gone", ""), appendFrame(nil, msgEnd, 1)...), 100)
+	f.Add(append(startFrame(1, 1, "gone", ""), appendFrame(nil, msgCancel, 1)...), 100)
 	f.Add(append(appendFrame(nil, msgSpool, 1), startFrame(1, 2, "", "PATH=x\x00")...), 1)
 	f.Add(append(appendFrame(nil, msgSpool, 1), startFrame(1, 2, "", "HTTPS=x\x00")...), 1000)
-	f.Add(append(appendFrame(nil, msgSpool, 2), appendFrame(nil, msgEnd, 2)...), 7)
+	f.Add(append(appendFrame(nil, msgSpool, 2), appendFrame(nil, msgCancel, 2)...), 7)
 	f.Add(appendFrame(nil, msgReady, 0, []byte("4\x00none")), 5)
-	f.Add(append(appendFrame(nil, msgStats, 0, make([]byte, statsSize)), appendFrame(nil, msgClosed, 0)...), 9)
+	f.Add(append(appendFrame(nil, msgStats, 0, make([]byte, binary.Size(Stats{}))), appendFrame(nil, msgClosed, 0)...), 9)
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff}, 1)
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"), 2)
 	loop, err := process.NewLoop()
@@ -518,7 +518,7 @@ func FuzzMonitorFrames(f *testing.F) {
 	}
 	// A command that cannot be started, so that only messages are tried.
 	cmd := &process.Command{Path: "/nonexistent/command", Args: []string{"x"}, Dir: "/"}
-	o := PeerOptions{Max: 2, MaxSpools: 3, SpoolDir: tempDir(f), Log: log, Allowed: NewNames(NamesOptions{}), Command: func(s string) (*process.Command, error) {
+	o := PeerOptions{Max: 2, MaxSpools: 3, SpoolDir: tempDir(f), Log: log, Filter: NewFilter(FilterOptions{}), Command: func(s string) (*process.Command, error) {
 		if s == "gone" {
 			return nil, unix.ENOENT
 		} else if s != "" {
@@ -549,7 +549,7 @@ func FuzzMonitorFrames(f *testing.F) {
 			b = b[n:]
 			for range n/len(p.in) + 1 {
 				if err := p.receive(); err != nil {
-					if !isBreach(err) {
+					if !isViolation(err) {
 						t.Fatalf("%v is no breach", err)
 					}
 					return

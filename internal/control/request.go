@@ -10,53 +10,46 @@ import (
 	"github.com/onewake/onewake/internal/process"
 )
 
-// request is one number of a core's for which a command is to be started, or
-// has been. It is on the peer's list until nothing of it is left.
+// request is a core's request to start a command, until no process of it is left.
 type request struct {
 	p     *Peer
 	id    uint64
 	cmd   process.Command
-	stdin int // as process.Supervisor.Start takes it; ours until then
+	stdin int // for process.Supervisor.Start, which closes it
 	turn  *process.Turn
-	group *process.Group // nil as long as it waits
+	group *process.Group // nil while the request waits for its turn
 }
 
+// start handles msgStart. It changes nothing before the whole message has been
+// checked.
 func (p *Peer) start(f frame) error {
-	if len(f.payload) < 1 || f.payload[0] > stdinSpool {
-		return breach("malformed start")
+	script, vars, ok := strings.Cut(string(f.payload[min(1, len(f.payload)):]), "\x00")
+	if !ok || f.payload[0] > stdinSpool {
+		return violation("malformed start")
 	}
 	r := &request{p: p, id: f.id, stdin: process.StdinNull}
-	switch f.payload[0] {
-	case stdinPipe:
-		r.stdin = process.StdinPipe
-	case stdinSpool:
-		fd, ok := p.spools[f.id]
-		if !ok {
-			return breach("file %d, which is not there", f.id)
+	if f.payload[0] == stdinSpool {
+		if r.stdin, ok = p.spools[f.id]; !ok {
+			return violation("no spool file %d", f.id)
 		}
-		r.stdin = fd
+	} else if err := p.newID(f.id); err != nil {
+		return err
 	}
-	if f.payload[0] != stdinSpool {
-		if err := p.number(f.id); err != nil {
-			return err
-		}
+	if f.payload[0] == stdinPipe {
+		r.stdin = process.StdinPipe
 	}
 	if len(p.requests) >= p.o.Max {
-		return breach("more than %d requests at once", p.o.Max)
-	}
-	script, vars, ok := strings.Cut(string(f.payload[1:]), "\x00")
-	if !ok {
-		return breach("malformed start")
+		return violation("more than %d requests at once", p.o.Max)
 	}
 	cmd, failed := p.o.Command(script)
-	if failed != nil && !errors.As(failed, new(syscall.Errno)) {
-		return breach("script %.64q: %v", script, failed)
-	}
-	if failed == nil {
+	switch {
+	case failed == nil:
 		r.cmd = *cmd
+	case !errors.As(failed, new(syscall.Errno)):
+		return violation("script %.64q: %v", script, failed)
 	}
 	var err error
-	if r.cmd.Env, err = checkVars(append(make([]string, 0, len(r.cmd.Env)+32), r.cmd.Env...), vars, p.o.Allowed); err != nil {
+	if r.cmd.Env, err = checkVars(append(make([]string, 0, len(r.cmd.Env)+32), r.cmd.Env...), vars, p.o.Filter); err != nil {
 		return err
 	}
 	delete(p.spools, f.id)
@@ -69,11 +62,11 @@ func (p *Peer) start(f frame) error {
 	return nil
 }
 
-// begin starts the command when it is its turn, or there is none any more.
+// begin starts the command. It is called when a slot is free, or with an error.
 func (r *request) begin(err error) {
-	var ends []int
+	var fds []int
 	if err == nil {
-		r.group, ends, err = r.p.sup.Start(&r.cmd, r.stdin, r)
+		r.group, fds, err = r.p.sup.Start(&r.cmd, r.stdin, r)
 		r.stdin = process.StdinNull
 	}
 	if err != nil {
@@ -82,7 +75,7 @@ func (r *request) begin(err error) {
 	}
 	r.cmd = process.Command{}
 	r.group.ID = r.id
-	r.p.answer(msgStarted, r.id, 0, 0, ends...)
+	r.p.answer(msgCreated, r.id, 0, 0, fds...)
 }
 
 func (r *request) fail(err error) {
@@ -90,19 +83,19 @@ func (r *request) fail(err error) {
 		unix.Close(r.stdin)
 	}
 	delete(r.p.requests, r.id)
-	r.p.refuse(msgFailed, r.id, err)
+	r.p.failed(r.id, err)
 }
 
-// end calls the start off, or ends what has been started.
-func (r *request) end(why string) {
+// cancel terminates the processes, or gives up the place in the queue.
+func (r *request) cancel(reason string) {
 	if r.group != nil {
-		r.group.End(why)
+		r.group.End(reason)
 	} else if r.turn.Cancel() {
 		r.fail(unix.ECANCELED)
 	}
 }
 
-// OnExit is a part of [process.Handler].
+// OnExit implements [process.Handler].
 func (r *request) OnExit(status syscall.WaitStatus, over bool) {
 	flags := byte(0)
 	if over {
@@ -115,19 +108,19 @@ func (r *request) OnExit(status syscall.WaitStatus, over bool) {
 	r.p.answer(msgExited, r.id, uint32(status), flags)
 }
 
-// OnOver is a part of [process.Handler].
+// OnOver implements [process.Handler].
 func (r *request) OnOver() {
 	delete(r.p.requests, r.id)
 	r.p.answer(msgOver, r.id, 0, 0)
 }
 
-// end ends a request, or forgets a file. It may just have ended by itself.
-func (p *Peer) end(f frame) error {
+// cancel handles msgCancel. The request may be over already: it crosses msgOver.
+func (p *Peer) cancel(f frame) error {
 	if len(f.payload) != 0 || f.id == 0 || f.id > p.lastID {
-		return breach("end of request %d, which never began", f.id)
+		return violation("cancel of request %d, which never began", f.id)
 	}
 	if r := p.requests[f.id]; r != nil {
-		r.end("request ended")
+		r.cancel("request ended")
 	} else if fd, ok := p.spools[f.id]; ok {
 		unix.Close(fd)
 		delete(p.spools, f.id)
@@ -135,33 +128,33 @@ func (p *Peer) end(f frame) error {
 	return nil
 }
 
+// spool handles msgSpool.
 func (p *Peer) spool(f frame) error {
 	if len(f.payload) != 0 {
-		return breach("malformed request for a file")
+		return violation("malformed request for a spool file")
 	}
-	if err := p.number(f.id); err != nil {
+	if err := p.newID(f.id); err != nil {
 		return err
 	}
 	if len(p.spools) >= p.o.MaxSpools {
-		p.refuse(msgNoSpool, f.id, unix.EMFILE)
+		p.failed(f.id, unix.EMFILE)
 		return nil
 	}
 	write, read, err := process.NewSpool(p.o.SpoolDir)
 	if err != nil {
 		p.o.Log.Error("cannot make a spool file", "dir", p.o.SpoolDir, "error", err)
-		p.refuse(msgNoSpool, f.id, err)
+		p.failed(f.id, err)
 		return nil
 	}
 	p.spools[f.id] = read
-	p.answer(msgSpooled, f.id, 0, 0, write)
+	p.answer(msgCreated, f.id, 0, 0, write)
 	return nil
 }
 
-// number checks that requests are numbered upwards, which makes each number
-// mean one thing.
-func (p *Peer) number(id uint64) error {
+// newID checks that request numbers increase. So no number is used twice.
+func (p *Peer) newID(id uint64) error {
 	if id <= p.lastID {
-		return breach("request number %d after %d", id, p.lastID)
+		return violation("request number %d after %d", id, p.lastID)
 	}
 	p.lastID = id
 	return nil

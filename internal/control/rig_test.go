@@ -92,7 +92,7 @@ func newRigFor(t *testing.T, o process.Options) *rig {
 	log := slog.New(slog.NewTextHandler(r, nil))
 	cmd := &process.Command{Path: "/bin/sh", Args: []string{"sh", "-c", `eval "$QUERY_STRING"`}, Dir: "/", Env: []string{"PATH=/bin:/usr/bin"}}
 	r.o = PeerOptions{
-		Max: o.Max, MaxSpools: 8, SpoolDir: r.dir, Log: log, Allowed: NewNames(NamesOptions{}),
+		Max: o.Max, MaxSpools: 8, SpoolDir: r.dir, Log: log, Filter: NewFilter(FilterOptions{}),
 		Command: func(script string) (*process.Command, error) {
 			switch script {
 			case "":
@@ -170,7 +170,7 @@ func (r *rig) idle() {
 type raw struct {
 	*rig
 	peer   *Peer
-	broken chan error
+	failed chan error
 	fd     int
 }
 
@@ -182,10 +182,10 @@ func (r *rig) raw() *raw {
 	}
 	unix.CloseOnExec(pair[0])
 	unix.CloseOnExec(pair[1])
-	c := &raw{rig: r, broken: make(chan error, 2), fd: pair[1]}
+	c := &raw{rig: r, failed: make(chan error, 2), fd: pair[1]}
 	r.do(func() {
 		if c.peer, err = NewPeer(pair[0], r.loop, r.sup, r.o); err == nil {
-			c.peer.OnBroken = func(err error) { c.broken <- err }
+			c.peer.OnFail = func(err error) { c.failed <- err }
 		}
 	})
 	if err != nil {
@@ -206,25 +206,25 @@ func (c *raw) send(b []byte) error {
 	return nil
 }
 
-// end waits for the monitor to give this core up, and says why.
+// end waits until the monitor has closed the connection, and returns the reason.
 func (c *raw) end() error {
 	c.t.Helper()
 	select {
-	case err := <-c.broken:
+	case err := <-c.failed:
 		unix.Close(c.fd)
 		return err
 	case <-time.After(bound):
-		c.t.Fatal("the core is still believed")
+		c.t.Fatal("the connection is still open")
 		return nil
 	}
 }
 
-// believed wants the core not to have been given up.
-func (c *raw) believed() {
+// alive checks that the monitor has not closed the connection.
+func (c *raw) alive() {
 	c.t.Helper()
 	select {
-	case err := <-c.broken:
-		c.t.Fatalf("the core is given up: %v", err)
+	case err := <-c.failed:
+		c.t.Fatalf("the monitor has closed the connection: %v", err)
 	default:
 	}
 }
@@ -255,17 +255,31 @@ func newClient(t testing.TB, fd int) *Client {
 	return c
 }
 
-// script is a request for a script.
-func script(s string, stdin Stdin) Start {
+// script is a request to run a shell script.
+func script(s string) Start {
 	var v Vars
 	v.Add("QUERY_STRING", s)
-	return Start{Vars: &v, Stdin: stdin}
+	return Start{Vars: &v}
 }
 
-// begin has a script run.
-func (c *core) begin(s string, stdin Stdin) *Process {
+// piped is script with a pipe as standard input.
+func piped(s string) Start {
+	start := script(s)
+	start.Pipe = true
+	return start
+}
+
+// spooled is script with a file as standard input.
+func spooled(s string, file *Spool) Start {
+	start := script(s)
+	start.Spool = file
+	return start
+}
+
+// begin starts a command.
+func (c *core) begin(s Start) *Process {
 	c.t.Helper()
-	p, err := c.Start(context.Background(), script(s, stdin))
+	p, err := c.Start(context.Background(), s)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func isBreach(err error) bool { return errors.Is(err, ErrBreach) }
+func isViolation(err error) bool { return errors.Is(err, ErrProtocol) }
 
 func TestCheckVars(t *testing.T) {
 	t.Parallel()
@@ -32,8 +32,8 @@ func TestCheckVars(t *testing.T) {
 		{"largest in all", strings.Repeat("HTTP_A="+big[:MaxVar-8]+"\x00", MaxVars/MaxVar), true},
 		{"too large in all", strings.Repeat("HTTP_A="+big[:MaxVar-8]+"\x00", MaxVars/MaxVar) + "HTTP_B=\x00", false},
 	} {
-		env, err := checkVars([]string{"PATH=/bin"}, tt.in, NewNames(NamesOptions{}))
-		if (err == nil) != tt.ok || err != nil && !isBreach(err) {
+		env, err := checkVars([]string{"PATH=/bin"}, tt.in, NewFilter(FilterOptions{}))
+		if (err == nil) != tt.ok || err != nil && !isViolation(err) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 		if tt.ok && (env[0] != "PATH=/bin" || strings.Join(env[1:], "\x00")+"\x00" != tt.in && tt.in != "") {
@@ -45,9 +45,9 @@ func TestCheckVars(t *testing.T) {
 	}
 }
 
-func TestNames(t *testing.T) {
+func TestFilter(t *testing.T) {
 	t.Parallel()
-	all := map[string]NamesOptions{
+	all := map[string]FilterOptions{
 		"http":    {},
 		"fastcgi": {FastCGI: true},
 		"user":    {RemoteUser: true},
@@ -73,14 +73,14 @@ func TestNames(t *testing.T) {
 	} {
 		for _, name := range strings.Fields(tt.names) {
 			for kind, o := range all {
-				if want := slices.Contains(strings.Fields(tt.in), kind); NewNames(o).Allow(name) != want {
+				if want := slices.Contains(strings.Fields(tt.in), kind); NewFilter(o).Allows(name) != want {
 					t.Errorf("%s, %q is allowed: %t", kind, name, !want)
 				}
 			}
 		}
 	}
 	for _, name := range []string{"", " ", "HTTP_A B", "HTTP_A\nPATH", " QUERY_STRING"} {
-		if NewNames(all["param"]).Allow(name) {
+		if NewFilter(all["param"]).Allows(name) {
 			t.Errorf("%q is allowed", name)
 		}
 	}
@@ -124,9 +124,9 @@ func TestVars(t *testing.T) {
 }
 
 // What a request must not set is left out, whoever adds it.
-func TestVarsAllowed(t *testing.T) {
+func TestVarsFilter(t *testing.T) {
 	t.Parallel()
-	v := Vars{Allowed: NewNames(NamesOptions{RemoteUser: true, Scripts: true, Form: true,
+	v := Vars{Filter: NewFilter(FilterOptions{RemoteUser: true, Scripts: true, Form: true,
 		Env: []string{"REMOTE_USER", "SCRIPT_FILENAME", "FORM_a", "HTTP_X_A", "PATH"}})}
 	for _, name := range []string{"REMOTE_USER", "SCRIPT_FILENAME", "FORM_a", "HTTP_X_A", "PATH", "HTTP_PROXY", "", "FORM_b"} {
 		v.Add(name, "x")
@@ -148,14 +148,14 @@ func FuzzVars(f *testing.F) {
 	f.Add("", "=", "", "=", "\xff", uint16(40000))
 	f.Add("proxy", "x", "FORM_a", "b", "c=d", uint16(7))
 	f.Add("\u0131", "Turkish", "SSL_CIPHER", "x", "", uint16(0))
-	names := NewNames(NamesOptions{FastCGI: true, Form: true, Env: []string{"FORM_fixed"}})
+	names := NewFilter(FilterOptions{FastCGI: true, Form: true, Env: []string{"FORM_fixed"}})
 	f.Fuzz(func(t *testing.T, header, hvalue, name, value, more string, times uint16) {
 		for _, s := range []*string{&header, &hvalue, &name, &value, &more} {
 			*s = strings.ReplaceAll(*s, "\x00", "")
 		}
 		more = strings.Repeat(more, int(times)%40000/(1+len(more)/10)+1)
 		name = strings.ReplaceAll(name, "=", "")
-		v := Vars{Allowed: names}
+		v := Vars{Filter: names}
 		var want []string
 		v.AddHeader(header, hvalue)
 		if len(v.Bytes()) > 0 {
@@ -167,7 +167,7 @@ func FuzzVars(f *testing.F) {
 				value = more
 			}
 			v.Add(name, value)
-			if names.Allow(name) {
+			if names.Allows(name) {
 				want = append(want, name+"="+value)
 			}
 		}

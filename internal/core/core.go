@@ -217,7 +217,7 @@ func (c *core) Find(path string) (name, info string, ok bool) {
 	if name, info, ok = c.names.Load().Find(path); ok {
 		return name, info, ok
 	}
-	if names, err := c.client.Names(); err == nil && names != nil {
+	if names, err := c.client.Scripts(); err == nil && names != nil {
 		c.names.Store((*scripts.Names)(&names))
 	}
 	return c.names.Load().Find(path)
@@ -281,8 +281,8 @@ func (c *core) beat() {
 func (c *core) stats() control.Stats {
 	s := control.Stats{Served: c.served.Load(), Conns: uint64(c.gate.Conns()), Dropped: c.queue.Dropped()}
 	if c.gateway != nil {
-		running, queued, refused := c.gateway.Counts()
-		s.Running, s.Queued, s.Refused = uint64(running), uint64(queued), refused
+		_, queued, refused := c.gateway.Counts()
+		s.Queued, s.Refused = uint64(queued), refused
 	}
 	return s
 }

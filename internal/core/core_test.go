@@ -36,7 +36,7 @@ func TestFindNew(t *testing.T) {
 		runtime.LockOSThread()
 		peer, err := control.NewPeer(pair[0], loop, nil, control.PeerOptions{Log: slog.New(slog.DiscardHandler)})
 		if err == nil {
-			peer.OnNames = func() []string {
+			peer.OnScripts = func() []string {
 				asking.Wait()
 				if asked++; asked > 1 {
 					return nil // the core knows them all

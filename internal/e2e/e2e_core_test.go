@@ -35,18 +35,16 @@ const (
 const (
 	kindReady byte = 1 + iota
 	kindStart
-	kindEnd
+	kindCancel
 	kindSpool
 	kindClosed
 	kindStats
-	kindNames
+	kindGetScripts
 	kindConfig
-	kindStarted
+	kindCreated
 	kindFailed
 	kindExited
 	kindOver
-	kindSpooled
-	kindNoSpool
 	kindRetire
 )
 

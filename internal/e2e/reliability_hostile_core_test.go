@@ -54,7 +54,7 @@ func TestHostileCoreBreaches(t *testing.T) {
 	}{
 		{"variable", frame(kindStart, 1, "\x00\x00LD_PRELOAD=/tmp/evil.so\x00"), "LD_PRELOAD", 0},
 		{"length", "frame: " + strconv.Quote("\xff\xff\xff\xff\x02\x00\x00\x00\x00\x00\x00\x00\x01"), "frame of 4294967299 bytes", 0},
-		{"number", frame(kindEnd, 1, ""), "never began", 0},
+		{"number", frame(kindCancel, 1, ""), "never began", 0},
 		{"too many", "too many", "more than 1 requests at once", 1},
 		{"half a frame", "half a frame", "", 0},
 	} {

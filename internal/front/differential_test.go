@@ -151,7 +151,7 @@ func newMonitor(t *testing.T, cfg *cli.Config, command func(string) (*process.Co
 		}
 		if err == nil {
 			peer, err = control.NewPeer(pair[0], loop, sup, control.PeerOptions{
-				Max: cfg.MaxProcs, MaxSpools: cfg.MaxProcs, SpoolDir: os.TempDir(), Command: command, Allowed: cfg.Names(), Log: quiet,
+				Max: cfg.MaxProcs, MaxSpools: cfg.MaxProcs, SpoolDir: os.TempDir(), Command: command, Filter: cfg.Filter(), Log: quiet,
 			})
 		}
 		ready <- err

@@ -47,7 +47,7 @@ type FastCGI struct {
 	Service
 	Log *slog.Logger
 
-	names   *control.Names
+	filter  *control.Filter
 	once    sync.Once
 	mu      sync.Mutex
 	dropped map[string]bool // parameters whose loss has been logged
@@ -55,7 +55,7 @@ type FastCGI struct {
 
 // Serve serves a listener until it is closed.
 func (f *FastCGI) Serve(l *Listener) error {
-	f.once.Do(func() { f.names, f.dropped = f.Names(), make(map[string]bool) })
+	f.once.Do(func() { f.filter, f.dropped = f.Filter(), make(map[string]bool) })
 	for {
 		nc, err := l.Accept()
 		if err != nil {

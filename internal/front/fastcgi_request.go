@@ -46,7 +46,7 @@ func (c *fcgiConn) request(r *fcgiRequest) (*cgi.Request, error) {
 		switch {
 		case strings.Contains(value, "\x00"):
 			bad = &cgi.Refusal{Status: 400, Reason: fmt.Sprintf("NUL in parameter %.64q", name)}
-		case !f.names.Allow(name), f.Form && strings.HasPrefix(name, "FORM_"): // those are the form's own
+		case !f.filter.Allows(name), f.Form && strings.HasPrefix(name, "FORM_"): // those are the form's own
 			f.drop(name)
 		default:
 			params[name] = value
@@ -60,7 +60,7 @@ func (c *fcgiConn) request(r *fcgiRequest) (*cgi.Request, error) {
 	}
 	req := &cgi.Request{
 		Method: params["REQUEST_METHOD"], Target: params["REQUEST_URI"], Peer: c.peer, Client: params["REMOTE_ADDR"],
-		Query: params["QUERY_STRING"], Type: params["CONTENT_TYPE"], Length: -1, Vars: &control.Vars{Allowed: f.names},
+		Query: params["QUERY_STRING"], Type: params["CONTENT_TYPE"], Length: -1, Vars: &control.Vars{Filter: f.filter},
 	}
 	req.Record.Received = time.Now()
 	if req.Target == "" {

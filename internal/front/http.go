@@ -32,7 +32,7 @@ type HTTP struct {
 	Software string      // SERVER_SOFTWARE
 	ErrorLog *log.Logger // net/http's own troubles
 
-	names  *control.Names
+	filter *control.Filter
 	server http.Server
 }
 
@@ -43,7 +43,7 @@ func (h *HTTP) Serve(l *Listener) error { return h.server.Serve(l) }
 
 // Prepare is to be called once, before Serve.
 func (h *HTTP) Prepare() {
-	h.names = h.Names()
+	h.filter = h.Filter()
 	h.server = http.Server{
 		Handler:                      h,
 		ReadHeaderTimeout:            h.Times.Header,
@@ -74,7 +74,7 @@ func (h *HTTP) ServeHTTP(hw http.ResponseWriter, hr *http.Request) {
 	r.Record.Received = time.Now()
 	w := &httpWriter{h: h, c: http.NewResponseController(hw), w: hw, r: r, last: hr.ContentLength < 0}
 	m := &meta{HTTP: h, hr: hr, r: r, listener: c.listener}
-	r.Vars = &control.Vars{Allowed: h.names}
+	r.Vars = &control.Vars{Filter: h.filter}
 	if err := m.own(); err != nil {
 		w.unread = hr.ContentLength != 0
 		r.Fail(w, err)

@@ -104,10 +104,10 @@ func (m *monitor) startCore() error {
 // hear has what a core says come to the monitor.
 func (m *monitor) hear(c *core) {
 	c.peer.OnReady = func(sandbox string, err error) { m.coreReady(c, sandbox, err) }
-	c.peer.OnBroken = func(err error) { m.coreBroken(c, err) }
+	c.peer.OnFail = func(err error) { m.coreBroken(c, err) }
 	c.peer.OnClosed = func() { m.coreClosed(c) }
 	if m.table != nil {
-		c.peer.OnNames = func() []string { return m.scriptNames(c) }
+		c.peer.OnScripts = func() []string { return m.scriptNames(c) }
 	}
 	c.peer.OnStats = func(s control.Stats) { m.coreStats(c, s) }
 }
@@ -116,7 +116,7 @@ func (m *monitor) hear(c *core) {
 func (m *monitor) coreReady(c *core, sandbox string, err error) {
 	switch {
 	case c.state != starting:
-		m.coreBroken(c, fmt.Errorf("%w: ready twice", control.ErrBreach))
+		m.coreBroken(c, fmt.Errorf("%w: ready twice", control.ErrProtocol))
 		return
 	case err != nil:
 		m.log.Error("core speaks another control version", "core", c.pid, "error", err)
@@ -188,7 +188,7 @@ func (m *monitor) coreClosed(c *core) {
 // the core has started is being ended already.
 func (m *monitor) coreBroken(c *core, err error) {
 	switch {
-	case errors.Is(err, control.ErrBreach):
+	case errors.Is(err, control.ErrProtocol):
 		// Whatever has taken the core over may have handed the listeners on.
 		m.log.Error("breach by core", "core", c.pid, "error", err)
 		m.end(fmt.Errorf("%w: %w", cli.ErrBreach, err))

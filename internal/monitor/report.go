@@ -183,7 +183,7 @@ func serverAt(l *sock.Listener) (host, port string) {
 func (m *monitor) peerOptions() control.PeerOptions {
 	return control.PeerOptions{
 		Max: m.MaxProcs, MaxSpools: m.MaxProcs + m.MaxQueue, SpoolDir: m.SpoolDir, Command: m.command,
-		Allowed: m.Names(), Log: m.log,
+		Filter: m.Filter(), Log: m.log,
 	}
 }
 

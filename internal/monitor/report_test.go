@@ -124,7 +124,7 @@ func TestSetupHasNoSecrets(t *testing.T) {
 		t.Errorf("%s, %v", b, err)
 	}
 	for name, want := range map[string]bool{"A": false, "PATH": false, "QUERY_STRING": true} {
-		if s.Config.Names().Allow(name) != want {
+		if s.Config.Filter().Allows(name) != want {
 			t.Errorf("a request may set %s: %t", name, !want)
 		}
 	}

@@ -17,11 +17,11 @@ var expected = []string{"QUERY_STRING", "REMOTE_ADDR", "REQUEST_METHOD", "SCRIPT
 // parameters returns the names of all parameters, in their order: those that a
 // command gets, those that it would get with -param, and those that it never gets.
 func (v *view) parameters() (passed, dropped, never []string) {
-	names := v.Names()
+	filter := v.Filter()
 	for _, f := range v.wire.Fields {
 		list := &passed
 		switch {
-		case names.Allow(f.Name):
+		case filter.Allows(f.Name):
 		case cli.BadParam(f.Name) != "" || slices.ContainsFunc(v.Env, func(s string) bool { return strings.HasPrefix(s, f.Name+"=") }):
 			list = &never
 		default:

@@ -195,11 +195,11 @@ func askFastCGI(p *Page, keep bool, listener string, params ...string) string {
 	if !wire.Unix {
 		r.Peer = cgi.Peer{Addr: "127.0.0.1", Port: "4711", UID: -1}
 	}
-	names := p.Names()
+	filter := p.Filter()
 	for _, param := range append(params, "HTTP_ACCEPT=text/html") {
 		name, value, _ := strings.Cut(param, "=")
 		wire.Fields = append(wire.Fields, cgi.Field{Name: name, Value: value})
-		if names.Allow(name) {
+		if filter.Allows(name) {
 			r.Vars.Add(name, value)
 		}
 	}
