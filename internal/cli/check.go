@@ -85,7 +85,7 @@ func (c *Config) doubts() (all []string) {
 		}
 	}
 	fast := c.Protocol == FastCGI
-	say(fast && c.Forwarded != 0, "-forwarded: means nothing with -protocol fastcgi, whose parameters are believed")
+	say(fast && len(c.Forwarded) > 0, "-forwarded: means nothing with -protocol fastcgi, whose parameters are believed")
 	say(fast && c.ScriptName != "" && c.Scripts == "", "-script-name: means nothing with -protocol fastcgi, the web server says SCRIPT_NAME")
 	say(!fast && len(c.Param) > 0, "-param: means nothing without -protocol fastcgi")
 	need, limit := c.OpenFiles()

@@ -4,6 +4,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -30,7 +31,7 @@ type Config struct {
 	Param       []string      // -param
 	Dir         string        // -dir
 	ScriptName  string        // -script-name: empty, or a path without a slash at its end
-	Forwarded   Forwarded     // -forwarded
+	Forwarded   []string      // -forwarded: some of ForwardedHeaders
 	Timeout     time.Duration // -timeout: of one request's processes, from start to end
 	KillAfter   time.Duration // -kill-after
 	Drain       time.Duration // -drain
@@ -66,10 +67,18 @@ func (c *Config) Sock() sock.Config {
 	return sock.Config{Perms: c.SocketPerms, LockWait: c.Times.LockWait}
 }
 
+// ForwardedHeaders are the headers that -forwarded can name.
+var ForwardedHeaders = []string{"X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Request-Id", "X-Remote-User"}
+
+// Trusts reports whether -forwarded names the header, in any case.
+func (c *Config) Trusts(header string) bool {
+	return slices.ContainsFunc(c.Forwarded, func(h string) bool { return strings.EqualFold(h, header) })
+}
+
 // Filter decides which variables a request may set.
 func (c *Config) Filter() *control.Filter {
 	o := control.FilterOptions{
-		FastCGI: c.Protocol == FastCGI, Params: c.Param, RemoteUser: c.Forwarded&XRemoteUser != 0,
+		FastCGI: c.Protocol == FastCGI, Params: c.Param, RemoteUser: c.Trusts("X-Remote-User"),
 		Scripts: c.Scripts != "", Form: c.Form,
 	}
 	for _, v := range c.Env {

@@ -41,7 +41,7 @@ func TestDefaults(t *testing.T) {
 		got, want any
 	}{
 		{"allow", o.Allow.Set, false}, {"cgi", o.CGI, false}, {"content-type", o.ContentType, "text/plain; charset=utf-8"}, {"dir", o.Dir, "/"},
-		{"script-name", o.ScriptName, ""}, {"forwarded", o.Forwarded, Forwarded(0)}, {"timeout", o.Timeout, time.Minute},
+		{"script-name", o.ScriptName, ""}, {"forwarded", len(o.Forwarded), 0}, {"timeout", o.Timeout, time.Minute},
 		{"kill-after", o.KillAfter, 5 * time.Second}, {"max-procs", o.MaxProcs, 4 * runtime.NumCPU()}, {"max-queue", o.MaxQueue, 512},
 		{"max-body", o.MaxBody, int64(16 << 20)}, {"spool-dir", o.SpoolDir, "/var/tmp"}, {"max-conns", o.MaxConns, 1024},
 		{"drain", o.Drain, 10 * time.Second}, {"sandbox", o.Sandbox, true}, {"log-format", o.LogFormat, Text},
@@ -181,7 +181,7 @@ func TestGoodValues(t *testing.T) {
 		}},
 		{[]string{"-script-name", "/"}, func(o *Config) bool { return o.ScriptName == "" }},
 		{[]string{"-script-name", "/a b/c"}, func(o *Config) bool { return o.ScriptName == "/a b/c" }},
-		{[]string{"-forwarded", "x-real-ip,X-Request-Id"}, func(o *Config) bool { return o.Forwarded == XRealIP|XRequestID }},
+		{[]string{"-forwarded", "x-real-ip,X-Request-Id"}, func(o *Config) bool { return slices.Equal(o.Forwarded, []string{"X-Real-IP", "X-Request-Id"}) }},
 		{[]string{"-timeout=1m30s", "-kill-after", "1ms", "-drain=1h"}, func(o *Config) bool {
 			return o.Timeout == 90*time.Second && o.KillAfter == time.Millisecond && o.Drain == time.Hour
 		}},

@@ -292,9 +292,14 @@ func (p *parser) script() string {
 }
 
 func (p *parser) forwarded(c *Config) {
-	var err error
-	if c.Forwarded, err = ParseForwarded(p.text("forwarded")); err != nil {
-		p.bad("forwarded", p.text("forwarded"), err.Error())
+	for name := range strings.SplitSeq(p.text("forwarded"), ",") {
+		name = strings.TrimSpace(name)
+		i := slices.IndexFunc(ForwardedHeaders, func(h string) bool { return strings.EqualFold(h, name) })
+		if i >= 0 {
+			c.Forwarded = append(c.Forwarded, ForwardedHeaders[i])
+		} else if name != "" {
+			p.bad("forwarded", p.text("forwarded"), fmt.Sprintf("%q is not one of %s", name, strings.Join(ForwardedHeaders, ", ")))
+		}
 	}
 }
 

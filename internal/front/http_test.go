@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -208,10 +209,7 @@ func TestVariables(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := config()
 			cfg.ScriptName = tt.script
-			var err error
-			if cfg.Forwarded, err = cli.ParseForwarded(tt.forwarded); err != nil {
-				t.Fatal(err)
-			}
+			cfg.Forwarded = strings.Split(tt.forwarded, ",")
 			f := start(t, cfg, "unix", hello)
 			resp, body := f.dial().send(tt.raw).answer("GET")
 			if resp.StatusCode != 200 {
@@ -241,13 +239,20 @@ func TestVariables(t *testing.T) {
 	}
 }
 
-func TestBelievedIsChecked(t *testing.T) {
+// TestTrustedHeaders checks that the front knows each header of -forwarded and
+// refuses invalid values.
+func TestTrustedHeaders(t *testing.T) {
+	for _, name := range cli.ForwardedHeaders {
+		if !slices.ContainsFunc(trustedHeaders, func(h trustedHeader) bool { return h.name == name }) {
+			t.Errorf("%s is not in trustedHeaders", name)
+		}
+	}
 	for _, tt := range []struct{ field, value string }{
 		{"X-Real-IP", "me"}, {"X-Real-IP", "fe80::1%lo0"}, {"X-Forwarded-For", "192.0.2.1, "}, {"X-Forwarded-Proto", "ftp"},
 		{"X-Forwarded-Host", "a b"}, {"X-Forwarded-Host", "a:b"}, {"X-Request-Id", strings.Repeat("x", 129)}, {"X-Remote-User", "a\tb"},
 	} {
 		cfg := config()
-		cfg.Forwarded, _ = cli.ParseForwarded(tt.field)
+		cfg.Forwarded = []string{tt.field}
 		f := start(t, cfg, "unix", hello)
 		if resp, body := f.dial().send(get("/", tt.field+": "+tt.value)).answer("GET"); resp.StatusCode != 400 || !strings.Contains(body, tt.field+" is not") {
 			t.Errorf("%s %q: %s %q", tt.field, tt.value, resp.Status, body)

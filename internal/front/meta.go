@@ -11,23 +11,22 @@ import (
 	"strings"
 
 	"github.com/onewake/onewake/internal/cgi"
-	"github.com/onewake/onewake/internal/cli"
 )
 
 // meta makes the meta-variables of RFC 3875 § 4.1 of an HTTP request.
 type meta struct {
 	*HTTP
-	hr       *http.Request
-	r        *cgi.Request
-	listener *Listener
-	facts    facts
+	hr        *http.Request
+	r         *cgi.Request
+	listener  *Listener
+	forwarded forwarded
 }
 
 // own sets the variables of the request that the client has made.
 func (m *meta) own() error {
 	m.r.ID = newRequestID()
-	f, err := m.believe()
-	m.facts = f
+	f, err := m.parseForwarded()
+	m.forwarded = f
 	m.r.Client = f.addr
 	if f.id != "" {
 		m.r.ID = f.id
@@ -94,7 +93,7 @@ func (m *meta) set(method, uri, path, query string, local bool) error {
 // SERVER_NAME and SERVER_PORT (§§ 4.1.14, 4.1.15) what the client asked for, if
 // the web server says so, else what we are bound to.
 func (m *meta) parties() {
-	v, f, peer := m.r.Vars, m.facts, m.r.Peer
+	v, f, peer := m.r.Vars, m.forwarded, m.r.Peer
 	addr := peer.Addr
 	if f.addr != "" {
 		addr = f.addr
@@ -151,7 +150,7 @@ func (m *meta) fields(local bool) {
 			sep = "; " // RFC 6265 § 4.2.1, RFC 9113 § 8.2.3
 		}
 		// A client's Connection field cannot take the web server's word away.
-		if !isVariable(name) || slices.Contains(hop, name) && m.Forwarded&cli.ForwardedBit(name) == 0 {
+		if !isVariable(name) || slices.Contains(hop, name) && !m.Trusts(name) {
 			continue
 		}
 		v.AddHeader(name, strings.Join(values, sep))
@@ -180,40 +179,38 @@ func isVariable(name string) bool {
 	})
 }
 
-// facts are what believed fields say.
-type facts struct {
+// forwarded is the information from the trusted headers.
+type forwarded struct {
 	addr, host, port, id, user string
 	https                      bool
 }
 
-// beliefs are how the fields of -forwarded are taken, in this order: X-Real-IP
-// wins over X-Forwarded-For.
-var beliefs = []struct {
-	bit  cli.Forwarded
-	take func(*facts, string) bool // false: not of its kind
-	kind string
-}{
-	{cli.XForwardedFor, func(f *facts, v string) bool { return f.setAddr(lastElement(v)) }, "a list that ends in an IP address"},
-	{cli.XRealIP, (*facts).setAddr, "an IP address"},
-	{cli.XForwardedProto, (*facts).setProto, "http or https"},
-	{cli.XForwardedHost, (*facts).setHost, "a host, with a port or without"},
-	{cli.XRequestID, (*facts).setID, "1 to 128 visible ASCII characters"},
-	{cli.XRemoteUser, (*facts).setUser, "the name of a user"},
+type trustedHeader struct {
+	name  string
+	set   func(*forwarded, string) bool // false: invalid value
+	valid string                        // what the value should be
 }
 
-// believe takes what the believed fields say. Of a repeated one the last counts,
-// and likewise of a list: that is what the nearest server has added. A value
-// that is not of its kind is refused: the web server is not set up as its
-// administrator thinks, and a made-up address in the log would hide it.
-func (m *meta) believe() (f facts, err error) {
-	for _, b := range beliefs {
-		if m.Forwarded&b.bit == 0 {
-			continue
-		}
-		name := b.bit.Name()
-		values := m.hr.Header[http.CanonicalHeaderKey(name)]
-		if len(values) > 0 && !b.take(&f, values[len(values)-1]) && err == nil {
-			err = &cgi.Refusal{Status: 400, Reason: name + " is not " + b.kind}
+// trustedHeaders are the headers that -forwarded can name. X-Real-IP comes after
+// X-Forwarded-For and so takes precedence.
+var trustedHeaders = []trustedHeader{
+	{"X-Forwarded-For", func(f *forwarded, v string) bool { return f.setAddr(lastElement(v)) }, "a list that ends in an IP address"},
+	{"X-Real-IP", (*forwarded).setAddr, "an IP address"},
+	{"X-Forwarded-Proto", (*forwarded).setProto, "http or https"},
+	{"X-Forwarded-Host", (*forwarded).setHost, "a host, with a port or without"},
+	{"X-Request-Id", (*forwarded).setID, "1 to 128 visible ASCII characters"},
+	{"X-Remote-User", (*forwarded).setUser, "the name of a user"},
+}
+
+// parseForwarded reads the trusted headers. If a header is repeated or is a list,
+// the last value counts: the nearest server has added it. A request with an
+// invalid value is refused: the web server is not configured as its administrator
+// thinks, and a wrong address in the log would hide that.
+func (m *meta) parseForwarded() (f forwarded, err error) {
+	for _, h := range trustedHeaders {
+		values := m.hr.Header[http.CanonicalHeaderKey(h.name)]
+		if len(values) > 0 && m.Trusts(h.name) && !h.set(&f, values[len(values)-1]) && err == nil {
+			err = &cgi.Refusal{Status: 400, Reason: h.name + " is not " + h.valid}
 		}
 	}
 	return f, err
@@ -225,7 +222,7 @@ func lastElement(list string) string {
 
 // setAddr takes an address, with or without a port. A client on a Unix socket
 // has none; nginx writes it so.
-func (f *facts) setAddr(s string) bool {
+func (f *forwarded) setAddr(s string) bool {
 	if s == "unix:" {
 		f.addr = cgi.NoAddr
 		return true
@@ -242,25 +239,25 @@ func (f *facts) setAddr(s string) bool {
 	return a.Zone() == ""
 }
 
-func (f *facts) setProto(s string) bool {
+func (f *forwarded) setProto(s string) bool {
 	s = lastElement(s)
 	f.https = strings.EqualFold(s, "https")
 	return f.https || strings.EqualFold(s, "http")
 }
 
-func (f *facts) setHost(s string) (ok bool) {
+func (f *forwarded) setHost(s string) (ok bool) {
 	f.host, f.port, ok = splitHost(lastElement(s))
 	return ok
 }
 
-func (f *facts) setID(s string) bool {
+func (f *forwarded) setID(s string) bool {
 	f.id = s
 	return isVisible(s, maxRequestID)
 }
 
 // setUser takes a user's name. An empty one is that of nobody: the web server
 // has authenticated no one.
-func (f *facts) setUser(s string) bool {
+func (f *forwarded) setUser(s string) bool {
 	f.user = s
 	return !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f })
 }

@@ -26,8 +26,6 @@ func (v *view) received(name string) bool {
 	return slices.ContainsFunc(v.wire.Fields, func(f cgi.Field) bool { return strings.EqualFold(f.Name, name) })
 }
 
-func (v *view) trusts(name string) bool { return v.Forwarded&cli.ForwardedBit(name) != 0 }
-
 func (v *view) problem(s string) { v.problems = append(v.problems, prose(s)) }
 func (v *view) note(s string)    { v.notes = append(v.notes, prose(s)) }
 
@@ -82,7 +80,7 @@ func (v *view) checkForwarded() {
 	var all, more []string // the right value of -forwarded, and what is new in it
 	for _, f := range forwardedFields {
 		switch {
-		case v.trusts(f.name):
+		case v.Trusts(f.name):
 			all = append(all, f.name)
 			report := v.problem
 			if f.name == "X-Remote-User" { // nginx does not send a field without a value
@@ -92,14 +90,14 @@ func (v *view) checkForwarded() {
 				report(f.name + " is trusted (`-forwarded`) but missing. Unless the web server sets it in every request, a client can send its own. " +
 					"nginx: `proxy_set_header " + f.name + " " + f.nginx + ";`")
 			}
-		case v.received(f.name) && !(f.name == "X-Forwarded-For" && v.trusts("X-Real-IP")):
+		case v.received(f.name) && !(f.name == "X-Forwarded-For" && v.Trusts("X-Real-IP")):
 			all, more = append(all, f.name), append(more, f.name)
 		}
 	}
 	if len(more) > 0 {
 		v.note("not trusted: " + strings.Join(more, ", ") + ". If the web server sets it in every request, start onewake with `-forwarded " + strings.Join(all, ",") + "`")
 	}
-	if v.Forwarded&(cli.XRealIP|cli.XForwardedFor) == 0 && !v.received("X-Real-IP") && !v.received("X-Forwarded-For") {
+	if !v.Trusts("X-Real-IP") && !v.Trusts("X-Forwarded-For") && !v.received("X-Real-IP") && !v.received("X-Forwarded-For") {
 		v.note("the client's address is unknown. nginx: `proxy_set_header X-Real-IP $remote_addr;`, and start onewake with `-forwarded " +
 			strings.Join(append([]string{"X-Real-IP"}, all...), ",") + "`")
 	}
@@ -112,9 +110,9 @@ func (v *view) listFields(w *writer) {
 	for _, f := range v.wire.Fields {
 		name := strings.ToLower(f.Name)
 		switch {
-		case v.trusts(name):
+		case v.Trusts(name):
 			w.row(f.Name, f.Value, "trusted (`-forwarded`); the last of repeated ones counts")
-		case cli.ForwardedBit(name) != 0:
+		case slices.ContainsFunc(cli.ForwardedHeaders, func(h string) bool { return strings.EqualFold(h, name) }):
 			w.row(f.Name, f.Value, "not trusted, because a client can send it")
 		case strings.HasPrefix(name, "x-forwarded-"), name == "forwarded":
 			w.row(f.Name, f.Value, "never trusted")

@@ -124,7 +124,7 @@ func (v *view) connection(w *writer) {
 	w.row("Protocol", v.wire.Protocol, map[bool]prose{true: "the connection stays open", false: "the connection is closed after the answer"}[v.wire.Keep])
 	sent := v.Protocol == cli.FastCGI
 	for _, name := range []string{"X-Real-IP", "X-Forwarded-For"} {
-		sent = sent || v.trusts(name) && v.received(name)
+		sent = sent || v.Trusts(name) && v.received(name)
 	}
 	switch addr := v.vars["REMOTE_ADDR"]; {
 	case addr == "", addr == cgi.NoAddr:

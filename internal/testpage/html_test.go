@@ -101,7 +101,7 @@ func TestFindings(t *testing.T) {
 		addr   = "X-Real-IP: 192.0.2.1\r\n"
 		scheme = "X-Forwarded-Proto: https\r\n"
 	)
-	both := cli.XRealIP | cli.XForwardedProto
+	both := "X-Real-IP,X-Forwarded-Proto"
 	tcpPeer := cgi.Peer{Addr: "127.0.0.1", Port: "4711", UID: -1}
 	uid := func(n int) cgi.Peer { return cgi.Peer{Addr: cgi.NoAddr, UID: n} }
 	open := func(p *Page) {
@@ -109,7 +109,7 @@ func TestFindings(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name      string
-		forwarded cli.Forwarded
+		forwarded string // -forwarded
 		set       func(p *Page)
 		peer      cgi.Peer
 		through   string
@@ -132,32 +132,32 @@ func TestFindings(t *testing.T) {
 		{"open, -allow", both, func(p *Page) { open(p); p.Setup.Allow = "www" }, unixPeer, "unix", get + addr + scheme, nil, nil, "<code>www</code> <span>by <code>-allow"},
 		{"a note", both, func(p *Page) { p.Setup.Sockets["unix:/x"] = Socket{Notes: []string{"thus"}} }, unixPeer, "unix", get + addr + scheme, nil,
 			[]string{"socket file: thus."}, ""},
-		{"loopback", 0, nil, tcpPeer, "127.0.0.1:0", get, nil,
+		{"loopback", "", nil, tcpPeer, "127.0.0.1:0", get, nil,
 			[]string{"every local user", "the client's address is unknown."}, "<dt>Peer</dt>\n<dd><code>127.0.0.1 port 4711</code>"},
-		{"every address", 0, nil, tcpPeer, "0.0.0.0:0", get, []string{"the port is not on the loopback interface"},
+		{"every address", "", nil, tcpPeer, "0.0.0.0:0", get, []string{"the port is not on the loopback interface"},
 			[]string{"the client's address is unknown"}, ""},
-		{"a port trusts", cli.XRealIP, nil, tcpPeer, "127.0.0.1:0", get + "X-Real-IP: 127.0.0.1\r\n", nil,
+		{"a port trusts", "X-Real-IP", nil, tcpPeer, "127.0.0.1:0", get + "X-Real-IP: 127.0.0.1\r\n", nil,
 			[]string{"every local user can connect to a port"}, "<dd><code>127.0.0.1</code> <span>sent by the web server, trusted"},
 		{"HTTP/1.0", both, nil, unixPeer, "unix", "GET / HTTP/1.0\r\n" + addr + scheme, []string{"the request uses HTTP/1.0"}, nil, "<dt>Host</dt>\n<dd><span>none</span></dd>"},
 		{"closed", both, nil, unixPeer, "unix", get + "Connection: close\r\n" + addr + scheme, nil, nil, "<span>the connection is closed after the answer</span>"},
 		{"chunked", both, nil, unixPeer, "unix", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n" + addr + scheme, nil, nil, ""},
-		{"nothing of the client", 0, nil, unixPeer, "unix", get, nil,
+		{"nothing of the client", "", nil, unixPeer, "unix", get, nil,
 			[]string{"the client's address is unknown. nginx: proxy_set_header X-Real-IP $remote_addr;, and start onewake with -forwarded X-Real-IP"}, ""},
-		{"not trusted", 0, nil, unixPeer, "unix", get + addr + scheme, nil,
+		{"not trusted", "", nil, unixPeer, "unix", get + addr + scheme, nil,
 			[]string{"not trusted: X-Real-IP, X-Forwarded-Proto. If the web server sets it in every request, start onewake with -forwarded X-Real-IP,X-Forwarded-Proto"},
 			"not trusted, because a client can send it"},
-		{"one of two", cli.XRealIP, nil, unixPeer, "unix", get + addr + scheme + "X-Forwarded-For: 192.0.2.1\r\n", nil,
+		{"one of two", "X-Real-IP", nil, unixPeer, "unix", get + addr + scheme + "X-Forwarded-For: 192.0.2.1\r\n", nil,
 			[]string{"not trusted: X-Forwarded-Proto. If the web server sets it in every request, start onewake with -forwarded X-Real-IP,X-Forwarded-Proto"}, ""},
 		{"does not come", both, nil, unixPeer, "unix", get + addr,
 			[]string{"X-Forwarded-Proto is trusted (-forwarded) but missing. Unless the web server sets it in every request, a client can send its own. nginx: proxy_set_header X-Forwarded-Proto $scheme;"}, nil, ""},
-		{"no host", both | cli.XForwardedHost, nil, unixPeer, "unix", get + addr + scheme,
+		{"no host", both + ",X-Forwarded-Host", nil, unixPeer, "unix", get + addr + scheme,
 			[]string{"X-Forwarded-Host is trusted (-forwarded) but missing. Unless the web server sets it in every request, a client can send its own. nginx: proxy_set_header X-Forwarded-Host $host:$server_port;"}, nil, ""},
-		{"no user", both | cli.XRemoteUser, nil, unixPeer, "unix", get + addr + scheme, nil,
+		{"no user", both + ",X-Remote-User", nil, unixPeer, "unix", get + addr + scheme, nil,
 			[]string{`X-Remote-User is trusted (-forwarded) but missing. Unless the web server sets it in every request, a client can send its own. nginx: proxy_set_header X-Remote-User "";`}, ""},
-		{"no address", cli.XRealIP, nil, unixPeer, "unix", get + "X-Real-IP: unix:\r\n", nil, nil, "<dd><code>&lt;unix&gt;</code> <span>address unknown</span>"},
-		{"said twice", cli.XRealIP, nil, unixPeer, "unix", get + "x-real-ip: 192.0.2.2\r\n" + addr, nil, nil,
+		{"no address", "X-Real-IP", nil, unixPeer, "unix", get + "X-Real-IP: unix:\r\n", nil, nil, "<dd><code>&lt;unix&gt;</code> <span>address unknown</span>"},
+		{"said twice", "X-Real-IP", nil, unixPeer, "unix", get + "x-real-ip: 192.0.2.2\r\n" + addr, nil, nil,
 			"<dd><code>192.0.2.2</code> <span>trusted (<code>-forwarded</code>); the last of repeated ones counts</span>"},
-		{"never trusted", cli.XRealIP, nil, unixPeer, "unix", get + addr + "X-Forwarded-Port: 1\r\n", nil, nil,
+		{"never trusted", "X-Real-IP", nil, unixPeer, "unix", get + addr + "X-Forwarded-Port: 1\r\n", nil, nil,
 			"<dt>X-Forwarded-Port</dt>\n<dd><code>1</code> <span>never trusted</span>"},
 		{"not passed on", both, nil, unixPeer, "unix", get + addr + scheme + "Proxy: p\r\nX_Real_IP: q\r\nTE: trailers\r\nX-Real: r\r\nContent-Type: t\r\nContent-Length: 0\r\n", nil, nil,
 			"<dt>Not passed on</dt>\n<dd><code>Proxy, Te, X_real_ip</code>"},
@@ -167,7 +167,7 @@ func TestFindings(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			p := page()
-			p.Forwarded = tt.forwarded
+			p.Forwarded = strings.Split(tt.forwarded, ",")
 			if tt.set != nil {
 				tt.set(p)
 			}
@@ -283,15 +283,11 @@ func TestSandboxOff(t *testing.T) {
 // The page covers every field that -forwarded takes.
 func TestForwardedFields(t *testing.T) {
 	t.Parallel()
-	var all cli.Forwarded
-	for _, field := range forwardedFields {
-		f := cli.ForwardedBit(field.name)
-		if f == 0 {
-			t.Errorf("unknown field %s", field.name)
-		}
-		all |= f
+	var names []string
+	for _, header := range forwardedFields {
+		names = append(names, header.name)
 	}
-	if all != cli.XRemoteUser<<1-1 {
-		t.Errorf("fields %b", all)
+	if !slices.Equal(names, cli.ForwardedHeaders) {
+		t.Errorf("%q, want %q", names, cli.ForwardedHeaders)
 	}
 }
