@@ -16,12 +16,12 @@ import (
 	"github.com/onewake/onewake/sock"
 )
 
-// CheckStart does what -check does: everything that a start would, up to
-// bind(2), and changes nothing. wrong is what [Parse] has found. Our own server
-// that is running is told of, and is no problem. What is good is told to out.
-func CheckStart(ctx context.Context, c *Config, wrong error, out io.Writer) error {
+// CheckStart implements -check: it does everything that a start does before
+// bind(2), and changes nothing. parseErr is the error of [Parse]. The results and
+// warnings go to out. It is not an error if this service is running already.
+func CheckStart(ctx context.Context, c *Config, parseErr error, out io.Writer) error {
 	var errs *multierror.Error
-	errs = multierror.Append(errs, Flatten(wrong)...)
+	errs = multierror.Append(errs, Flatten(parseErr)...)
 	if c == nil {
 		return errs.ErrorOrNil()
 	}
@@ -29,16 +29,16 @@ func CheckStart(ctx context.Context, c *Config, wrong error, out io.Writer) erro
 		fmt.Fprintf(out, "command %q: %s\n", c.Command[0], c.Path)
 	}
 	if c.Scripts != "" {
-		tellScripts(c, out)
+		listScripts(c, out)
 	}
-	for _, d := range c.doubts() {
-		fmt.Fprintln(out, d)
+	for _, w := range c.warnings() {
+		fmt.Fprintln(out, w)
 	}
 	for _, a := range c.Listen {
 		note, err := c.Sock().Check(ctx, a)
 		switch {
 		case errors.Is(err, sock.ErrLocked):
-			fmt.Fprintf(out, "%v: a server of ours is running\n", a)
+			fmt.Fprintf(out, "%v: onewake is running\n", a)
 		case err != nil:
 			errs = multierror.Append(errs, err)
 		case note != "":
@@ -51,11 +51,11 @@ func CheckStart(ctx context.Context, c *Config, wrong error, out io.Writer) erro
 	return errs.ErrorOrNil()
 }
 
-// tellScripts lists the programs of -scripts, and what is none and why.
-func tellScripts(c *Config, out io.Writer) {
+// listScripts lists the scripts, and why other files are skipped.
+func listScripts(c *Config, out io.Writer) {
 	t, err := scripts.Read(c.Scripts)
 	if err != nil {
-		return // told already
+		return // reported by Parse
 	}
 	for _, name := range t.Names() {
 		if err := checkProgram(filepath.Join(c.Scripts, name)); err != nil {
@@ -65,11 +65,11 @@ func tellScripts(c *Config, out io.Writer) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.Skipped)) {
-		fmt.Fprintf(out, "no script %s: %v\n", printable(name), t.Skipped[name])
+		fmt.Fprintf(out, "script %s: skipped: %v\n", printable(name), t.Skipped[name])
 	}
 }
 
-// printable quotes a name that could pass for a line of its own.
+// printable quotes a name with special characters, such as a line feed.
 func printable(name string) string {
 	if q := strconv.Quote(name); q[1:len(q)-1] != name {
 		return q
@@ -77,19 +77,19 @@ func printable(name string) string {
 	return name
 }
 
-// doubts are what is allowed, and means nothing or cannot be kept.
-func (c *Config) doubts() (all []string) {
-	say := func(is bool, text string) {
-		if is {
+// warnings lists flags that are ignored, and limits that cannot be reached.
+func (c *Config) warnings() (all []string) {
+	warn := func(cond bool, text string) {
+		if cond {
 			all = append(all, text)
 		}
 	}
-	fast := c.Protocol == FastCGI
-	say(fast && len(c.Forwarded) > 0, "-forwarded: means nothing with -protocol fastcgi, whose parameters are believed")
-	say(fast && c.ScriptName != "" && c.Scripts == "", "-script-name: means nothing with -protocol fastcgi, the web server says SCRIPT_NAME")
-	say(!fast && len(c.Param) > 0, "-param: means nothing without -protocol fastcgi")
+	fastCGI := c.Protocol == FastCGI
+	warn(fastCGI && len(c.Forwarded) > 0, "-forwarded: ignored with -protocol fastcgi, where all parameters are trusted")
+	warn(fastCGI && c.ScriptName != "" && c.Scripts == "", "-script-name: ignored with -protocol fastcgi, where the web server sends SCRIPT_NAME")
+	warn(!fastCGI && len(c.Param) > 0, "-param: ignored without -protocol fastcgi")
 	need, limit := c.OpenFiles()
-	say(need > limit, fmt.Sprintf("-max-conns %d: with the other limits it may take %d open files, and the system allows %d (ulimit -n)", c.MaxConns, need, limit))
-	say(c.CGI && c.Stream, "-stream: means nothing with -cgi, whose output goes out as it comes")
+	warn(need > limit, fmt.Sprintf("-max-conns %d: all limits together need up to %d open files, the system allows %d (ulimit -n)", c.MaxConns, need, limit))
+	warn(c.CGI && c.Stream, "-stream: ignored with -cgi, where output is always sent as it comes")
 	return all
 }

@@ -1,6 +1,5 @@
-// Package cli turns the command line into one [Config], which the monitor, the
-// core and all of their parts use under the same names, and reports what is
-// wrong with it.
+// Package cli parses and checks the command line. The resulting [Config] is used
+// by the monitor, the core and their packages.
 package cli
 
 import (
@@ -15,24 +14,24 @@ import (
 	"github.com/onewake/onewake/sock"
 )
 
-// Config is everything that is fixed at start. The monitor hands it to the core
-// as JSON. The meaning of each flag is in onewake(8).
+// Config is the configuration. The monitor sends it to the core as JSON. See
+// onewake(8) for the meaning of each flag.
 type Config struct {
 	Listen      []sock.Addr   // -listen
 	Protocol    string        // -protocol: HTTP or FastCGI
 	SocketPerms perms.Spec    // -socket-mode, -socket-owner, -socket-group
 	Allow       Allow         // -allow
 	CGI         bool          // -cgi; -scripts implies it
-	Scripts     string        // -scripts: a directory, or empty
+	Scripts     string        // -scripts: a directory
 	ContentType string        // -content-type
 	Stream      bool          // -stream
 	Form        bool          // -form
 	Env         []string      // PATH and -env, NAME=VALUE
 	Param       []string      // -param
 	Dir         string        // -dir
-	ScriptName  string        // -script-name: empty, or a path without a slash at its end
+	ScriptName  string        // -script-name: empty, or a path that does not end in a slash
 	Forwarded   []string      // -forwarded: some of ForwardedHeaders
-	Timeout     time.Duration // -timeout: of one request's processes, from start to end
+	Timeout     time.Duration // -timeout
 	KillAfter   time.Duration // -kill-after
 	Drain       time.Duration // -drain
 	MaxProcs    int           // -max-procs
@@ -44,25 +43,25 @@ type Config struct {
 	LogFormat   string        // -log-format: text or json
 	AccessLog   bool          // -access-log
 
-	Command []string // argv, empty for the test page and with -scripts
-	Path    string   // of the command, absolute
+	Command []string // argv; empty for the test page and with -scripts
+	Path    string   // absolute path of the command
 
 	Times Times
 }
 
-// The protocols of -protocol.
+// Values of -protocol.
 const (
 	HTTP    = "http"
 	FastCGI = "fastcgi"
 )
 
-// The formats of -log-format.
+// Values of -log-format.
 const (
 	Text = "text"
 	JSON = "json"
 )
 
-// Sock is how the listeners are opened.
+// Sock returns the options for opening the listeners.
 func (c *Config) Sock() sock.Config {
 	return sock.Config{Perms: c.SocketPerms, LockWait: c.Times.LockWait}
 }
@@ -75,7 +74,7 @@ func (c *Config) Trusts(header string) bool {
 	return slices.ContainsFunc(c.Forwarded, func(h string) bool { return strings.EqualFold(h, header) })
 }
 
-// Filter decides which variables a request may set.
+// Filter returns the filter for the variables that requests set.
 func (c *Config) Filter() *control.Filter {
 	o := control.FilterOptions{
 		FastCGI: c.Protocol == FastCGI, Params: c.Param, RemoteUser: c.Trusts("X-Remote-User"),
@@ -88,8 +87,8 @@ func (c *Config) Filter() *control.Filter {
 	return control.NewFilter(o)
 }
 
-// OpenFiles tells how many files a core may have open at once by the limits, as
-// SECURITY.md adds them up, and how many the system lets it have.
+// OpenFiles returns how many open files the limits may add up to in a core (see
+// SECURITY.md), and how many the system allows.
 func (c *Config) OpenFiles() (need, limit uint64) {
 	var r unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) != nil {
@@ -98,29 +97,28 @@ func (c *Config) OpenFiles() (need, limit uint64) {
 	return uint64(c.MaxConns + 4*c.MaxProcs + c.MaxQueue + len(c.Listen) + 10), uint64(r.Max)
 }
 
-// Allow is who may connect to Unix listeners by -allow.
+// Allow lists who may connect to Unix listeners.
 type Allow struct {
-	Set  bool
+	Set  bool // -allow was given
 	UIDs []int
 	GIDs []int
 }
 
-// Times are the times that no flag sets. They are fields so that a test can
-// make one short that it waits for, and long that must not pass.
+// Times are timeouts and intervals that have no flag. They are fields so that
+// tests can set them.
 type Times struct {
-	Header    time.Duration // for the head of a request, from its first byte
-	Idle      time.Duration // between two requests of a connection
+	Header    time.Duration // to read the header of a request, from its first byte
+	Idle      time.Duration // between two requests on a connection
 	IO        time.Duration // for each read of a body and each write of an answer
-	Grace     time.Duration // for an answer's last word, see cgi
-	Heartbeat time.Duration // between two counters that a core sends; three missed are too many
-	Ready     time.Duration // until a new core serves
-	Retired   time.Duration // for a core that a reload has replaced, besides -timeout and -kill-after
-	LockWait  time.Duration // for a predecessor to let go of the socket's lock
-	Backoff   time.Duration // before a core that died is replaced, at first
+	Grace     time.Duration // to wait for more output after the process has exited
+	Heartbeat time.Duration // between heartbeats of a core; it is killed after three are missed
+	Ready     time.Duration // for a new core to become ready
+	Retired   time.Duration // for a replaced core to exit, in addition to -timeout and -kill-after
+	LockWait  time.Duration // for another onewake to release the lock of the socket
+	Backoff   time.Duration // first delay before a core that died is replaced
 }
 
-// DefaultTimes are those of the program. They are chosen for a machine on which
-// everything takes ten times as long as usual.
+// DefaultTimes suit a machine that is ten times slower than usual.
 var DefaultTimes = Times{
 	Header:    10 * time.Second,
 	Idle:      60 * time.Second,

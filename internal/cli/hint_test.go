@@ -25,18 +25,18 @@ func TestHint(t *testing.T) {
 	}
 	want := map[sock.Cause]string{
 		sock.Other:        "",
-		sock.NoDir:        " (to mend: install -d -o " + us + " -m 0750 /a/b)",
-		sock.DirOwner:     " (to mend: chown " + us + " /a/b)",
-		sock.ParentOwner:  " (to mend: put the socket elsewhere, or chown " + us + " /a/b)",
-		sock.DirWritable:  " (to mend: chmod g-w /a/b)",
-		sock.ForeignLink:  " (to mend: remove it)",
-		sock.BadLock:      " (to mend: remove it)",
+		sock.NoDir:        " (to fix: install -d -o " + us + " -m 0750 /a/b)",
+		sock.DirOwner:     " (to fix: chown " + us + " /a/b)",
+		sock.ParentOwner:  " (to fix: put the socket elsewhere, or chown " + us + " /a/b)",
+		sock.DirWritable:  " (to fix: chmod g-w /a/b)",
+		sock.ForeignLink:  " (to fix: remove it)",
+		sock.BadLock:      " (to fix: remove it)",
 		sock.LockHeld:     find("it", "fstat /a/b", "fuser /a/b"),
 		sock.Taken:        find("it", "sockstat -l", "ss -lnp"),
-		sock.NoAnswer:     " (to mend: stop that server, remove the file)",
-		sock.NotRemovable: " (to mend: remove it)",
-		sock.CannotChown:  " (to mend: leave the owner out, or start it as that user)",
-		sock.CannotChgrp:  " (to mend: add the user to the group, or give it the directory)",
+		sock.NoAnswer:     " (to fix: stop that server, or remove the file)",
+		sock.NotRemovable: " (to fix: remove it)",
+		sock.CannotChown:  " (to fix: do not use -socket-owner, or start onewake as that user)",
+		sock.CannotChgrp:  " (to fix: add the user to the group, or make it the group of the directory)",
 		sock.NoInterface:  find("the names", "ifconfig -l", "ip link"),
 		sock.NoLocal:      find("its addresses", "ifconfig", "ip address"),
 	}
@@ -47,7 +47,7 @@ func TestHint(t *testing.T) {
 		}
 	}
 	for mode, who := range map[os.FileMode]string{0o020: "g", 0o002: "o", 0o022: "go"} {
-		if got := hint(&sock.Error{Cause: sock.DirWritable, Path: "/a", Mode: mode}); got != " (to mend: chmod "+who+"-w /a)" {
+		if got := hint(&sock.Error{Cause: sock.DirWritable, Path: "/a", Mode: mode}); got != " (to fix: chmod "+who+"-w /a)" {
 			t.Errorf("mode %04o: %q", mode, got)
 		}
 	}
@@ -60,7 +60,7 @@ func TestHint(t *testing.T) {
 func TestHintOfListen(t *testing.T) {
 	dir := shortDir(t)
 	_, err := sock.Listen(t.Context(), sock.Addr{Network: sock.Unix, Address: dir + "/no/s"}, perms.Spec{})
-	want := "listen unix:" + dir + "/no/s: " + dir + "/no: no such file or directory (to mend: install -d -o " +
+	want := "listen unix:" + dir + "/no/s: " + dir + "/no: no such file or directory (to fix: install -d -o " +
 		perms.UserName(os.Geteuid()) + " -m 0750 " + dir + "/no)"
 	if err == nil || err.Error()+hint(err) != want || ExitStatus(err) != StatusConfig {
 		t.Errorf("got  %v%s\nwant %s", err, hint(err), want)
@@ -69,7 +69,7 @@ func TestHintOfListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = sock.Listen(t.Context(), sock.Addr{Network: sock.Unix, Address: dir + "/s"}, perms.Spec{})
-	if !strings.HasSuffix(hint(err), "(to mend: chmod go-w "+dir+")") || ExitStatus(err) != StatusConfig {
+	if !strings.HasSuffix(hint(err), "(to fix: chmod go-w "+dir+")") || ExitStatus(err) != StatusConfig {
 		t.Errorf("%v%s", err, hint(err))
 	}
 }

@@ -97,13 +97,13 @@ var flagMistakes = []mistake{
 	{name: "misspelt", args: []string{"-max-proc", "3"}, status: 64, stderr: []string{"-max-proc: no such flag, did you mean -max-procs?"}},
 	{name: "misspelt with =", args: []string{"--sokcet-mode=0666"}, status: 64, stderr: []string{"-sokcet-mode: no such flag, did you mean -socket-mode?"}},
 	{name: "no flag", args: []string{"-timeout", "1s", "---x"}, status: 64, stderr: []string{`"---x": not a flag`}},
-	{name: "no value", args: []string{"-cgi", "-timeout"}, status: 64, stderr: []string{"-timeout: its value is missing, use -timeout TIME"}},
+	{name: "no value", args: []string{"-cgi", "-timeout"}, status: 64, stderr: []string{"-timeout: no value, use -timeout TIME"}},
 	{name: "no boolean", args: []string{"-access-log=off"}, status: 64,
-		stderr: []string{`-access-log "off": neither true nor false, use -access-log=true or -access-log=false`}},
+		stderr: []string{`-access-log "off": not a boolean, use -access-log=true or -access-log=false`}},
 }
 
 var mistakes = []mistake{
-	{name: "no unit", args: []string{"-timeout", "5"}, status: 64, stderr: []string{`-timeout "5": no unit, use 5s or such`}},
+	{name: "no unit", args: []string{"-timeout", "5"}, status: 64, stderr: []string{`-timeout "5": no unit, use for example 5s`}},
 	{name: "duration", args: []string{"-drain", "0"}, status: 64, stderr: []string{`-drain "0": not a duration above 0 and up to 8760h, such as 90s or 2m30s`}},
 	{name: "negative", args: []string{"-kill-after=-1"}, status: 64, stderr: []string{`-kill-after "-1": not a duration above 0 and up to 8760h, such as 90s or 2m30s`}},
 	{name: "number", args: []string{"-max-procs", "0"}, status: 64, stderr: []string{`-max-procs "0": not a number from 1 to 1073741824`}},
@@ -112,52 +112,52 @@ var mistakes = []mistake{
 	{name: "size", args: []string{"-max-body", "16MB"}, status: 64, stderr: []string{`-max-body "16MB": not a size above 0, such as 65536, 512KiB or 16MiB`}},
 	{name: "mode", args: []string{"-socket-mode", "660x"}, status: 64, stderr: []string{`-socket-mode "660x": not an octal mode from 0 to 0777, such as 0660`}},
 	{name: "not octal", args: []string{"-socket-mode", "0888"}, status: 64, stderr: []string{`-socket-mode "0888": not an octal mode from 0 to 0777, such as 0660`}},
-	{name: "sandbox", args: []string{"-sandbox", "no"}, status: 64, stderr: []string{`-sandbox "no": not one of its values, use on or off`}},
-	{name: "log format", args: []string{"-log-format", "xml"}, status: 64, stderr: []string{`-log-format "xml": not one of its values, use text or json`}},
-	{name: "owner", args: []string{"-socket-owner", "no-such"}, status: 78, stderr: []string{`-socket-owner "no-such": no such user (to see all: getent passwd)`}},
-	{name: "group", args: []string{"-socket-group", "no-such"}, status: 78, stderr: []string{`-socket-group "no-such": no such group (to see all: getent group)`}},
+	{name: "sandbox", args: []string{"-sandbox", "no"}, status: 64, stderr: []string{`-sandbox "no": unknown value, use on or off`}},
+	{name: "log format", args: []string{"-log-format", "xml"}, status: 64, stderr: []string{`-log-format "xml": unknown value, use text or json`}},
+	{name: "owner", args: []string{"-socket-owner", "no-such"}, status: 78, stderr: []string{`-socket-owner "no-such": no such user (to list users: getent passwd)`}},
+	{name: "group", args: []string{"-socket-group", "no-such"}, status: 78, stderr: []string{`-socket-group "no-such": no such group (to list groups: getent group)`}},
 	{name: "allowed", args: []string{"-allow", "root :wheel,:no-such,,staff"}, status: 78, stderr: []string{
-		`-allow "root :wheel,:no-such,,staff": "root :wheel": no such user, a group is written :GROUP and a comma is between names (to see all: getent passwd)`,
-		`-allow "root :wheel,:no-such,,staff": ":no-such": no such group (to see all: getent group)`,
-		`-allow "root :wheel,:no-such,,staff": "": no name, use USER or :GROUP with a comma between them, or no -allow at all`,
-		`-allow "root :wheel,:no-such,,staff": "staff": a group and no user, use :staff`}},
+		`-allow "root :wheel,:no-such,,staff": "root :wheel": no such user, separate names by commas and write a group as :GROUP (to list users: getent passwd)`,
+		`-allow "root :wheel,:no-such,,staff": ":no-such": no such group (to list groups: getent group)`,
+		`-allow "root :wheel,:no-such,,staff": "": empty name, use USER or :GROUP separated by commas, or do not use -allow`,
+		`-allow "root :wheel,:no-such,,staff": "staff": a group, not a user, use :staff`}},
 	{name: "type", args: []string{"-content-type", "text/html\nX: y"}, status: 64, stderr: []string{`-content-type "text/html\nX: y": not a media type, such as text/html`}},
 	{name: "half a type", args: []string{"-content-type", "html"}, status: 64, stderr: []string{`-content-type "html": not a media type, such as text/html`}},
-	{name: "variable without a name", args: []string{"-env", "=x"}, status: 64, stderr: []string{`-env "=x": no name, use NAME=VALUE, or NAME to copy it`}},
-	{name: "variable of requests", args: []string{"-env", "PATH_INFO=x"}, status: 64, stderr: []string{`-env "PATH_INFO=x": PATH_INFO is kept for what requests say, use another name`}},
-	{name: "variable to copy", args: []string{"-env", "NO_SUCH"}, status: 78, stderr: []string{`-env "NO_SUCH": not in the environment of onewake, set it there or use NO_SUCH=VALUE`}},
+	{name: "variable without a name", args: []string{"-env", "=x"}, status: 64, stderr: []string{`-env "=x": no name, use NAME=VALUE, or NAME to copy the value`}},
+	{name: "variable of requests", args: []string{"-env", "PATH_INFO=x"}, status: 64, stderr: []string{`-env "PATH_INFO=x": PATH_INFO is set by requests, use another name`}},
+	{name: "variable to copy", args: []string{"-env", "NO_SUCH"}, status: 78, stderr: []string{`-env "NO_SUCH": not in the environment of onewake, use NO_SUCH=VALUE`}},
 	{name: "forwarded", args: []string{"-forwarded", "X-Real-IP,X-Forwarded-Fro"}, status: 64,
 		stderr: []string{`-forwarded "X-Real-IP,X-Forwarded-Fro": "X-Forwarded-Fro" is not one of X-Real-IP, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, X-Request-Id, X-Remote-User`}},
-	{name: "script name", args: []string{"-script-name", "app/"}, status: 64, stderr: []string{`-script-name "app/": not a path such as /cgi-bin/foo, without ? or # and without a slash at its end`}},
+	{name: "script name", args: []string{"-script-name", "app/"}, status: 64, stderr: []string{`-script-name "app/": not a path such as /cgi-bin/foo, which has no ? or # and does not end in a slash`}},
 	{name: "relative directory", args: []string{"-dir", "x/y"}, status: 64, stderr: []string{`-dir "x/y": not an absolute path, use /x/y`}},
 	{name: "empty directory", args: []string{"-spool-dir", ""}, status: 64, stderr: []string{`-spool-dir "": not an absolute path, use /var/tmp`}},
-	{name: "missing directory", args: []string{"-dir", "$D/x"}, status: 78, stderr: []string{`-dir "$D/x": no such file or directory (to mend: install -d -o $U $D/x)`}},
+	{name: "missing directory", args: []string{"-dir", "$D/x"}, status: 78, stderr: []string{`-dir "$D/x": no such file or directory (to fix: install -d -o $U $D/x)`}},
 	{name: "no directory", setup: file("x", "", 0o644), args: []string{"-spool-dir", "$D/x"}, status: 78, stderr: []string{`-spool-dir "$D/x": not a directory, use $D`}},
 
-	{name: "no command", args: []string{"-cgi"}, status: 64, stderr: []string{"-cgi: no command is given, put one behind the flags"}},
-	{name: "empty command", args: []string{""}, status: 78, stderr: []string{`command "": empty, give the path of a program, or nothing for the test page`}},
+	{name: "no command", args: []string{"-cgi"}, status: 64, stderr: []string{"-cgi: no command, add one after the flags"}},
+	{name: "empty command", args: []string{""}, status: 78, stderr: []string{`command "": empty, use the path of a program, or no argument for the test page`}},
 	{name: "unknown command", args: []string{"no-such"}, status: 78,
-		stderr: []string{`command "no-such": not in PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin, give its absolute path`}},
+		stderr: []string{`command "no-such": not in PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin, use its absolute path`}},
 	{name: "command in another PATH", path: "$D", setup: file("no-such", "#!/bin/sh\n", 0o755), args: []string{"no-such"}, status: 78,
-		stderr: []string{`command "no-such": not in PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin, give its absolute path`}},
+		stderr: []string{`command "no-such": not in PATH=/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin, use its absolute path`}},
 	{name: "missing command", args: []string{"$D/x"}, status: 78, stderr: []string{`command "$D/x": no such file or directory`}},
 	{name: "missing relative command", args: []string{"./no-such/x"}, status: 78, stderr: []string{`command "./no-such/x": /no-such/x: no such file or directory`}},
 	{name: "not executable", setup: file("x", "#!/bin/sh\n", 0o644), args: []string{"$D/x"}, status: 78,
-		stderr: []string{`command "$D/x": not executable for user $U (to mend: chmod a+x $D/x)`}},
-	{name: "directory for a command", args: []string{"$D"}, status: 78, stderr: []string{`command "$D": a directory, give the path of a program`}},
-	{name: "socket for a command", setup: serveAt("x", 0o777), args: []string{"$D/x"}, status: 78, stderr: []string{`command "$D/x": not a regular file, give the path of a program`}},
-	{name: "empty file", setup: file("x", "", 0o755), args: []string{"$D/x"}, status: 78, stderr: []string{`command "$D/x": its first line is not #!, which says what runs it (to mend: put #!/bin/sh or such there)`}},
+		stderr: []string{`command "$D/x": not executable for user $U (to fix: chmod a+x $D/x)`}},
+	{name: "directory for a command", args: []string{"$D"}, status: 78, stderr: []string{`command "$D": a directory, use the path of a program`}},
+	{name: "socket for a command", setup: serveAt("x", 0o777), args: []string{"$D/x"}, status: 78, stderr: []string{`command "$D/x": not a regular file, use the path of a program`}},
+	{name: "empty file", setup: file("x", "", 0o755), args: []string{"$D/x"}, status: 78, stderr: []string{`command "$D/x": neither a binary nor a script that begins with #! (to fix: make #!/bin/sh or another interpreter its first line)`}},
 	{name: "no #!", setup: file("x", "echo hello\n", 0o755), args: []string{"$D/x"}, status: 78,
-		stderr: []string{`command "$D/x": its first line is not #!, which says what runs it (to mend: put #!/bin/sh or such there)`}},
+		stderr: []string{`command "$D/x": neither a binary nor a script that begins with #! (to fix: make #!/bin/sh or another interpreter its first line)`}},
 	{name: "byte order mark", setup: file("x", "\ufeff#!/bin/sh\n", 0o755), args: []string{"$D/x"}, status: 78,
-		stderr: []string{`command "$D/x": its first line is not #!, which says what runs it (to mend: put #!/bin/sh or such there)`}},
-	{name: "no interpreter", setup: file("x", "#! \n", 0o755), args: []string{"$D/x"}, status: 78, stderr: []string{`command "$D/x": its #! names no interpreter, such as #!/bin/sh`}},
+		stderr: []string{`command "$D/x": neither a binary nor a script that begins with #! (to fix: make #!/bin/sh or another interpreter its first line)`}},
+	{name: "no interpreter", setup: file("x", "#! \n", 0o755), args: []string{"$D/x"}, status: 78, stderr: []string{`command "$D/x": no interpreter after #!, use for example #!/bin/sh`}},
 	{name: "missing interpreter", setup: file("x", "#!/no-such/pythno -u\n", 0o755), args: []string{"$D/x"}, status: 78,
-		stderr: []string{`command "$D/x": its #! names "/no-such/pythno": no such file or directory`}},
+		stderr: []string{`command "$D/x": interpreter "/no-such/pythno": no such file or directory`}},
 	{name: "interpreter elsewhere", setup: file("x", "#!\t/no-such/sh\t-e\n", 0o755), args: []string{"$D/x"}, status: 78,
-		stderr: []string{`command "$D/x": its #! names "/no-such/sh": no such file or directory`}},
+		stderr: []string{`command "$D/x": interpreter "/no-such/sh": no such file or directory`}},
 	{name: "line end of DOS", setup: file("x", "#!/bin/sh\r\necho\r\n", 0o755), args: []string{"$D/x"}, status: 78,
-		stderr: []string{`command "$D/x": its #! names "/bin/sh\r": no such file or directory`}},
+		stderr: []string{`command "$D/x": interpreter "/bin/sh\r": no such file or directory`}},
 
 	{name: "no network", listens: true, args: []string{"-listen", "8080"}, status: 64,
 		stderr: []string{`-listen "8080": neither unix:/path, tcp4:host:port, tcp6:[host]:port nor fd:number`}},
@@ -178,7 +178,7 @@ var mistakes = []mistake{
 	{name: "no zone", listens: true, args: []string{"-listen", "tcp6:[fe80::1]:80"}, status: 64,
 		stderr: []string{`-listen "tcp6:[fe80::1]:80": a link-local address needs its interface, use tcp6:[fe80::1%em0]:80 or such`}},
 	{name: "output", listens: true, args: []string{"-listen", "fd:1"}, status: 64, stderr: []string{`-listen "fd:1": descriptors 1 and 2 are for output, use fd:0, fd:3 or such`}},
-	{name: "twice", listens: true, args: []string{"-listen", "unix:$D/s", "-listen", "unix:$D/s"}, status: 64, stderr: []string{`-listen "unix:$D/s": given twice, once is enough`}},
+	{name: "twice", listens: true, args: []string{"-listen", "unix:$D/s", "-listen", "unix:$D/s"}, status: 64, stderr: []string{`-listen "unix:$D/s": given twice`}},
 
 	{name: "closed descriptor", listens: true, args: []string{"-listen", "fd:9999"}, status: 64,
 		stderr: []string{"listen fd:9999: descriptor 9999: not open, the parent process must pass a listening socket there"}},
@@ -190,15 +190,15 @@ var mistakes = []mistake{
 			map[string]string{"freebsd": "ifconfig -l", "linux": "ip link"}[runtime.GOOS] + ")"}},
 
 	{name: "no directory of the socket", listens: true, args: []string{"-listen", "unix:$D/x/s"}, status: 78,
-		stderr: []string{"listen unix:$D/x/s: $D/x: no such file or directory (to mend: install -d -o $U -m 0750 $D/x)"}},
+		stderr: []string{"listen unix:$D/x/s: $D/x: no such file or directory (to fix: install -d -o $U -m 0750 $D/x)"}},
 	{name: "file for a directory", listens: true, setup: file("x", "", 0o644), args: []string{"-listen", "unix:$D/x/s"}, status: 78,
 		stderr: []string{"listen unix:$D/x/s: $D/x: not a directory, use a path in one"}},
 	{name: "open to the group", listens: true, setup: mkdir("x", 0o770), args: []string{"-listen", "unix:$D/x/s"}, status: 78,
-		stderr: []string{"listen unix:$D/x/s: $D/x: writable by its group (to mend: chmod g-w $D/x)"}},
+		stderr: []string{"listen unix:$D/x/s: $D/x: writable by its group (to fix: chmod g-w $D/x)"}},
 	{name: "open to all", listens: true, setup: mkdir("x", 0o777), args: []string{"-listen", "unix:$D/x/s"}, status: 78,
-		stderr: []string{"listen unix:$D/x/s: $D/x: writable by its group and others (to mend: chmod go-w $D/x)"}},
+		stderr: []string{"listen unix:$D/x/s: $D/x: writable by its group and others (to fix: chmod go-w $D/x)"}},
 	{name: "open to others", listens: true, setup: mkdir("x", 0o757), args: []string{"-listen", "unix:$D/x/s"}, status: 78,
-		stderr: []string{"listen unix:$D/x/s: $D/x: writable by others (to mend: chmod o-w $D/x)"}},
+		stderr: []string{"listen unix:$D/x/s: $D/x: writable by others (to fix: chmod o-w $D/x)"}},
 	{name: "a file", setup: file("s", "", 0o644), status: 78, stderr: []string{"listen unix:$D/s: $D/s: not a socket but a regular file, move it away or use another path"}},
 	{name: "a directory", setup: mkdir("s", 0o755), status: 78, stderr: []string{"listen unix:$D/s: $D/s: not a socket but a directory, move it away or use another path"}},
 	{name: "a link", setup: func(t *testing.T, dir string) { os.Symlink(os.DevNull, dir+"/s") }, status: 78,
@@ -209,15 +209,15 @@ var mistakes = []mistake{
 		stderr: []string{"listen unix:$D/s: $D/s: not a socket but a named pipe, move it away or use another path"}},
 	{name: "another server", setup: serveAt("s", 0o666), status: 69, stderr: []string{"listen unix:$D/s: address already in use: another server answers" + toFind}},
 	{name: "lock of a link", setup: func(t *testing.T, dir string) { os.Symlink("x", dir+"/.s.lock") }, status: 78,
-		stderr: []string{"listen unix:$D/s: $D/.s.lock: not a regular file (to mend: remove it)"}},
+		stderr: []string{"listen unix:$D/s: $D/.s.lock: not a regular file (to fix: remove it)"}},
 	{name: "lock with two names", setup: func(t *testing.T, dir string) {
 		os.Chmod(dir, 0o777|os.ModeSticky)
 		file("x", "", 0o600)(t, dir)
 		os.Link(dir+"/x", dir+"/.s.lock")
-	}, status: 78, stderr: []string{"listen unix:$D/s: $D/.s.lock: has 2 hard links instead of one (to mend: remove it)"}},
+	}, status: 78, stderr: []string{"listen unix:$D/s: $D/.s.lock: has 2 hard links instead of one (to fix: remove it)"}},
 
 	{name: "all at once", args: []string{"-timeout", "5", "-dir", "$D/x", "$D/y"}, status: 64, stderr: []string{
-		`-dir "$D/x": no such file or directory (to mend: install -d -o $U $D/x)`, `-timeout "5": no unit, use 5s or such`, `command "$D/y": no such file or directory`}},
+		`-dir "$D/x": no such file or directory (to fix: install -d -o $U $D/x)`, `-timeout "5": no unit, use for example 5s`, `command "$D/y": no such file or directory`}},
 }
 
 // What needs an ordinary user, and root to set it up.
@@ -225,26 +225,26 @@ var nobodysMistakes = []mistake{
 	{name: "closed directory", setup: mkdir("x", 0o700), args: []string{"-dir", "$D/x"}, status: 77, stderr: []string{`-dir "$D/x": permission denied: user $U cannot enter it`}},
 	{name: "directory in a closed one", setup: mkdir("x", 0o700), args: []string{"-dir", "$D/x/y"}, status: 77, stderr: []string{`-dir "$D/x/y": permission denied: user $U cannot enter it`}},
 	{name: "directory to read", setup: mkdir("x", 0o755), args: []string{"-spool-dir", "$D/x"}, status: 77,
-		stderr: []string{`-spool-dir "$D/x": permission denied: user $U cannot make files there, use one where it can, such as /var/tmp`}},
+		stderr: []string{`-spool-dir "$D/x": permission denied: user $U cannot create files there, use another directory such as /var/tmp`}},
 	{name: "command in a closed directory", setup: mkdir("x", 0o700), args: []string{"$D/x/y"}, status: 78,
-		stderr: []string{`command "$D/x/y": permission denied: user $U cannot look into its directory`}},
+		stderr: []string{`command "$D/x/y": permission denied: user $U cannot enter its directory`}},
 	{name: "somebody else's directory", listens: true, args: []string{"-listen", "unix:$D/x/s"}, status: 78,
 		setup: func(t *testing.T, dir string) {
 			mkdir("x", 0o777|os.ModeSticky)(t, dir)
 			os.Chown(dir+"/x", 4000000000, -1)
-		}, stderr: []string{"listen unix:$D/x/s: $D/x: owned by user 4000000000, neither by $U nor by root (to mend: chown $U $D/x)"}},
+		}, stderr: []string{"listen unix:$D/x/s: $D/x: owned by user 4000000000, neither by $U nor by root (to fix: chown $U $D/x)"}},
 	{name: "directory of root's", listens: true, setup: mkdir("x", 0o755), args: []string{"-listen", "unix:$D/x/s"}, status: 77,
 		stderr: []string{"listen unix:$D/x/s: $D/x: permission denied: user $U cannot create a socket there, use a directory of its own"}},
 	{name: "closed directory of root's", listens: true, setup: mkdir("x", 0o700), args: []string{"-listen", "unix:$D/x/s"}, status: 77,
 		stderr: []string{"listen unix:$D/x/s: $D/x: permission denied: user $U cannot read it, use a directory of its own"}},
 	{name: "a closed server", setup: serveAt("s", 0o600), status: 77,
-		stderr: []string{"listen unix:$D/s: $D/s: connect: permission denied: a socket of user root, whose server may be running (to mend: stop that server, remove the file)"}},
+		stderr: []string{"listen unix:$D/s: $D/s: connect: permission denied: a socket of user root, whose server may be running (to fix: stop that server, or remove the file)"}},
 	{name: "owner by another than root", args: []string{"-socket-owner", "root"}, status: 77,
-		stderr: []string{"listen unix:$D/s: owner root: only root can set another owner, and this is user $U (to mend: leave the owner out, or start it as that user)"}},
+		stderr: []string{"listen unix:$D/s: owner root: only root can set another owner, and this is user $U (to fix: do not use -socket-owner, or start onewake as that user)"}},
 	{name: "group of others", args: []string{"-socket-group", "4000000000"}, status: 77,
-		stderr: []string{"listen unix:$D/s: group 4000000000: user $U is not a member, and $D has another group (to mend: add the user to the group, or give it the directory)"}},
+		stderr: []string{"listen unix:$D/s: group 4000000000: user $U is not a member, and $D has another group (to fix: add the user to the group, or make it the group of the directory)"}},
 	{name: "lock of root's", setup: file(".s.lock", "", 0o600), status: 78,
-		stderr: []string{"listen unix:$D/s: $D/.s.lock: owned by user root, not by $U (to mend: remove it)"}},
+		stderr: []string{"listen unix:$D/s: $D/.s.lock: owned by user root, not by $U (to fix: remove it)"}},
 	{name: "low port", listens: true, binds: true, args: []string{"-listen", "tcp4:127.0.0.1:1"}, status: 77,
 		stderr: []string{"listen tcp4:127.0.0.1:1: bind: permission denied: only root can bind a port below 1024, use a higher one"}},
 }
@@ -265,7 +265,7 @@ func TestMessages(t *testing.T) {
 			setup: func(t *testing.T, dir string) {
 				mkdir("x", 0o755)(t, dir)
 				os.Chown(dir+"/x", 4000000000, -1)
-			}, stderr: []string{"listen unix:$D/x/s: $D/x: owned by user 4000000000, not by root (to mend: chown root $D/x)"},
+			}, stderr: []string{"listen unix:$D/x/s: $D/x: owned by user 4000000000, not by root (to fix: chown root $D/x)"},
 		}.test(t, newDir(t), "")
 	})
 }
@@ -491,7 +491,7 @@ func TestNotes(t *testing.T) {
 	}
 	tooMany := "" // unless all are allowed
 	if _, allowed := new(Config).OpenFiles(); allowed < 1<<30 {
-		tooMany = fmt.Sprintf("-max-conns 1073741824: with the other limits it may take 1073741846 open files, and the system allows %d (ulimit -n)\n", allowed)
+		tooMany = fmt.Sprintf("-max-conns 1073741824: all limits together need up to 1073741846 open files, the system allows %d (ulimit -n)\n", allowed)
 	}
 	for _, n := range []note{
 		{args: nil},
@@ -500,17 +500,17 @@ func TestNotes(t *testing.T) {
 		{args: []string{dir + "/env"}},
 		{args: []string{"-listen", "unix:" + dir + "/new"}},
 		{args: []string{"-listen", "unix:" + dir + "/left"}, want: "unix:" + dir + "/left: " + dir + "/left: a leftover socket file, removed at start\n"},
-		{args: []string{"-listen", "unix:" + dir + "/running"}, want: "unix:" + dir + "/running: a server of ours is running\n"},
+		{args: []string{"-listen", "unix:" + dir + "/running"}, want: "unix:" + dir + "/running: onewake is running\n"},
 
 		// What means nothing, and the same where it does.
 		{args: []string{"-protocol", "fastcgi", "-param", "X"}},
-		{args: []string{"-protocol", "fastcgi", "-forwarded", "X-Real-IP"}, want: "-forwarded: means nothing with -protocol fastcgi, whose parameters are believed\n"},
-		{args: []string{"-protocol", "fastcgi", "-script-name", "/x"}, want: "-script-name: means nothing with -protocol fastcgi, the web server says SCRIPT_NAME\n"},
+		{args: []string{"-protocol", "fastcgi", "-forwarded", "X-Real-IP"}, want: "-forwarded: ignored with -protocol fastcgi, where all parameters are trusted\n"},
+		{args: []string{"-protocol", "fastcgi", "-script-name", "/x"}, want: "-script-name: ignored with -protocol fastcgi, where the web server sends SCRIPT_NAME\n"},
 		{args: []string{"-forwarded", "X-Real-IP", "-script-name", "/x"}},
-		{args: []string{"-param", "X"}, want: "-param: means nothing without -protocol fastcgi\n"},
+		{args: []string{"-param", "X"}, want: "-param: ignored without -protocol fastcgi\n"},
 		{args: []string{"-max-conns", "1073741824", "-max-procs", "2", "-max-queue", "3"}, want: tooMany},
 		{args: []string{"-stream", "/bin/date"}},
-		{args: []string{"-stream", "-cgi", "/bin/date"}, want: "-stream: means nothing with -cgi, whose output goes out as it comes\n"},
+		{args: []string{"-stream", "-cgi", "/bin/date"}, want: "-stream: ignored with -cgi, where output is always sent as it comes\n"},
 	} {
 		n.test(t)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 
+	"github.com/onewake/onewake/internal/control"
 	"github.com/onewake/onewake/sock"
 )
 
@@ -259,7 +260,7 @@ func TestStatusOfErrors(t *testing.T) {
 		err  error
 		want int
 	}{
-		{nil, 0}, {usageError{errors.New("x")}, 64}, {configError{errors.New("x")}, 78}, {wrap(sock.ErrInUse), 69}, {wrap(ErrBreach), 70}, {wrap(sock.ErrNotSocket), 78},
+		{nil, 0}, {usageError{errors.New("x")}, 64}, {configError{errors.New("x")}, 78}, {wrap(sock.ErrInUse), 69}, {wrap(control.ErrProtocol), 70}, {wrap(sock.ErrNotSocket), 78},
 		{wrap(sock.ErrUnsafeDir), 78}, {wrap(sock.ErrBadAddr), 64}, {wrap(fs.ErrPermission), 77}, {wrap(fs.ErrNotExist), 78}, {errors.New("x"), 71},
 		{both(wrap(sock.ErrInUse), usageError{errors.New("x")}), 64}, {both(wrap(fs.ErrPermission), wrap(sock.ErrNotSocket)), 78},
 		{both(wrap(sock.ErrInUse), wrap(fs.ErrPermission)), 77}, {configError{fs.ErrPermission}, 78},

@@ -24,43 +24,43 @@ import (
 )
 
 const (
-	// maxDuration, a year, keeps sums of durations from overflowing.
+	// maxDuration is a year, so that sums of durations do not overflow.
 	maxDuration = 365 * 24 * time.Hour
-	// commandPath is PATH for the command, whatever the daemon's own is.
+	// commandPath is the PATH of commands.
 	commandPath = "/sbin:/bin:/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
-	// What to do about a name that nobody has.
-	listUsers  = " (to see all: getent passwd)"
-	listGroups = " (to see all: getent group)"
+	// Hints for unknown names.
+	listUsers  = " (to list users: getent passwd)"
+	listGroups = " (to list groups: getent group)"
 )
 
-// What a command line asks for besides a service.
+// Action is what the command line asks for.
 type Action int
 
 // The actions.
 const (
-	Run     Action = iota
-	Check          // -check
-	Version        // -version
-	Help           // -h, which has been printed
+	Run     Action = iota // start the service
+	Check                 // -check
+	Version               // -version
+	Help                  // -h; Parse has printed the text
 )
 
-// Parse parses the command line. All problems are in the error, which
-// [ExitStatus] and [Report] understand.
+// Parse parses the command line. The error contains all problems; see
+// [ExitStatus] and [Report].
 func Parse(args []string) (*Config, Action, error) {
 	f := newFlags()
-	f.set.SetOutput(io.Discard) // what is wrong is said here
+	f.set.SetOutput(io.Discard) // errors are reported by the caller
 	if err := f.set.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			usage(os.Stdout)
 			return nil, Help, nil
 		}
-		// Package flag has taken the argument that it stopped at, unless it is
-		// not of a flag's form.
+		// The argument that package flag stopped at is among the remaining
+		// ones only after "bad flag syntax".
 		i := len(args) - f.set.NArg()
 		if !strings.HasPrefix(err.Error(), "bad flag syntax") {
 			i--
 		}
-		return nil, Run, usageError{fmt.Errorf("%w\nonewake -h lists the flags", f.misuse(args[i]))}
+		return nil, Run, usageError{errors.New(f.badArgument(args[i]) + "\nonewake -h lists the flags")}
 	}
 	if f.on("version") {
 		return nil, Version, nil
@@ -79,7 +79,7 @@ func Parse(args []string) (*Config, Action, error) {
 	if p.text("dir") != "" {
 		c.Dir = p.directory("dir", unix.X_OK, "enter it")
 	}
-	c.SpoolDir = p.directory("spool-dir", unix.W_OK|unix.X_OK, "make files there, use one where it can, such as /var/tmp")
+	c.SpoolDir = p.directory("spool-dir", unix.W_OK|unix.X_OK, "create files there, use another directory such as /var/tmp")
 	c.ScriptName = p.script()
 	p.forwarded(c)
 	p.params(c)
@@ -105,19 +105,23 @@ func Parse(args []string) (*Config, Action, error) {
 	return c, action, p.errs.ErrorOrNil()
 }
 
-// parser turns flags' texts into options and collects what is wrong.
+// parser converts the values of flags and collects errors.
 type parser struct {
 	*flags
 	errs *multierror.Error
 }
 
-// bad notes a value of a flag that cannot be used.
-func (p *parser) bad(name, text, want string) {
-	p.errs = multierror.Append(p.errs, usageError{fmt.Errorf("-%s %q: %s", name, text, want)})
+// usage adds an error of exit status 64.
+func (p *parser) usage(format string, args ...any) {
+	p.errs = multierror.Append(p.errs, usageError{fmt.Errorf(format, args...)})
 }
 
-func (p *parser) config(err error) {
-	p.errs = multierror.Append(p.errs, configError{err})
+// bad adds an error about the value of a flag.
+func (p *parser) bad(name, text, problem string) { p.usage("-%s %q: %s", name, text, problem) }
+
+// config adds an error of exit status 78.
+func (p *parser) config(format string, args ...any) {
+	p.errs = multierror.Append(p.errs, configError{fmt.Errorf(format, args...)})
 }
 
 func (p *parser) listen(c *Config) {
@@ -128,7 +132,7 @@ func (p *parser) listen(c *Config) {
 		case err != nil:
 			p.bad("listen", s, errors.Unwrap(err).Error()) // without the address
 		case seen[a] && !strings.HasSuffix(a.Address, ":0"):
-			p.bad("listen", s, "given twice, once is enough")
+			p.bad("listen", s, "given twice")
 		default:
 			seen[a] = true
 			c.Listen = append(c.Listen, a)
@@ -146,12 +150,12 @@ func (p *parser) perms(c *Config) {
 	c.SocketPerms.GID = p.id("socket-group", perms.LookupGroup, "no such group"+listGroups)
 }
 
-// id looks a name up, if there is one.
+// id looks up the user or group of a flag.
 func (p *parser) id(flag string, lookUp func(string) (int, error), missing string) (s perms.Setting) {
 	if name := p.text(flag); name != "" {
 		id, err := lookUp(name)
 		if err != nil {
-			p.config(fmt.Errorf("-%s %q: %s", flag, name, missing))
+			p.config("-%s %q: %s", flag, name, missing)
 			return s
 		}
 		s = perms.Set(id)
@@ -168,22 +172,22 @@ func (p *parser) allow(c *Config) {
 		group, isGroup := strings.CutPrefix(name, ":")
 		gid, noGroup := perms.LookupGroup(group)
 		uid, noUser := perms.LookupUser(name)
-		why := "no such user, a group is written :GROUP and a comma is between names" + listUsers
+		problem := "no such user, separate names by commas and write a group as :GROUP" + listUsers
 		switch {
 		case name == "":
-			why = "no name, use USER or :GROUP with a comma between them, or no -allow at all"
+			problem = "empty name, use USER or :GROUP separated by commas, or do not use -allow"
 		case isGroup && noGroup == nil:
 			c.Allow.GIDs = append(c.Allow.GIDs, gid)
 			continue
 		case isGroup:
-			why = "no such group" + listGroups
+			problem = "no such group" + listGroups
 		case noUser == nil:
 			c.Allow.UIDs = append(c.Allow.UIDs, uid)
 			continue
 		case noGroup == nil:
-			why = "a group and no user, use :" + name
+			problem = "a group, not a user, use :" + name
 		}
-		p.config(fmt.Errorf("-allow %q: %q: %s", p.text("allow"), name, why))
+		p.config("-allow %q: %q: %s", p.text("allow"), name, problem)
 	}
 }
 
@@ -191,21 +195,21 @@ func (p *parser) env(c *Config) {
 	have := map[string]int{"PATH": 0}
 	c.Env = []string{"PATH=" + commandPath}
 	for _, s := range p.all["env"].texts {
-		name, _, given := strings.Cut(s, "=")
+		name, _, hasValue := strings.Cut(s, "=")
 		switch {
 		case name == "":
-			p.bad("env", s, "no name, use NAME=VALUE, or NAME to copy it")
+			p.bad("env", s, "no name, use NAME=VALUE, or NAME to copy the value")
 			continue
 		case strings.IndexByte(s, 0) >= 0:
-			p.bad("env", s, "NUL in a variable")
+			p.bad("env", s, "contains NUL")
 			continue
 		case control.IsRequestVariable(name):
-			p.bad("env", s, name+" is kept for what requests say, use another name")
+			p.bad("env", s, name+" is set by requests, use another name")
 			continue
-		case !given:
+		case !hasValue:
 			v, ok := os.LookupEnv(name)
 			if !ok {
-				p.config(fmt.Errorf("-env %q: not in the environment of onewake, set it there or use %s=VALUE", name, name))
+				p.config("-env %q: not in the environment of onewake, use %[1]s=VALUE", name)
 				continue
 			}
 			s = name + "=" + v
@@ -219,7 +223,7 @@ func (p *parser) env(c *Config) {
 	}
 }
 
-// utf8 makes sure that the core is told what was meant: it is told in JSON.
+// utf8 checks values that are sent to the core as JSON.
 func (p *parser) utf8(names ...string) {
 	for _, name := range names {
 		if s := p.text(name); !utf8.ValidString(s) {
@@ -236,9 +240,9 @@ func (p *parser) mime() string {
 	return s
 }
 
-// directory makes sure that the directory of a flag is there and usable: mode is
-// that of access(2).
-func (p *parser) directory(name string, mode uint32, why string) string {
+// directory checks that the directory of a flag exists and that access(2) allows
+// mode. Else the user cannot do what purpose says.
+func (p *parser) directory(name string, mode uint32, purpose string) string {
 	dir := p.text(name)
 	if !filepath.IsAbs(dir) {
 		abs, err := filepath.Abs(dir)
@@ -256,23 +260,23 @@ func (p *parser) directory(name string, mode uint32, why string) string {
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		p.errs = multierror.Append(p.errs, fmt.Errorf("-%s %q: %w: user %s cannot %s", name, dir, fs.ErrPermission, perms.UserName(os.Geteuid()), why))
+		p.errs = multierror.Append(p.errs, fmt.Errorf("-%s %q: %w: user %s cannot %s", name, dir, fs.ErrPermission, perms.UserName(os.Geteuid()), purpose))
 	case errors.Is(err, fs.ErrNotExist):
-		p.config(fmt.Errorf("-%s %q: %w (to mend: install -d -o %s %s)", name, dir, err, perms.UserName(os.Geteuid()), dir))
+		p.config("-%s %q: %w (to fix: install -d -o %s %s)", name, dir, err, perms.UserName(os.Geteuid()), dir)
 	case err != nil:
-		p.config(fmt.Errorf("-%s %q: %w", name, dir, err))
+		p.config("-%s %q: %w", name, dir, err)
 	case !fi.IsDir():
-		p.config(fmt.Errorf("-%s %q: not a directory, use %s", name, dir, filepath.Dir(dir)))
+		p.config("-%s %q: not a directory, use %s", name, dir, filepath.Dir(dir))
 	}
 	return filepath.Clean(dir)
 }
 
-// dir is where the command runs without -dir: by RFC 3875 § 7.2 a CGI program in
-// its own directory.
+// dir sets the working directory if -dir was not given. A CGI program runs in its
+// own directory (RFC 3875 § 7.2).
 func (p *parser) dir(c *Config) {
 	switch {
 	case p.text("dir") != "":
-	case c.Scripts != "": // each in its own
+	case c.Scripts != "": // depends on the script
 	case c.CGI && c.Path != "":
 		c.Dir = filepath.Dir(c.Path)
 	default:
@@ -286,7 +290,7 @@ func (p *parser) script() string {
 		return ""
 	}
 	if s != "" && (s[0] != '/' || strings.HasSuffix(s, "/") || strings.ContainsAny(s, "?#\x00")) {
-		p.bad("script-name", s, "not a path such as /cgi-bin/foo, without ? or # and without a slash at its end")
+		p.bad("script-name", s, "not a path such as /cgi-bin/foo, which has no ? or # and does not end in a slash")
 	}
 	return s
 }
@@ -313,36 +317,34 @@ func (p *parser) params(c *Config) {
 	}
 }
 
-// BadParam says why -param cannot name a parameter, or nothing if it can.
+// BadParam says why -param cannot name a parameter. It returns "" if it can.
 func BadParam(s string) string {
 	switch {
 	case s == "" || strings.ContainsFunc(s, func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') && (r < '0' || r > '9') }):
-		return "not the name of a parameter, of capital letters, digits and _"
+		return "not the name of a parameter, which consists of capital letters, digits and _"
 	case s == "PATH" || s == "HTTP_PROXY" || strings.HasPrefix(s, "LD_"):
 		return "never taken from a request"
 	}
 	return ""
 }
 
-// scripts makes sure that the directory of -scripts can be read. What is in it
-// is the monitor's to find out.
+// scripts checks that the directory of -scripts can be read.
 func (p *parser) scripts(c *Config) {
 	c.CGI = true
-	told := len(Flatten(p.errs.ErrorOrNil())) // not twice
+	before := len(p.errs.WrappedErrors())
 	c.Scripts = p.directory("scripts", unix.R_OK|unix.X_OK, "read it")
+	ok := before == len(p.errs.WrappedErrors())
 	if len(c.Command) > 0 {
-		p.errs = multierror.Append(p.errs, usageError{fmt.Errorf("-scripts %q: there is a command as well, %q, give one of them", c.Scripts, c.Command[0])})
-		return
-	}
-	if _, err := scripts.Read(c.Scripts); err != nil && told == len(Flatten(p.errs.ErrorOrNil())) {
-		p.config(fmt.Errorf("-scripts %q: %w", c.Scripts, err))
+		p.usage("-scripts %q: cannot be used with a command, %q", c.Scripts, c.Command[0])
+	} else if _, err := scripts.Read(c.Scripts); err != nil && ok {
+		p.config("-scripts %q: %w", c.Scripts, err)
 	}
 }
 
 func (p *parser) duration(name string) time.Duration {
 	d, err := time.ParseDuration(p.text(name))
 	if s, serr := time.ParseDuration(p.text(name) + "s"); err != nil && serr == nil && s > 0 {
-		p.bad(name, p.text(name), "no unit, use "+p.text(name)+"s or such")
+		p.bad(name, p.text(name), "no unit, use for example "+p.text(name)+"s")
 	} else if err != nil || d <= 0 || d > maxDuration {
 		p.bad(name, p.text(name), "not a duration above 0 and up to 8760h, such as 90s or 2m30s")
 	}
@@ -382,7 +384,7 @@ func parseSize(s string) (int64, error) {
 
 func (p *parser) choice(name string, words ...string) string {
 	if !slices.Contains(words, p.text(name)) {
-		p.bad(name, p.text(name), "not one of its values, use "+strings.Join(words, " or "))
+		p.bad(name, p.text(name), "unknown value, use "+strings.Join(words, " or "))
 	}
 	return p.text(name)
 }

@@ -10,44 +10,42 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 
+	"github.com/onewake/onewake/internal/control"
 	"github.com/onewake/onewake/sock"
 )
 
 // Exit statuses, of sysexits(3).
 const (
-	StatusOK     = 0
-	StatusUsage  = 64 // the command line cannot be understood
-	StatusInUse  = 69 // somebody else serves at the address
-	StatusBreach = 70 // the core has sent what no honest one does
-	StatusOS     = 71 // the system refused something
-	StatusNoPerm = 77 // not permitted
-	StatusConfig = 78 // the configuration cannot work
+	StatusOK       = 0
+	StatusUsage    = 64 // the command line is invalid
+	StatusInUse    = 69 // the address is in use
+	StatusProtocol = 70 // the core has violated the control protocol
+	StatusOS       = 71 // a system call failed
+	StatusNoPerm   = 77 // permission denied
+	StatusConfig   = 78 // the configuration is invalid
 )
 
-// ErrBreach is why a service ends whose core has sent what no honest one does.
-var ErrBreach = errors.New("breach by core")
-
-// usageError is a command line that cannot be understood: exit status 64.
+// usageError is an invalid command line: exit status 64.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// configError is one that can, and will not work: exit status 78.
+// configError is a valid command line that cannot work here: exit status 78.
 type configError struct{ error }
 
 func (e configError) Unwrap() error { return e.error }
 
-// Report prints each error on a line of its own.
+// Report prints each error on its own line.
 func Report(w io.Writer, err error) {
 	for _, e := range Flatten(err) {
 		fmt.Fprintf(w, "onewake: %s\n", Explain(e))
 	}
 }
 
-// Explain is the text of an error, with what would mend it.
+// Explain returns the text of an error and a hint how to fix it.
 func Explain(err error) string { return err.Error() + hint(err) }
 
-// Flatten takes collections of errors apart.
+// Flatten splits a collection of errors.
 func Flatten(err error) []error {
 	var m *multierror.Error
 	if errors.As(err, &m) {
@@ -63,8 +61,8 @@ func Flatten(err error) []error {
 	return []error{err}
 }
 
-// ExitStatus maps an error to a status, the one place that does. Of several the
-// one that must be mended first counts.
+// ExitStatus returns the exit status for an error. If there are several, the
+// one that has to be fixed first counts.
 func ExitStatus(err error) int {
 	var usage usageError
 	var config configError
@@ -73,8 +71,8 @@ func ExitStatus(err error) int {
 		return StatusOK
 	case errors.As(err, &usage), errors.Is(err, sock.ErrBadAddr):
 		return StatusUsage
-	case errors.Is(err, ErrBreach):
-		return StatusBreach
+	case errors.Is(err, control.ErrProtocol):
+		return StatusProtocol
 	case errors.As(err, &config), errors.Is(err, sock.ErrUnsafeDir), errors.Is(err, sock.ErrNotSocket),
 		errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return StatusConfig
@@ -86,7 +84,7 @@ func ExitStatus(err error) int {
 	return StatusOS
 }
 
-// Release is the version that was linked, or what Go knows of the build.
+// Release returns the version set by the linker, or else the module version.
 func Release(linked string) string {
 	if bi, ok := debug.ReadBuildInfo(); linked == "devel" && ok && bi.Main.Version != "" && bi.Main.Version != "(devel)" {
 		return bi.Main.Version

@@ -23,7 +23,7 @@ func TestDistance(t *testing.T) {
 	}
 	f := newFlags()
 	for name, want := range map[string]string{"timout": "timeout", "listenn": "listen", "max_procs": "max-procs", "alow": "allow", "user": "", "x": "", "processes": ""} {
-		got := f.nearest(name)
+		got := f.similar(name)
 		if want != "" {
 			want = ", did you mean -" + want + "?"
 		}

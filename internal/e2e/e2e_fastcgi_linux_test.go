@@ -122,7 +122,7 @@ func TestScripts(t *testing.T) {
 	eventually(t, "the new script is known", func() bool { return s.get("/cgi/d").status == 502 })
 	s.await("command cannot be started")
 	s.stop()
-	if r := run(t, "-check", "-listen", "unix:"+s.dir+"/s", "-scripts", root); r.status != 0 || r.stdout != "script b\nscript c\nscript d: cannot be run: its #! names \"/none\": no such file or directory\nconfiguration is good\n" {
+	if r := run(t, "-check", "-listen", "unix:"+s.dir+"/s", "-scripts", root); r.status != 0 || r.stdout != "script b\nscript c\nscript d: cannot be run: interpreter \"/none\": no such file or directory\nconfiguration is good\n" {
 		t.Errorf("%+v", r)
 	}
 }

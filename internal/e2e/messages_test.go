@@ -30,7 +30,7 @@ func TestMessages(t *testing.T) {
 	defer ln.Close()
 	toFind := map[string]string{"freebsd": " (to find it: sockstat -l)", "linux": " (to find it: ss -lnp)"}[runtime.GOOS]
 	inUse := "listen unix:" + taken + ": address already in use: another server answers" + toFind
-	writable := "listen unix:" + unsafe + "/s: " + unsafe + ": writable by its group and others (to mend: chmod go-w " + unsafe + ")"
+	writable := "listen unix:" + unsafe + "/s: " + unsafe + ": writable by its group and others (to fix: chmod go-w " + unsafe + ")"
 	for _, tt := range []struct {
 		name string
 		args []string
@@ -38,10 +38,10 @@ func TestMessages(t *testing.T) {
 	}{
 		{"unknown flag", []string{"-bogus"}, result{status: statusUsage, stderr: "onewake: -bogus: no such flag\nonewake -h lists the flags\n"}},
 		{"all at once", []string{"-listen", listen, "-dir", "/no-such", "no-such"}, result{status: statusConfig,
-			stderr: "onewake: -dir \"/no-such\": no such file or directory (to mend: install -d -o " + perms.UserName(os.Geteuid()) + " /no-such)\n" +
-				"onewake: command \"no-such\": not in PATH=" + commandPath + ", give its absolute path\n"}},
+			stderr: "onewake: -dir \"/no-such\": no such file or directory (to fix: install -d -o " + perms.UserName(os.Geteuid()) + " /no-such)\n" +
+				"onewake: command \"no-such\": not in PATH=" + commandPath + ", use its absolute path\n"}},
 		{"bad by -check", []string{"-check", "-timeout", "5", "-listen", listen, "-listen", "unix:" + taken, "sh"}, result{status: statusUsage,
-			stdout: "command \"sh\": " + need(t, "sh", "install the base system") + "\n", stderr: "onewake: -timeout \"5\": no unit, use 5s or such\nonewake: " + inUse + "\n"}},
+			stdout: "command \"sh\": " + need(t, "sh", "install the base system") + "\n", stderr: "onewake: -timeout \"5\": no unit, use for example 5s\nonewake: " + inUse + "\n"}},
 		{"good by -check", []string{"-check", "-listen", listen}, result{stdout: "configuration is good\n"}},
 		{"version", []string{"-version"}, result{stdout: fmt.Sprintf("onewake %s %s %s/%s\n", testVersion, runtime.Version(), runtime.GOOS, runtime.GOARCH)}},
 	} {

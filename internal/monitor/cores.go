@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/onewake/onewake/internal/cli"
 	"github.com/onewake/onewake/internal/control"
 	coreprocess "github.com/onewake/onewake/internal/core"
 	"github.com/onewake/onewake/internal/process"
@@ -191,7 +190,7 @@ func (m *monitor) coreBroken(c *core, err error) {
 	case errors.Is(err, control.ErrProtocol):
 		// Whatever has taken the core over may have handed the listeners on.
 		m.log.Error("breach by core", "core", c.pid, "error", err)
-		m.end(fmt.Errorf("%w: %w", cli.ErrBreach, err))
+		m.end(err)
 	case c.state == retiring || m.phase != running:
 		c.peer.Close() // it has finished its work, and is ending
 	default:

@@ -69,8 +69,8 @@ type monitor struct {
 }
 
 // Run is the life of the monitor. It returns nil after a stop that was asked
-// for; other errors are of package sock, of the system, or [cli.ErrBreach], and
-// have been logged.
+// for; other errors are of package sock, of the system, or [control.ErrProtocol],
+// and have been logged.
 func Run(cfg *cli.Config, version string) error {
 	// The loop's goroutine keeps this thread: the death of the thread that
 	// forked is what Linux tells children as the death of their parent.
