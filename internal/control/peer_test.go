@@ -23,9 +23,9 @@ func startFrame(id uint64, stdin byte, script, vars string) []byte {
 	return appendFrame(nil, msgStart, id, []byte{stdin}, []byte(script), []byte{0}, []byte(vars))
 }
 
-// TestBreach: whatever an honest core never sends ends the core, and nothing
+// TestViolations: whatever an honest core never sends ends the core, and nothing
 // but the core; an honest one beside it is served on.
-func TestBreach(t *testing.T) {
+func TestViolations(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		r := newRig(t, 2)
 		honest := r.core()

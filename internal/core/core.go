@@ -1,6 +1,6 @@
-// Package core is the process that talks to strangers. On FreeBSD it does so in
-// capability mode; everywhere it has an empty environment, and descriptors for
-// what it needs and nothing else.
+// Package core is the process that reads from the network. Its environment is
+// empty, and it has no descriptors except those that it needs. On FreeBSD it runs
+// in capability mode.
 package core
 
 import (
@@ -29,35 +29,35 @@ import (
 	"github.com/onewake/onewake/sandbox"
 )
 
-// Name is argv[0] of a core, by which the program knows its role and ps(1)
-// shows it.
+// Name is argv[0] of a core. It tells the program its role, and is shown by ps(1).
 const Name = "onewake: core"
 
-// Descriptors of a core besides 0, 1 and 2. The listeners follow, then the locks.
+// Descriptors of a core besides 0, 1 and 2. The listeners and then the locks start
+// at First.
 const (
 	Control = 3
 	First   = 4
 )
 
-// Setup is what the monitor tells a core before anything else.
+// Setup is the configuration that the monitor sends to a core.
 type Setup struct {
 	cli.Config
 	Listeners []Listener
 	Locks     int
 	Software  string          // SERVER_SOFTWARE
-	Names     scripts.Names   `json:",omitempty"` // of -scripts
-	Page      *testpage.Setup `json:",omitempty"` // where there is no command
+	Names     scripts.Names   `json:",omitempty"` // with -scripts
+	Page      *testpage.Setup `json:",omitempty"` // without a command
 }
 
-// Listener is what a core is told of a listening socket.
+// Listener describes a listening socket.
 type Listener struct {
-	Name string // as on the command line, with the port that was taken
-	Host string
-	Port string
+	Name string // as on the command line, with the actual port
+	Host string // SERVER_NAME
+	Port string // SERVER_PORT
 	Unix bool
 }
 
-// core is what Run keeps.
+// core is the state of the process.
 type core struct {
 	Setup
 	queue   *logqueue.Queue
@@ -69,25 +69,24 @@ type core struct {
 	locks   []*os.File
 	sandbox sandbox.State
 	served  atomic.Uint64
-	names   atomic.Pointer[scripts.Names] // of -scripts
-	asking  sync.Mutex                    // for new ones
+	scripts atomic.Pointer[scripts.Names] // with -scripts
+	update  sync.Mutex                    // held while asking the monitor for scripts
 
-	untraceable error // what came of it
+	untraceable error // result of sandbox.Untraceable
 }
 
-// Run is the life of a core, and gives the exit status of one that could not
-// start or has lost its monitor.
+// Run runs a core. It returns the exit status if the core cannot start or loses
+// its monitor.
 func Run() (status int) {
 	c := new(core)
-	// Before anything else: until then a command, which is the same user's, could
-	// look in.
+	// First, because a command of the same user could trace this process.
 	c.untraceable = sandbox.Untraceable()
-	// The monitor decides when a core ends; signals sent to the whole
-	// foreground group or by a careless pkill do not.
+	// Only the monitor stops a core, not a signal to the foreground process group
+	// or from pkill(1).
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGPIPE)
 	runtime.GOMAXPROCS(1)
-	// Little is allocated for a request, so that collecting often costs nothing
-	// and keeps the memory where it was after the first thousand.
+	// A request allocates little, so frequent collections are cheap. They keep
+	// the memory use constant.
 	debug.SetGCPercent(50)
 	c.logTo(cli.Text)
 	err := c.prepare()
@@ -108,10 +107,8 @@ func Run() (status int) {
 			l.Close()
 		}()
 	}
-	go c.beat()
-	// From here on the monitor decides. When it is gone there is nobody to
-	// start commands, and nobody that another monitor's core could wait for.
-	c.client.Run()
+	go c.sendHeartbeats()
+	c.client.Run() // returns when the monitor has exited: nobody can start commands
 	c.queue.Close(100 * time.Millisecond)
 	return cli.StatusOS
 }
@@ -123,9 +120,9 @@ func (c *core) logTo(format string) {
 	c.queue, c.log = logqueue.New(2, format == cli.JSON)
 }
 
-// prepare takes the descriptors over and makes everything that capability mode
-// would refuse. Rights are limited before a descriptor is converted: package
-// net works on duplicates, which inherit them.
+// prepare takes over the descriptors and does everything that is not possible in
+// capability mode. It limits the rights of a descriptor before it passes it to
+// package net, which uses a duplicate with the same rights.
 func (c *core) prepare() (err error) {
 	limit := func(fd int, r sandbox.Rights) {
 		if e := sandbox.LimitFD(fd, r); e != nil && !errors.Is(e, sandbox.ErrUnsupported) && err == nil {
@@ -175,7 +172,7 @@ func (c *core) prepare() (err error) {
 	return err
 }
 
-// assemble puts the parts together.
+// assemble creates the handler and the server.
 func (c *core) assemble() {
 	var handler cgi.Handler
 	if c.Page != nil {
@@ -184,9 +181,9 @@ func (c *core) assemble() {
 		c.gateway = cgi.New(&c.Config, c.client, c.log)
 		handler = c.gateway
 	}
-	service := front.Service{Config: &c.Config, Gate: c.gate, Handler: handler, Done: c.done}
+	service := front.Service{Config: &c.Config, Gate: c.gate, Handler: handler, Done: c.logAccess}
 	if c.Config.Scripts != "" {
-		c.names.Store(&c.Names)
+		c.scripts.Store(&c.Names)
 		service.Scripts = c
 	}
 	if c.Protocol == cli.FastCGI {
@@ -198,34 +195,34 @@ func (c *core) assemble() {
 	}
 	c.client.OnRetire = func() {
 		c.gate.Retire()
-		go c.leave(false)
+		go c.exitWhenIdle(false)
 	}
 	c.client.OnStop = func() {
 		c.gate.Stop()
-		go c.leave(true)
+		go c.exitWhenIdle(true)
 	}
 }
 
-// Find finds a program of -scripts. A name that is not known may be new: the
-// monitor looks, unless another request has just had it look.
+// Find implements [front.Scripts]. If it does not find a script it asks the
+// monitor for new ones, unless another request has just done so.
 func (c *core) Find(path string) (name, info string, ok bool) {
-	if name, info, ok = c.names.Load().Find(path); ok {
+	if name, info, ok = c.scripts.Load().Find(path); ok {
 		return name, info, ok
 	}
-	c.asking.Lock()
-	defer c.asking.Unlock()
-	if name, info, ok = c.names.Load().Find(path); ok {
+	c.update.Lock()
+	defer c.update.Unlock()
+	if name, info, ok = c.scripts.Load().Find(path); ok {
 		return name, info, ok
 	}
 	if names, err := c.client.Scripts(); err == nil && names != nil {
-		c.names.Store((*scripts.Names)(&names))
+		c.scripts.Store((*scripts.Names)(&names))
 	}
-	return c.names.Load().Find(path)
+	return c.scripts.Load().Find(path)
 }
 
-// confine enters capability mode. What it refuses has all been done by now:
-// the time zone is UTC, the host name came from the monitor, and Go's random
-// source is a system call.
+// confine enters capability mode. Nothing after this needs more: the time zone is
+// UTC, the host name comes from the monitor, and Go's random numbers come from a
+// system call.
 func (c *core) confine() error {
 	switch err := c.untraceable; {
 	case err == nil, errors.Is(err, sandbox.ErrUnsupported):
@@ -239,19 +236,16 @@ func (c *core) confine() error {
 		return nil
 	}
 	err := sandbox.Enter()
-	switch {
-	case err == nil:
-		c.sandbox = sandbox.Confined
-	case errors.Is(err, sandbox.ErrUnsupported):
+	if errors.Is(err, sandbox.ErrUnsupported) {
 		c.sandbox = sandbox.None
-	default:
-		return err
+		return nil
 	}
-	return nil
+	c.sandbox = sandbox.Confined
+	return err
 }
 
-// leave waits until this core has nothing left to do, and ends it.
-func (c *core) leave(stop bool) {
+// exitWhenIdle exits when all requests and their processes are over.
+func (c *core) exitWhenIdle(stop bool) {
 	c.gate.WaitListeners()
 	for _, f := range c.locks {
 		f.Close()
@@ -261,16 +255,15 @@ func (c *core) leave(stop bool) {
 	}
 	c.gate.WaitIdle()
 	if c.gateway != nil {
-		c.gateway.Wait() // what works on behind its answer
+		c.gateway.Wait() // processes that run on after their answer
 	}
 	c.queue.Close(time.Second)
 	c.client.Push(c.stats())
 	os.Exit(cli.StatusOK)
 }
 
-// beat tells the monitor the counters, again and again, which also shows it that
-// this core is alive.
-func (c *core) beat() {
+// sendHeartbeats sends the counters at regular intervals.
+func (c *core) sendHeartbeats() {
 	for range time.Tick(c.Times.Heartbeat) {
 		if c.client.Push(c.stats()) != nil {
 			return
@@ -287,8 +280,8 @@ func (c *core) stats() control.Stats {
 	return s
 }
 
-// done writes the access record.
-func (c *core) done(r *cgi.Request) {
+// logAccess counts a request and writes its access record.
+func (c *core) logAccess(r *cgi.Request) {
 	c.served.Add(1)
 	if !c.AccessLog {
 		return

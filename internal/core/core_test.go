@@ -53,7 +53,7 @@ func TestFindNew(t *testing.T) {
 	}
 	go client.Run()
 	c := &core{client: client}
-	c.names.Store(&scripts.Names{"old"})
+	c.scripts.Store(&scripts.Names{"old"})
 	for range n {
 		all.Go(func() {
 			asking.Done()

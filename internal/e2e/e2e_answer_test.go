@@ -102,7 +102,7 @@ func TestAnswerNowEnded(t *testing.T) {
 			pids := m.pids(1)
 			c.answer("POST").want(t, 202, "accepted\n")
 			s.stop()
-			s.await("drain time is over, what still runs is ended", "running", "1")
+			s.await("drain time is over, terminating commands", "running", "1")
 			if tt.ended == "leftovers ended" {
 				s.await(tt.ended)
 			}

@@ -342,7 +342,7 @@ func TestLog(t *testing.T) {
 				t.Errorf("start record: listen %q", got)
 			}
 			if os.Geteuid() == 0 {
-				s.await("started as root: the command is root too")
+				s.await("running as root: commands run as root too")
 			}
 			target := `/a"b'c\d%0a=x?q="1"&é` + "\xff" + strings.Repeat("y", 3000)
 			s.get(target).want(t, 200, "out\n")

@@ -182,7 +182,7 @@ func TestLifeDrainOver(t *testing.T) {
 		dial(t, s.addr).send("%s", get11("/"))
 		leader := m.pids(1)[0]
 		s.signal(syscall.SIGTERM)
-		s.await("drain time is over, what still runs is ended", "running", "1")
+		s.await("drain time is over, terminating commands", "running", "1")
 		if got := m.line(); got != "asked" {
 			t.Errorf("the group says %q", got)
 		}
@@ -386,7 +386,7 @@ func TestLifeCoreCannotStart(t *testing.T) {
 			if st := s.wait(); st != statusOS {
 				t.Errorf("exit status %d, want %d", st, statusOS)
 			}
-			if r := s.await("the service ends"); !strings.Contains(r["error"], tt.reason) {
+			if r := s.await("service failed"); !strings.Contains(r["error"], tt.reason) {
 				t.Errorf("%v, want %q", r, tt.reason)
 			}
 			if _, err := os.Lstat(s.path); err == nil {

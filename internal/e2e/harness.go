@@ -504,8 +504,8 @@ func (s *server) cleanup() {
 	if !s.troubles {
 		for _, r := range s.records {
 			switch r["msg"] {
-			case "core died", "breach by core", "core is gone or stuck", "log records dropped",
-				"less protection than there could be", "cannot accept":
+			case "core died", "protocol violation by core", "core connection failed", "log records dropped",
+				"cannot protect the monitor from tracing", "cannot accept":
 				s.t.Errorf("in the log: %v", r)
 			}
 		}

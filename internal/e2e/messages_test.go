@@ -60,7 +60,7 @@ func TestMessages(t *testing.T) {
 		if st := s.wait(); st != tt.status {
 			t.Errorf("%s: exit status %d, want %d", tt.path, st, tt.status)
 		}
-		if r := s.await("the service ends"); r["error"] != tt.want || r["level"] != "ERROR" {
+		if r := s.await("service failed"); r["error"] != tt.want || r["level"] != "ERROR" {
 			t.Errorf("%v, want %q", r, tt.want)
 		}
 	}

@@ -5,13 +5,13 @@ package e2e
 
 // Exit statuses, of sysexits(3).
 const (
-	statusOK     = 0
-	statusUsage  = 64
-	statusInUse  = 69
-	statusBreach = 70
-	statusOS     = 71
-	statusNoPerm = 77
-	statusConfig = 78
+	statusOK       = 0
+	statusUsage    = 64
+	statusInUse    = 69
+	statusProtocol = 70
+	statusOS       = 71
+	statusNoPerm   = 77
+	statusConfig   = 78
 )
 
 // commandPath is the PATH of a command.

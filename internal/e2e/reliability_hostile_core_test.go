@@ -40,9 +40,9 @@ func (h *hijacked) take(plans ...string) (core int) {
 
 // What no honest core says ends the service: exit 70, no socket file, and nothing
 // left of what was started. Here is one of each kind; all of them are in
-// control.TestBreach. A core that dies in the middle of a message has only
+// control.TestViolations. A core that dies in the middle of a message has only
 // crashed.
-func TestHostileCoreBreaches(t *testing.T) {
+func TestHostileCoreViolations(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it looks at processes that are closed to their own user")
 	frame := func(kind byte, id uint64, payload string) string {
@@ -68,11 +68,11 @@ func TestHostileCoreBreaches(t *testing.T) {
 				h.stop()
 				return
 			}
-			if r := h.await("breach by core"); !strings.Contains(r["error"], tt.says) {
+			if r := h.await("protocol violation by core"); !strings.Contains(r["error"], tt.says) {
 				t.Errorf("%v, want %q", r, tt.says)
 			}
-			if st := h.wait(); st != statusBreach {
-				t.Errorf("exit status %d, want %d", st, statusBreach)
+			if st := h.wait(); st != statusProtocol {
+				t.Errorf("exit status %d, want %d", st, statusProtocol)
 			}
 			if _, err := os.Lstat(h.path); err == nil {
 				t.Error("the socket file is left")

@@ -250,7 +250,7 @@ func TestSocketDirectory(t *testing.T) {
 		if strings.Contains(s.logText(), "failed to delete") {
 			t.Errorf("a file that is gone is worth no warning: %s", s.logText())
 		}
-		fails(t, launch{dir: dir}, statusConfig, "to mend: install -d")
+		fails(t, launch{dir: dir}, statusConfig, "to fix: install -d")
 	})
 	t.Run("replaced", func(t *testing.T) {
 		dir := filepath.Join(newDir(t, nil), "d")

@@ -323,7 +323,7 @@ func TestStressStuckCore(t *testing.T) {
 		if took < 30*time.Second {
 			t.Errorf("ended after %v: a core has 30 s to answer", took)
 		}
-		s.await("core is stuck", "core", strconv.Itoa(core))
+		s.await("core is unresponsive", "core", strconv.Itoa(core))
 		waiting.answer("GET").wantStatus(t, 200)
 		if now := s.currentCore(); now == core {
 			t.Errorf("core %d serves", now)

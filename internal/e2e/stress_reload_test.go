@@ -106,7 +106,7 @@ func TestStressReloadUnderLoad(t *testing.T) {
 	fails("other control version", "core speaks another control version")
 	if !short() {
 		put([]byte("#!/bin/sh\nexec sleep 100\n"), 0o755)
-		fails("never ready", "core is not ready in time")
+		fails("never ready", "core was not ready in time")
 	}
 	put(good, 0o755)
 	reload()

@@ -17,41 +17,38 @@ import (
 )
 
 const (
-	// maxFailures is how many cores in a row may end before they are ready.
-	maxFailures = 3
-	// maxBackoff is the longest time before another core is started.
-	maxBackoff = 30 * time.Second
-	// maxMissed is how many heartbeats in a row a stuck core has missed.
-	maxMissed = 3
+	maxFailures = 3                // failed starts in a row before the service fails
+	maxBackoff  = 30 * time.Second // longest delay before a restart
+	maxMissed   = 3                // missed heartbeats in a row before a core is killed
 )
 
-// state is the life of a core, in one word.
+// state is the state of a core.
 type state uint8
 
 const (
 	starting state = iota
 	serving
-	retiring // it has a successor, or the service stops
-	dead     // it has been told to die, or has; nothing that it says counts
+	retiring // another core has taken over, or the service stops
+	dead     // killed; its messages are ignored
 )
 
-// core is one core, as the monitor sees it.
+// core is a core process.
 type core struct {
-	m      *monitor
-	pid    int
-	group  *process.Group
-	peer   *control.Peer
-	state  state
-	since  time.Time      // it has served
-	pulse  *process.Timer // kills it, if it is not ready or does not beat
-	missed int            // heartbeats in a row
-	last   *process.Timer // kills it, if it has retired and does not end
-	stats  control.Stats
-	names  scripts.Names // that it has been told
+	m       *monitor
+	pid     int
+	group   *process.Group
+	peer    *control.Peer
+	state   state
+	ready   time.Time      // when it became ready, or zero
+	timeout *process.Timer // for becoming ready, and then for the next heartbeat
+	missed  int            // missed heartbeats in a row
+	retired *process.Timer // for exiting after it has retired
+	stats   control.Stats  // the last ones received
+	names   scripts.Names  // the last ones sent
 }
 
-// startCore starts a core: with an empty environment, and no descriptor but
-// those it needs.
+// startCore starts a core with an empty environment and only the descriptors that
+// it needs.
 func (m *monitor) startCore() error {
 	set := m.setup()
 	setup, err := json.Marshal(set)
@@ -63,7 +60,7 @@ func (m *monitor) startCore() error {
 		return os.NewSyscallError("socketpair", err)
 	}
 	defer unix.Close(pair[1])
-	unix.CloseOnExec(pair[0]) // nobody else forks
+	unix.CloseOnExec(pair[0]) // no other thread forks
 	unix.CloseOnExec(pair[1])
 	c := &core{m: m, names: set.Names}
 	if c.peer, err = control.NewPeer(pair[0], m.loop, m.sup, m.peerOptions()); err != nil {
@@ -86,9 +83,9 @@ func (m *monitor) startCore() error {
 	}
 	c.pid = c.group.PID()
 	m.cores[c.pid] = c
-	m.hear(c)
-	c.pulse = m.loop.After(m.Times.Ready, func() {
-		m.log.Error("core is not ready in time", "core", c.pid)
+	m.setHandlers(c)
+	c.timeout = m.loop.After(m.Times.Ready, func() {
+		m.log.Error("core was not ready in time", "core", c.pid)
 		m.kill(c)
 	})
 	if m.current == nil {
@@ -100,10 +97,10 @@ func (m *monitor) startCore() error {
 	return nil
 }
 
-// hear has what a core says come to the monitor.
-func (m *monitor) hear(c *core) {
+// setHandlers sets the handlers of messages from a core.
+func (m *monitor) setHandlers(c *core) {
 	c.peer.OnReady = func(sandbox string, err error) { m.coreReady(c, sandbox, err) }
-	c.peer.OnFail = func(err error) { m.coreBroken(c, err) }
+	c.peer.OnFail = func(err error) { m.coreFailed(c, err) }
 	c.peer.OnClosed = func() { m.coreClosed(c) }
 	if m.table != nil {
 		c.peer.OnScripts = func() []string { return m.scriptNames(c) }
@@ -111,20 +108,20 @@ func (m *monitor) hear(c *core) {
 	c.peer.OnStats = func(s control.Stats) { m.coreStats(c, s) }
 }
 
-// coreReady puts a core to work, in the place of an older one if there is one.
+// coreReady makes a core the serving one and retires the old one.
 func (m *monitor) coreReady(c *core, sandbox string, err error) {
 	switch {
 	case c.state != starting:
-		m.coreBroken(c, fmt.Errorf("%w: ready twice", control.ErrProtocol))
+		m.coreFailed(c, fmt.Errorf("%w: ready twice", control.ErrProtocol))
 		return
 	case err != nil:
 		m.log.Error("core speaks another control version", "core", c.pid, "error", err)
 		m.kill(c)
 		return
 	}
-	c.state, c.since = serving, time.Now()
+	c.state, c.ready = serving, time.Now()
 	m.failures = 0
-	m.awaitBeat(c)
+	m.awaitHeartbeat(c)
 	if c == m.next {
 		old := m.current
 		m.current, m.next = c, nil
@@ -133,46 +130,45 @@ func (m *monitor) coreReady(c *core, sandbox string, err error) {
 	}
 	if !m.started {
 		m.started = true
-		m.startRecord(sandbox)
+		m.logStart(sandbox)
 	}
-	m.reloadAgain()
+	m.reloadIfPending()
 }
 
-// retire has a core finish what it has begun. How long that takes nobody can
-// tell: an upload has no end as long as some of it comes in time, and a request
-// may wait long for its turn. But one that has been taken over must not keep its
-// copy of the listeners for good.
+// retire makes a core exit when its requests are over. That can take long, because
+// an upload may go on for as long as some of it arrives in time. But a compromised
+// core must not keep its copies of the listeners forever.
 func (m *monitor) retire(c *core) {
 	if c.state == dead {
 		return
 	}
 	c.state = retiring
 	c.peer.Retire()
-	c.last = m.loop.After(m.Timeout+m.KillAfter+m.Times.Retired, func() {
-		m.log.Error("retired core does not end", "core", c.pid)
+	c.retired = m.loop.After(m.Timeout+m.KillAfter+m.Times.Retired, func() {
+		m.log.Error("retired core does not exit", "core", c.pid)
 		m.kill(c)
 	})
 }
 
-// coreStats takes a core's counters, which are its heartbeat too.
+// coreStats handles the counters of a core, which are its heartbeat.
 func (m *monitor) coreStats(c *core, s control.Stats) {
 	c.stats = s
-	if c.state != starting { // the time to be ready goes on
+	if c.state != starting { // the timeout for becoming ready must stay
 		c.missed = 0
-		m.awaitBeat(c)
+		m.awaitHeartbeat(c)
 	}
 }
 
-// awaitBeat counts the heartbeats that a core misses, and kills it after some. A
-// machine that has stood still for long has missed one.
-func (m *monitor) awaitBeat(c *core) {
-	c.pulse.Stop()
-	c.pulse = m.loop.After(m.Times.Heartbeat, func() {
+// awaitHeartbeat kills a core after maxMissed heartbeats. It counts them instead of
+// using one long timeout: when a suspended machine resumes, only one is missed.
+func (m *monitor) awaitHeartbeat(c *core) {
+	c.timeout.Stop()
+	c.timeout = m.loop.After(m.Times.Heartbeat, func() {
 		if c.missed++; c.missed < maxMissed {
-			m.awaitBeat(c)
+			m.awaitHeartbeat(c)
 			return
 		}
-		m.log.Error("core is stuck", "core", c.pid)
+		m.log.Error("core is unresponsive", "core", c.pid)
 		m.kill(c)
 	})
 }
@@ -183,41 +179,41 @@ func (m *monitor) coreClosed(c *core) {
 	}
 }
 
-// coreBroken is told of a control socket that has ended or been misused. What
-// the core has started is being ended already.
-func (m *monitor) coreBroken(c *core, err error) {
+// coreFailed handles the failure of a control socket. The peer terminates the
+// commands of the core.
+func (m *monitor) coreFailed(c *core, err error) {
 	switch {
 	case errors.Is(err, control.ErrProtocol):
-		// Whatever has taken the core over may have handed the listeners on.
-		m.log.Error("breach by core", "core", c.pid, "error", err)
-		m.end(err)
+		// A compromised core may have passed on the listeners.
+		m.log.Error("protocol violation by core", "core", c.pid, "error", err)
+		m.fail(err)
 	case c.state == retiring || m.phase != running:
-		c.peer.Close() // it has finished its work, and is ending
+		c.peer.Close() // the core is exiting
 	default:
-		m.log.Error("core is gone or stuck", "core", c.pid, "error", err)
+		m.log.Error("core connection failed", "core", c.pid, "error", err)
 		m.kill(c)
 	}
 }
 
-// kill ends a core at once. Nothing that it still says counts.
+// kill kills a core and ignores its messages from now on.
 func (m *monitor) kill(c *core) {
 	c.state = dead
 	c.peer.Close()
 	c.group.Kill()
 }
 
-// OnExit is told of the end of a core, and decides what comes next.
+// OnExit handles the exit of a core.
 func (c *core) OnExit(st syscall.WaitStatus, _ bool) {
 	m := c.m
-	c.peer.Drain() // its last word
+	c.peer.Drain() // last messages
 	delete(m.cores, c.pid)
-	c.pulse.Stop()
-	c.last.Stop()
+	c.timeout.Stop()
+	c.retired.Stop()
 	c.peer.Close()
-	m.past.AddTotals(c.stats)
-	meant := st.Exited() && st.ExitStatus() == 0 || c.state == dead
-	if m.phase == running && c.state != retiring || !meant {
-		m.log.Error("core died", "core", c.pid, "exit", control.Describe(st), "ready", !c.since.IsZero())
+	m.totals.AddTotals(c.stats)
+	expected := st.Exited() && st.ExitStatus() == 0 || c.state == dead
+	if m.phase == running && c.state != retiring || !expected {
+		m.log.Error("core died", "core", c.pid, "exit", control.Describe(st), "ready", !c.ready.IsZero())
 	}
 	switch {
 	case m.phase != running:
@@ -226,59 +222,55 @@ func (c *core) OnExit(st syscall.WaitStatus, _ bool) {
 			m.closeListeners()
 		}
 		if m.phase == draining {
-			m.loop.After(0, m.endIfDone) // when the supervisor knows too
+			m.loop.After(0, m.exitIfNoCores) // after the supervisor has handled the exit
 		}
 	case c == m.next:
 		m.next = nil
 		m.log.Error("reload failed, the old core stays", "core", m.current.pid)
-		m.reloadAgain()
+		m.reloadIfPending()
 	case c == m.current:
 		m.current = nil
-		m.coreLost(c, st)
+		m.replace(c, st)
 	}
 }
 
-// OnOver is told when nothing is left of what a core had started.
+// OnOver implements [process.Handler].
 func (c *core) OnOver() {}
 
-// coreLost has another core take the place of one that died, at once or after a
-// while.
-func (m *monitor) coreLost(c *core, st syscall.WaitStatus) {
+// replace replaces a core that died.
+func (m *monitor) replace(c *core, st syscall.WaitStatus) {
 	m.restarts++
-	if m.next != nil {
-		// It is about to be ready; the clients can wait for it.
+	switch {
+	case m.next != nil: // it will be ready soon
 		m.current, m.next = m.next, nil
-		return
-	}
-	if c.since.IsZero() && m.failed(fmt.Errorf("core ended before it was ready, the last time with %s", control.Describe(st))) {
-		return
-	}
-	if !c.since.IsZero() && time.Since(c.since) >= m.Times.Backoff {
+	case c.ready.IsZero():
+		m.startFailed(fmt.Errorf("core exited before it was ready, the last time with %s", control.Describe(st)))
+	case time.Since(c.ready) < m.Times.Backoff:
+		m.restartLater()
+	default:
 		m.backoff = 0
-		m.loop.After(0, m.startAgain)
+		m.loop.After(0, m.restart)
+	}
+}
+
+// restartLater starts a core after a delay, which doubles each time.
+func (m *monitor) restartLater() {
+	m.backoff = min(max(2*m.backoff, m.Times.Backoff), maxBackoff)
+	m.loop.After(m.backoff, m.restart)
+}
+
+// startFailed tries again later. After maxFailures in a row the service fails.
+func (m *monitor) startFailed(err error) {
+	if m.failures++; m.failures < maxFailures {
+		m.restartLater()
 		return
 	}
-	m.startLater()
+	m.fail(fmt.Errorf("%d times in a row: %w", maxFailures, err))
 }
 
-// startLater starts a core after a while, which is longer each time.
-func (m *monitor) startLater() {
-	m.backoff = min(max(2*m.backoff, m.Times.Backoff), maxBackoff)
-	m.loop.After(m.backoff, m.startAgain)
-}
-
-// failed counts a core that never was ready, and ends the service after some.
-func (m *monitor) failed(err error) bool {
-	if m.failures++; m.failures < maxFailures {
-		return false
-	}
-	m.end(fmt.Errorf("%d times in a row: %w", maxFailures, err))
-	return true
-}
-
-// startAgain starts a core where there is none. For want of something that may
-// come back it tries again, for ever.
-func (m *monitor) startAgain() {
+// restart starts a core if there is none. If the system is short of resources it
+// tries again without a limit.
+func (m *monitor) restart() {
 	if m.phase != running || m.current != nil {
 		return
 	}
@@ -287,18 +279,20 @@ func (m *monitor) startAgain() {
 		return
 	}
 	m.log.Error("cannot start a core", "error", err)
-	if !control.IsTemporary(err) && m.failed(fmt.Errorf("core cannot be started: %v", err)) {
-		return
+	if control.IsTemporary(err) {
+		m.restartLater()
+	} else {
+		m.startFailed(fmt.Errorf("core cannot be started: %v", err))
 	}
-	m.startLater()
 }
 
-// reload starts a core from the binary that is on disk now.
+// reload starts a new core from the binary on disk. If that is not possible now,
+// it is done later.
 func (m *monitor) reload() {
 	switch {
 	case m.phase != running:
 	case m.next != nil || m.current == nil || m.current.state != serving:
-		m.again = true
+		m.reloadPending = true
 	default:
 		m.log.Info("reload", "core", m.current.pid)
 		if m.table != nil {
@@ -310,15 +304,15 @@ func (m *monitor) reload() {
 	}
 }
 
-// reloadAgain does the reload that was asked for during another.
-func (m *monitor) reloadAgain() {
-	if m.again && m.next == nil && m.current != nil && m.current.state == serving {
-		m.again = false
+// reloadIfPending does a reload that was not possible before.
+func (m *monitor) reloadIfPending() {
+	if m.reloadPending && m.next == nil && m.current != nil && m.current.state == serving {
+		m.reloadPending = false
 		m.reload()
 	}
 }
 
-// fileFD is the number of a file's descriptor. File.Fd would make it blocking.
+// fileFD returns the descriptor of a file. File.Fd would make it blocking.
 func fileFD(f *os.File) uintptr {
 	var n uintptr
 	if rc, err := f.SyscallConn(); err == nil {

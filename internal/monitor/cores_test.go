@@ -29,7 +29,7 @@ func TestPause(t *testing.T) {
 			unix.Kill(pid, unix.SIGCONT)
 		})
 		r.do(func() {})
-		if r.serving() != pid || strings.Contains(r.logged(), "stuck") {
+		if r.serving() != pid || strings.Contains(r.logged(), "unresponsive") {
 			t.Errorf("the core was killed: %s", r.logged())
 		}
 	})
@@ -43,7 +43,7 @@ func TestStuck(t *testing.T) {
 		r := newRig(t, "honest", times)
 		pid := r.serving()
 		unix.Kill(pid, unix.SIGSTOP)
-		r.says(`msg="core is stuck" core=%d`, pid)
+		r.says(`msg="core is unresponsive" core=%d`, pid)
 		gone(t, pid)
 		if r.serving() == pid {
 			t.Error("it is still there")
@@ -106,8 +106,8 @@ func TestDeadIsDead(t *testing.T) {
 			c := r.current
 			r.kill(c)
 			r.retire(c)
-			if c.state != dead || c.last != nil {
-				t.Errorf("state %d, timer %v", c.state, c.last)
+			if c.state != dead || c.retired != nil {
+				t.Errorf("state %d, timer %v", c.state, c.retired)
 			}
 		})
 	})
@@ -123,7 +123,7 @@ func TestRetiredCoreEnds(t *testing.T) {
 		old := r.serving()
 		r.do(r.reload)
 		r.says(`msg="core replaced"`)
-		r.says(`msg="retired core does not end" core=%d`, old)
+		r.says(`msg="retired core does not exit" core=%d`, old)
 		gone(t, old)
 	})
 }

@@ -4,8 +4,7 @@ package monitor
 
 import "golang.org/x/sys/unix"
 
-// closeOnExec sees to it that no descriptor that we inherited reaches a core or
-// a command.
+// closeOnExec keeps inherited descriptors from cores and commands.
 func closeOnExec() {
 	const cloexec = 4 // CLOSE_RANGE_CLOEXEC, of FreeBSD 13.2 and Linux 5.11
 	if _, _, errno := unix.Syscall(unix.SYS_CLOSE_RANGE, 3, uintptr(^uint32(0)), cloexec); errno == 0 {

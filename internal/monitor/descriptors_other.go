@@ -2,5 +2,5 @@
 
 package monitor
 
-// closeOnExec: nothing is started here, see package process.
+// closeOnExec does nothing: package process starts nothing on this system.
 func closeOnExec() {}

@@ -1,6 +1,6 @@
-// Package monitor is the process that owns the socket and starts commands. It
-// never reads a byte from the network. It is one thread with an event loop, so
-// that nothing in it needs a lock.
+// Package monitor is the process that owns the sockets and starts commands. It
+// never reads from the network. It runs an event loop on one thread and needs no
+// locks.
 package monitor
 
 import (
@@ -25,19 +25,20 @@ import (
 	"github.com/onewake/onewake/sock"
 )
 
-// spares is how many threads the monitor keeps besides those at work.
-const spares = 8
+// spareThreads is how many threads are created in advance.
+const spareThreads = 8
 
-// phase is what the monitor does.
+// phase is the phase of the service.
 type phase uint8
 
 const (
 	running  phase = iota
-	draining       // a stop: nothing new gets in, what runs may end by itself
-	ending         // everything is killed
+	draining       // no new connections; requests may complete
+	killing        // all processes are being killed
 )
 
-// monitor is what Run keeps. All of it belongs to the goroutine of its loop.
+// monitor is the state of the process. It is used on the goroutine of the loop
+// only.
 type monitor struct {
 	*cli.Config
 	exe       string
@@ -47,38 +48,38 @@ type monitor struct {
 	loop      *process.Loop
 	sup       *process.Supervisor
 	listeners []*sock.Listener
-	began     time.Time
+	startTime time.Time
 
-	table *scripts.Table // of -scripts, else nil
-	read  time.Time      // when it was
+	table     *scripts.Table // nil without -scripts
+	tableTime time.Time      // when the table was read
 
-	phase   phase
-	cores   map[int]*core // by pid, until reaped
-	current *core         // the one that serves, or is about to; nil between two
-	next    *core         // one that is to take over
-	again   bool          // another reload was asked for meanwhile
+	phase         phase
+	cores         map[int]*core // by pid, until reaped
+	current       *core         // serving or starting; nil between two cores
+	next          *core         // starting, and will replace current
+	reloadPending bool
 
-	failures int // cores in a row that were never ready
+	failures int // starts in a row that failed
 	backoff  time.Duration
 	restarts int
-	past     control.Stats // of cores that are gone
+	totals   control.Stats // of cores that have exited
 	started  bool          // the start record has been written
 
 	idle  *process.Timer
-	fatal error
+	fatal error // why the service failed
 }
 
-// Run is the life of the monitor. It returns nil after a stop that was asked
-// for; other errors are of package sock, of the system, or [control.ErrProtocol],
-// and have been logged.
+// Run runs the service. It returns nil if the service was stopped by a signal. It
+// logs errors before it returns them; they are errors of package sock or of the
+// system, or [control.ErrProtocol].
 func Run(cfg *cli.Config, version string) error {
-	// The loop's goroutine keeps this thread: the death of the thread that
-	// forked is what Linux tells children as the death of their parent.
+	// Linux sends PDEATHSIG to a child when the thread that forked it exits.
 	runtime.LockOSThread()
-	spareThreads(spares)
-	// Small and flat: where fork(2) copies page tables its cost grows with us.
+	createThreads(spareThreads)
+	// The cost of fork(2) grows with the size of this process where it copies
+	// page tables.
 	debug.SetGCPercent(10)
-	m := &monitor{Config: cfg, version: version, cores: make(map[int]*core), began: time.Now()}
+	m := &monitor{Config: cfg, version: version, cores: make(map[int]*core), startTime: time.Now()}
 	m.queue, m.log = logqueue.New(2, cfg.LogFormat == cli.JSON)
 	defer m.queue.Close(time.Second)
 	err := m.prepare()
@@ -87,10 +88,10 @@ func Run(cfg *cli.Config, version string) error {
 	}
 	m.closeListeners()
 	for _, e := range cli.Flatten(err) {
-		m.log.Error("the service ends", "error", cli.Explain(e))
+		m.log.Error("service failed", "error", cli.Explain(e))
 	}
 	if err == nil {
-		m.log.Info("stopped", "uptime", time.Since(m.began).Round(time.Millisecond).String())
+		m.log.Info("stopped", "uptime", time.Since(m.startTime).Round(time.Millisecond).String())
 	}
 	return err
 }
@@ -101,11 +102,11 @@ func (m *monitor) serve() error {
 	m.signals(cancel)
 	if err := m.listen(ctx); err != nil {
 		if ctx.Err() != nil {
-			return nil // a stop, before there was anything to stop
+			return nil // stopped while waiting for a lock
 		}
 		return err
 	}
-	m.notes()
+	m.logWarnings()
 	if err := m.startCore(); err != nil {
 		return err
 	}
@@ -115,27 +116,27 @@ func (m *monitor) serve() error {
 	return m.fatal
 }
 
-// spareThreads has Go's runtime make n threads, which wait until they are
-// needed. It would make them when it needs them, and ends the process if it
-// cannot: a service that has used up its processes would take the monitor along.
-func spareThreads(n int) {
-	var held, done sync.WaitGroup
+// createThreads makes Go's runtime create n threads, which it keeps. Otherwise it
+// creates threads when it needs them, and aborts the process if that fails, for
+// example because the commands have used up the limit on processes.
+func createThreads(n int) {
+	var created, released sync.WaitGroup
 	release := make(chan struct{})
-	held.Add(n)
+	created.Add(n)
 	for range n {
-		done.Go(func() {
-			runtime.LockOSThread() // no two on the same
+		released.Go(func() {
+			runtime.LockOSThread() // each goroutine has its own thread
 			defer runtime.UnlockOSThread()
-			held.Done()
+			created.Done()
 			<-release
 		})
 	}
-	held.Wait()
+	created.Wait()
 	close(release)
-	done.Wait()
+	released.Wait()
 }
 
-// prepare sets this process up.
+// prepare sets up this process.
 func (m *monitor) prepare() (err error) {
 	if m.exe, err = os.Executable(); err != nil {
 		return err
@@ -145,18 +146,18 @@ func (m *monitor) prepare() (err error) {
 		return err
 	}
 	if err := sandbox.Untraceable(); err != nil {
-		m.log.Warn("less protection than there could be", "error", err)
+		m.log.Warn("cannot protect the monitor from tracing", "error", err)
 	}
 	return m.assemble()
 }
 
-// assemble makes the parts.
+// assemble creates the loop, the table of scripts and the supervisor.
 func (m *monitor) assemble() (err error) {
 	if m.loop, err = process.NewLoop(); err != nil {
 		return err
 	}
 	if m.Scripts != "" {
-		m.read = time.Now()
+		m.tableTime = time.Now()
 		if m.table, err = scripts.Read(m.Scripts); err != nil {
 			return err
 		}
@@ -179,8 +180,7 @@ func (m *monitor) listen(ctx context.Context) error {
 	return errs.ErrorOrNil()
 }
 
-// closeListeners tells of what it cannot clean up. The second time it does
-// nothing.
+// closeListeners closes the listeners. Further calls do nothing.
 func (m *monitor) closeListeners() {
 	for _, l := range m.listeners {
 		m.close(l)
@@ -193,12 +193,12 @@ func (m *monitor) close(l *sock.Listener) {
 	}
 }
 
-// signals connects signals to the loop. One that comes before the loop runs
-// waits for it; a stop ends the wait for a predecessor's lock, by cancel.
+// signals passes signals to the loop. A stop also calls cancel, which stops the
+// wait for the lock of another onewake.
 func (m *monitor) signals(cancel func()) {
 	ch := make(chan os.Signal, 16)
 	signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
-	if runtime.GOOS != "linux" { // where this is another one
+	if runtime.GOOS != "linux" { // 29 is SIGIO there
 		signal.Notify(ch, syscall.Signal(29)) // SIGINFO
 	}
 	go func() {
@@ -216,7 +216,7 @@ func (m *monitor) signal(s os.Signal) {
 	case syscall.SIGTERM, syscall.SIGINT:
 		if m.phase != running {
 			m.log.Info("stop at once", "signal", s.String())
-			m.endNow()
+			m.killAll()
 			return
 		}
 		m.log.Info("stop", "signal", s.String(), "drain", m.Drain)
@@ -228,17 +228,17 @@ func (m *monitor) signal(s os.Signal) {
 	}
 }
 
-// stop ends the service in good order. The file goes first, so that nobody
-// new gets in; then the core answers whoever has got in; as soon as it has
-// closed the listeners, address and lock are free for a successor.
+// stop stops the service. It removes the socket files, so that no new client can
+// connect. Then the cores answer the clients that have connected and close the
+// listeners, which frees addresses and locks for another onewake.
 func (m *monitor) stop() {
 	m.phase = draining
 	for _, l := range m.listeners {
-		l.Unlink() // what keeps it from that, Close tells
+		l.Unlink() // Close reports the error
 		if l.LockFile() == nil {
-			// Without a file nothing keeps clients from connecting. The
-			// core's copy must be the last: it answers all whom the kernel
-			// lets in, while ours would let in some that nobody accepts.
+			// Without a file, clients can connect until the last copy of
+			// the listener is closed. That must be the core's, which
+			// accepts them.
 			m.close(l)
 		}
 	}
@@ -254,56 +254,57 @@ func (m *monitor) stop() {
 		m.closeListeners()
 	}
 	m.loop.After(m.Drain, func() {
-		m.log.Warn("drain time is over, what still runs is ended", "running", m.sup.Running())
-		m.endSoon()
+		m.log.Warn("drain time is over, terminating commands", "running", m.sup.Running())
+		m.terminate()
 	})
-	m.endIfDone()
+	m.exitIfNoCores()
 }
 
-// endIfDone ends what is left when no core is, and then the loop.
-func (m *monitor) endIfDone() {
+// exitIfNoCores terminates the remaining commands and exits when all cores have
+// exited.
+func (m *monitor) exitIfNoCores() {
 	if len(m.cores) > 0 {
 		return
 	}
 	m.closeListeners()
-	m.endSoon()
-	m.endWhenIdle()
+	m.terminate()
+	m.exitWhenIdle()
 }
 
-// endSoon ends what still runs, and after a while everything.
-func (m *monitor) endSoon() {
+// terminate terminates all commands, and kills everything after KillAfter.
+func (m *monitor) terminate() {
 	m.sup.EndAll()
-	m.loop.After(m.KillAfter, m.endNow)
+	m.loop.After(m.KillAfter, m.killAll)
 }
 
-// end ends the service because it cannot go on.
-func (m *monitor) end(err error) {
+// fail makes Run return an error.
+func (m *monitor) fail(err error) {
 	if m.fatal == nil {
 		m.fatal = err
 	}
-	m.endNow()
+	m.killAll()
 }
 
-// endNow kills everything.
-func (m *monitor) endNow() {
-	m.phase = ending
+// killAll kills all processes and exits.
+func (m *monitor) killAll() {
+	m.phase = killing
 	m.closeListeners()
 	for _, c := range m.cores {
 		m.kill(c)
 	}
 	m.sup.KillAll()
-	m.endWhenIdle()
+	m.exitWhenIdle()
 }
 
-// endWhenIdle ends the loop when nothing is left that we have started.
-func (m *monitor) endWhenIdle() {
+// exitWhenIdle stops the loop when no process is left.
+func (m *monitor) exitWhenIdle() {
 	if m.sup.Idle() && len(m.cores) == 0 {
 		m.loop.End()
 		return
 	}
-	if m.phase == ending {
-		m.sup.KillAll() // also what has been born since
+	if m.phase == killing {
+		m.sup.KillAll() // they may have forked
 	}
 	m.idle.Stop()
-	m.idle = m.loop.After(5*time.Millisecond, m.endWhenIdle)
+	m.idle = m.loop.After(5*time.Millisecond, m.exitWhenIdle)
 }

@@ -24,10 +24,10 @@ import (
 	"github.com/onewake/onewake/sock"
 )
 
-// notes tells what an administrator should know about the start.
-func (m *monitor) notes() {
+// logWarnings logs what an administrator may want to change.
+func (m *monitor) logWarnings() {
 	if os.Geteuid() == 0 {
-		m.log.Warn("started as root: the command is root too")
+		m.log.Warn("running as root: commands run as root too")
 	}
 	if need, limit := m.OpenFiles(); need > limit {
 		m.log.Warn("the limits may need more open files than the system allows", "need", need, "allowed", limit)
@@ -39,7 +39,7 @@ func (m *monitor) notes() {
 		}
 		level := slog.LevelWarn
 		if mode&0o022 == 0o020 {
-			level = slog.LevelInfo // the group, and no other: what the socket's directory is for
+			level = slog.LevelInfo // only the group can connect, the usual setup
 		}
 		for _, n := range perms.Notes(mode, uid, gid) {
 			m.log.Log(context.Background(), level, n, "listen", l.Address().String())
@@ -47,8 +47,8 @@ func (m *monitor) notes() {
 	}
 }
 
-// startRecord is the first record of a service that serves.
-func (m *monitor) startRecord(sandbox string) {
+// logStart logs that the service is ready.
+func (m *monitor) logStart(sandbox string) {
 	var listen, files []string
 	for _, l := range m.listeners {
 		listen = append(listen, listenName(l))
@@ -68,23 +68,22 @@ func (m *monitor) startRecord(sandbox string) {
 		"pid", os.Getpid(), "core", m.current.pid, "max_procs", m.MaxProcs, "command", command)
 }
 
-// status writes what is known now: of each core what it has told last.
+// status logs the status record with the last counters received from the cores.
 func (m *monitor) status() {
 	pid, now := "none", control.Stats{}
 	if c := m.current; c != nil && c.state == serving {
 		pid, now = strconv.Itoa(c.pid), c.stats
 	}
-	all := m.past
+	all := m.totals
 	for _, c := range m.cores {
 		all.AddTotals(c.stats)
 	}
-	m.log.Info("status", "uptime", time.Since(m.began).Round(time.Second).String(), "core", pid,
+	m.log.Info("status", "uptime", time.Since(m.startTime).Round(time.Second).String(), "core", pid,
 		"served", all.Served, "running", m.sup.Running(), "queued", now.Queued, "refused", all.Refused,
 		"conns", now.Conns, "restarts", m.restarts, "dropped_records", m.queue.Dropped()+all.Dropped)
 }
 
-// listenName is the address as the command line would have it, with the port
-// that was taken.
+// listenName returns the address in the form of -listen, with the actual port.
 func listenName(l *sock.Listener) string {
 	a := l.Address()
 	if a.Network == sock.TCP4 || a.Network == sock.TCP6 {
@@ -93,8 +92,7 @@ func listenName(l *sock.Listener) string {
 	return a.String()
 }
 
-// fileOf returns mode, owner and group of the file of a Unix socket, as it now
-// is.
+// fileOf returns the current mode, owner and group of a socket file.
 func fileOf(l *sock.Listener) (mode fs.FileMode, uid, gid int, err error) {
 	if !l.Unix() {
 		return 0, -1, -1, fs.ErrNotExist
@@ -110,7 +108,7 @@ func fileOf(l *sock.Listener) (mode fs.FileMode, uid, gid int, err error) {
 	return fi.Mode(), int(st.Uid), int(st.Gid), nil
 }
 
-// socketFile says who may do what with a socket file: "0660 onewake:www".
+// socketFile describes a socket file: "0660 onewake:www".
 func socketFile(l *sock.Listener) string {
 	mode, uid, gid, err := fileOf(l)
 	if err != nil {
@@ -119,8 +117,8 @@ func socketFile(l *sock.Listener) string {
 	return fmt.Sprintf("%#04o %s:%s", mode.Perm(), perms.UserName(uid), perms.GroupName(gid))
 }
 
-// setup is what a core is told. Of -env it needs the names, which no request may
-// set; the values, secrets perhaps, are for the command alone.
+// setup returns the configuration of a core. It contains only the names of -env,
+// which no request may set. The values may be secrets.
 func (m *monitor) setup() *coreprocess.Setup {
 	s := &coreprocess.Setup{Config: *m.Config, Software: "onewake/" + m.version}
 	s.Config.Command, s.Config.Env = nil, nil
@@ -129,12 +127,12 @@ func (m *monitor) setup() *coreprocess.Setup {
 		s.Config.Env = append(s.Config.Env, name+"=")
 	}
 	if need, limit := m.OpenFiles(); need > limit && runtime.GOOS == "freebsd" {
-		// A core that has no room for a descriptor may never return from
-		// recvmsg(2): uipc_usrreq.c of 15.1.
+		// On FreeBSD 15.1, recvmsg(2) may never return if a descriptor does
+		// not fit into the process (uipc_usrreq.c).
 		s.Config.MaxConns = max(1, m.MaxConns-int(need-limit))
 	}
 	for _, l := range m.listeners {
-		host, port := serverAt(l)
+		host, port := serverName(l)
 		s.Listeners = append(s.Listeners, coreprocess.Listener{Name: listenName(l), Host: host, Port: port, Unix: l.Unix()})
 		if l.LockFile() != nil {
 			s.Locks++
@@ -149,21 +147,20 @@ func (m *monitor) setup() *coreprocess.Setup {
 	return s
 }
 
-// serverAt returns SERVER_NAME and SERVER_PORT of what comes by a listener (RFC
-// 3875 § 4.1.14 and 4.1.15): the host that was asked for, or the address that is
-// bound, an IPv6 one without its zone and in brackets; or the machine's name,
-// where the socket has no address or has all. Nothing is looked up: a name
-// server that is slow or lies has no say in this.
-func serverAt(l *sock.Listener) (host, port string) {
+// serverName returns SERVER_NAME and SERVER_PORT for a listener (RFC 3875 §§ 4.1.14
+// and 4.1.15). The host is that of -listen or the bound address; IPv6 addresses
+// are in brackets and have no zone. For Unix sockets and wildcard addresses it is
+// the host name of the machine. DNS is not used, because it can be slow or wrong.
+func serverName(l *sock.Listener) (host, port string) {
 	port = "0"
 	if a, ok := l.Addr().(*net.TCPAddr); ok {
 		port = strconv.Itoa(a.Port)
-		if asked := l.Address(); a.IP.IsUnspecified() {
-			host = ""
-		} else if asked.Network == sock.FD {
+		switch listen := l.Address(); {
+		case a.IP.IsUnspecified():
+		case listen.Network == sock.FD:
 			host = a.IP.String()
-		} else {
-			host, _, _ = net.SplitHostPort(asked.Address)
+		default:
+			host, _, _ = net.SplitHostPort(listen.Address)
 		}
 	}
 	if host == "" {
@@ -179,7 +176,7 @@ func serverAt(l *sock.Listener) (host, port string) {
 	return host, port
 }
 
-// peerOptions are what a core may ask for.
+// peerOptions limit what a core may ask for.
 func (m *monitor) peerOptions() control.PeerOptions {
 	return control.PeerOptions{
 		Max: m.MaxProcs, MaxSpools: m.MaxProcs + m.MaxQueue, SpoolDir: m.SpoolDir, Command: m.command,
@@ -187,7 +184,7 @@ func (m *monitor) peerOptions() control.PeerOptions {
 	}
 }
 
-// command finds the command of a request.
+// command returns the command for a script, or the only command for "".
 func (m *monitor) command(script string) (*process.Command, error) {
 	if m.table == nil {
 		if script != "" || m.Path == "" {
@@ -195,7 +192,7 @@ func (m *monitor) command(script string) (*process.Command, error) {
 		}
 		return &process.Command{Path: m.Path, Args: m.Command, Dir: m.Dir, Env: m.Env}, nil
 	}
-	path, err := m.table.Path(script) // a core may not yet know that it is gone
+	path, err := m.table.Path(script) // it may have been removed
 	if err != nil {
 		m.log.Error("script cannot be run", "script", script, "error", err)
 		return nil, control.NoScript
@@ -207,25 +204,24 @@ func (m *monitor) command(script string) (*process.Command, error) {
 	return &process.Command{Path: path, Args: []string{path}, Dir: dir, Env: m.Env}, nil
 }
 
-// readScripts reads the scripts directory again.
+// readScripts reads the scripts directory again. It keeps the old table on errors.
 func (m *monitor) readScripts() {
 	t, err := scripts.Read(m.Scripts)
-	m.read = time.Now() // after it: a large directory is not read all the time
+	m.tableTime = time.Now() // after reading, which can take long
 	if err != nil {
-		m.log.Error("cannot read the scripts anew", "dir", m.Scripts, "error", err)
+		m.log.Error("cannot reload the scripts", "dir", m.Scripts, "error", err)
 		return
 	}
 	m.table = t
 }
 
-// scriptNames are the names of the programs for a core that was asked for one
-// that it does not know; nil if it knows them all. The directory is read at most
-// once a second.
+// scriptNames answers a core that does not find a script: with all names, or nil if
+// they have not changed. It reads the directory once a second at most.
 func (m *monitor) scriptNames(c *core) []string {
 	if m.table == nil {
 		return nil
 	}
-	if time.Since(m.read) >= time.Second {
+	if time.Since(m.tableTime) >= time.Second {
 		m.readScripts()
 	}
 	if names := m.table.Names(); !slices.Equal(names, c.names) {
@@ -235,15 +231,15 @@ func (m *monitor) scriptNames(c *core) []string {
 	return nil
 }
 
-// pageSetup looks up for the core what the test page tells of the service.
+// pageSetup returns what the test page shows and the core cannot look up.
 func (m *monitor) pageSetup() *testpage.Setup {
 	me := os.Geteuid()
 	s := &testpage.Setup{
 		Sockets: make(map[string]testpage.Socket), Enforced: perms.Enforced(), User: perms.UserName(me), UID: me,
 		Users: make(map[int]string),
 	}
-	// Those who may be expected to connect, by name: whoever else does is a
-	// number, which the core cannot look up.
+	// The core cannot look up users. It knows the names of those that are likely
+	// to connect.
 	uids := append([]int{me, 0}, m.Allow.UIDs...)
 	for _, l := range m.listeners {
 		mode, uid, gid, err := fileOf(l)
@@ -252,7 +248,7 @@ func (m *monitor) pageSetup() *testpage.Setup {
 		}
 		s.Sockets[listenName(l)] = testpage.Socket{File: socketFile(l), Open: mode&0o002 != 0, Notes: perms.Notes(mode, uid, gid)}
 		uids = append(uids, uid)
-		// A web server's user has the name of its group, as a rule.
+		// The user of a web server usually has the name of its group.
 		if uid, err := perms.LookupUser(perms.GroupName(gid)); err == nil {
 			uids = append(uids, uid)
 		}

@@ -45,7 +45,7 @@ func TestServerAt(t *testing.T) {
 		if !l.Unix() {
 			port = l.Addr().String()[strings.LastIndex(l.Addr().String(), ":")+1:]
 		}
-		if host, p := serverAt(l); host != want || p != port {
+		if host, p := serverName(l); host != want || p != port {
 			t.Errorf("%s: %s %s, want %s %s", address, host, p, want, port)
 		}
 	}

@@ -151,8 +151,8 @@ func newRig(t *testing.T, plan string, times cli.Times, args ...string) *rig {
 	t.Helper()
 	r := &rig{t: t}
 	r.monitor = &monitor{
-		Config: &cli.Config{Command: []string{"sh"}, Path: "/bin/sh", Param: append([]string{plan}, args...), MaxProcs: 1, Timeout: soon, KillAfter: soon, Drain: never, Times: times},
-		began:  time.Now(), exe: os.Args[0], cores: make(map[int]*core),
+		Config:    &cli.Config{Command: []string{"sh"}, Path: "/bin/sh", Param: append([]string{plan}, args...), MaxProcs: 1, Timeout: soon, KillAfter: soon, Drain: never, Times: times},
+		startTime: time.Now(), exe: os.Args[0], cores: make(map[int]*core),
 		log: slog.New(slog.NewTextHandler(r, nil)),
 	}
 	ready := make(chan error)
@@ -177,7 +177,7 @@ func newRig(t *testing.T, plan string, times cli.Times, args ...string) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		r.loop.Post(r.endNow)
+		r.loop.Post(r.killAll)
 		select {
 		case <-ready:
 		case <-time.After(bound):
