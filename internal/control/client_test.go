@@ -16,18 +16,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/onewake/onewake/internal/looptest"
 	"github.com/onewake/onewake/internal/process"
 )
 
-// TestProcess: a command's whole life, as its owner sees it.
+// TestProcess runs a command from start to exit.
 func TestProcess(t *testing.T) {
-	alone(t, func(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 4)
 		c := r.core()
-		before := r.descriptors()
-		p := c.begin(piped(`read x; echo "got $x"; echo bad >&2; exit 7`))
+		before := r.openFDs()
+		p := c.start(piped(`read x; echo "got $x"; echo bad >&2; exit 7`))
 		if isClosed(p.Exited) || isClosed(p.Over) || p.ID == 0 {
-			t.Error("over already")
+			t.Errorf("process %d, exited: %t, over: %t", p.ID, isClosed(p.Exited), isClosed(p.Over))
 		}
 		io.WriteString(p.Stdin, "this\n")
 		out, err := io.ReadAll(p.Stdout)
@@ -35,71 +36,71 @@ func TestProcess(t *testing.T) {
 		if string(out) != "got this\n" || string(errs) != "bad\n" || err != nil || err2 != nil {
 			t.Errorf("%q, %v; %q, %v", out, err, errs, err2)
 		}
-		wait(t, "over", p.Over)
-		wait(t, "ended", p.Exited)
+		await(t, p.Over)
+		await(t, p.Exited)
 		if Describe(p.Status) != "exit 7" || p.TimedOut || p.Err != nil {
 			t.Errorf("%s, timed out: %t, %v", Describe(p.Status), p.TimedOut, p.Err)
 		}
-		p.Cancel() // is no harm
-		p.closed()
-		next := c.begin(script("exit 0"))
+		p.Cancel() // does nothing
+		p.closeFiles()
+		next := c.start(script("exit 0"))
 		if next.Stdin != nil || next.ID <= p.ID {
 			t.Errorf("stdin %v, request %d after %d", next.Stdin, next.ID, p.ID)
 		}
-		wait(t, "over", next.Over)
-		next.closed()
-		if after := r.descriptors(); after != before {
-			t.Errorf("%d descriptors, then %d", before, after)
+		await(t, next.Over)
+		next.closeFiles()
+		if after := r.openFDs(); after != before {
+			t.Errorf("%d open descriptors, want %d", after, before)
 		}
-		c.alive()
+		c.checkOpen()
 	})
 }
 
-// TestLeftovers: what a command leaves behind keeps its request from being over,
-// until it ends or is ended.
-func TestLeftovers(t *testing.T) {
-	for _, how := range []string{"by itself", "by End"} {
-		t.Run(how[3:], func(t *testing.T) {
-			alone(t, func(t *testing.T) {
+// TestBackgroundProcess checks that a request is not over while a background
+// process runs.
+func TestBackgroundProcess(t *testing.T) {
+	for _, how := range []string{"exits", "canceled"} {
+		t.Run(how, func(t *testing.T) {
+			looptest.Alone(t, func(t *testing.T) {
 				r := newRig(t, 1)
 				c := r.core()
-				p := c.begin(piped("exec 3<&0; (read x) <&3 >/dev/null 2>&1 & exit 4"))
-				wait(t, "ended", p.Exited)
+				p := c.start(piped("exec 3<&0; (read x) <&3 >/dev/null 2>&1 & exit 4"))
+				await(t, p.Exited)
 				if isClosed(p.Over) || Describe(p.Status) != "exit 4" {
 					t.Errorf("over: %t, %s", isClosed(p.Over), Describe(p.Status))
 				}
-				if how == "by End" {
+				if how == "canceled" {
 					p.Cancel()
 				} else {
 					p.Stdin.Close()
 				}
-				wait(t, "over", p.Over)
-				q := c.begin(script(":")) // there is room again
-				wait(t, "over", q.Over)
+				await(t, p.Over)
+				q := c.start(script(":")) // the slot is free
+				await(t, q.Over)
 			})
 		})
 	}
 }
 
-// TestTimedOut: the core is told why the monitor has ended a command.
+// TestTimedOut checks that the core learns about a timeout in the monitor.
 func TestTimedOut(t *testing.T) {
-	alone(t, func(t *testing.T) {
-		r := newRigFor(t, process.Options{Max: 4, Timeout: soon, KillAfter: never})
+	looptest.Alone(t, func(t *testing.T) {
+		r := newRigWith(t, process.Options{Max: 4, Timeout: looptest.Soon, KillAfter: looptest.Never})
 		c := r.core()
-		p := c.begin(script("exec sleep 60"))
-		wait(t, "over", p.Over)
+		p := c.start(script("exec sleep 60"))
+		await(t, p.Over)
 		if !p.TimedOut || Describe(p.Status) != "signal 15" {
 			t.Errorf("%s, timed out: %t", Describe(p.Status), p.TimedOut)
 		}
 	})
 }
 
-// TestStartFails: an error says why, and nothing is left.
+// TestStartFails checks the errors of Start, and that nothing is left afterwards.
 func TestStartFails(t *testing.T) {
-	alone(t, func(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 1)
 		c := r.core()
-		before := r.descriptors()
+		before := r.openFDs()
 		s := piped(":")
 		s.Script = "gone"
 		if p, err := c.Start(context.Background(), s); err != syscall.ENOENT || p != nil || IsTemporary(err) {
@@ -116,50 +117,43 @@ func TestStartFails(t *testing.T) {
 		}
 		spool.Close()
 
-		ended, cancel := context.WithCancelCause(context.Background())
-		why := errors.New("too late")
-		cancel(why)
-		if _, err := c.Start(ended, script(":")); err != why {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		cause := errors.New("cause")
+		cancel(cause)
+		if _, err := c.Start(ctx, script(":")); err != cause {
 			t.Error(err)
 		}
 		r.do(func() {
 			if r.sup.Running() != 0 || len(c.peer.requests) != 0 {
-				t.Error("something is there")
+				t.Errorf("%d running, %d requests", r.sup.Running(), len(c.peer.requests))
 			}
 		})
-		if after := r.descriptors(); after != before {
-			t.Errorf("%d descriptors, then %d", before, after)
+		if after := r.openFDs(); after != before {
+			t.Errorf("%d open descriptors, want %d", after, before)
 		}
 		for err, want := range map[error]bool{syscall.EAGAIN: true, syscall.EMFILE: true, syscall.ENFILE: true, syscall.ENOMEM: true, syscall.ENOENT: false, syscall.EACCES: false, ErrDisconnected: false} {
 			if IsTemporary(err) != want {
 				t.Errorf("%v is temporary: %t", err, !want)
 			}
 		}
-		c.alive()
+		c.checkOpen()
 	})
 }
 
-// TestStartedTooLate: the context ends when the command has been started, which
-// the core does not know yet.
-func TestStartedTooLate(t *testing.T) {
-	alone(t, func(t *testing.T) {
-		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+// TestCanceledTooLate cancels the context when the command has been started but
+// before the core knows.
+func TestCanceledTooLate(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
+		pair := socketPair(t)
 		m := &fakeMonitor{t: t, fd: pair[0]}
 		c := newClient(t, pair[1])
 		go c.Run()
 		ctx, cancel := context.WithCancel(context.Background())
-		ch := make(chan result, 1)
-		go func() {
-			p, err := c.Start(ctx, Start{})
-			ch <- result{p, err}
-		}()
+		ch := startLater(c, ctx, Start{})
 		id := m.asked(msgStart)
 		cancel()
-		if end := m.asked(msgCancel); end != id {
-			t.Errorf("request %d is ended, not %d", end, id)
+		if got := m.asked(msgCancel); got != id {
+			t.Errorf("request %d is canceled, want %d", got, id)
 		}
 		m.answer(msgCreated, id, 0, 0, m.file("stdout"), m.file("stderr"))
 		res := <-ch
@@ -167,23 +161,23 @@ func TestStartedTooLate(t *testing.T) {
 			t.Fatalf("%+v", res)
 		}
 		m.answer(msgExited, id, 15, exitOver)
-		wait(t, "over", res.p.Over)
-		res.p.closed()
+		await(t, res.p.Over)
+		res.p.closeFiles()
 		c.conn.Close()
 	})
 }
 
-// TestMonitorGone: whatever is under way fails, and whatever comes later.
-func TestMonitorGone(t *testing.T) {
-	alone(t, func(t *testing.T) {
+// TestDisconnected checks that all requests fail without a monitor.
+func TestDisconnected(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 2)
 		c := r.core()
-		runs := c.begin(script("exec sleep 60"))
-		left := c.begin(piped("exec 3<&0; (read x) <&3 >/dev/null 2>&1 & exit 4"))
-		wait(t, "ended", left.Exited)
-		other := r.core() // has the monitor's time, so that this one waits
-		waits := other.asks(context.Background(), script(":"))
-		r.until("it to wait", func() bool { return len(other.peer.requests) == 1 })
+		running := c.start(script("exec sleep 60"))
+		exited := c.start(piped("exec 3<&0; (read x) <&3 >/dev/null 2>&1 & exit 4"))
+		await(t, exited.Exited)
+		other := r.core()
+		waiting := startLater(other.Client, context.Background(), script(":"))
+		r.await("the request waits", func() bool { return len(other.peer.requests) == 1 })
 		spool, err := c.Spool()
 		if err != nil {
 			t.Fatal(err)
@@ -192,20 +186,20 @@ func TestMonitorGone(t *testing.T) {
 			c.peer.Close()
 			other.peer.Close()
 		})
-		for _, p := range []*Process{runs, left} {
-			wait(t, "ended", p.Exited)
-			wait(t, "over", p.Over)
+		for _, p := range []*Process{running, exited} {
+			await(t, p.Exited)
+			await(t, p.Over)
 		}
-		if Describe(runs.Status) != "signal 9" || !errors.Is(runs.Err, ErrDisconnected) || !errors.Is(runs.Err, io.EOF) {
-			t.Errorf("%s, %v", Describe(runs.Status), runs.Err)
+		if Describe(running.Status) != "signal 9" || !errors.Is(running.Err, ErrDisconnected) || !errors.Is(running.Err, io.EOF) {
+			t.Errorf("%s, %v", Describe(running.Status), running.Err)
 		}
-		if Describe(left.Status) != "exit 4" || left.Err != nil {
-			t.Errorf("%s, %v", Describe(left.Status), left.Err)
+		if Describe(exited.Status) != "exit 4" || exited.Err != nil {
+			t.Errorf("%s, %v", Describe(exited.Status), exited.Err)
 		}
-		if res := r.result(waits); !errors.Is(res.err, ErrDisconnected) || !errors.Is(res.err, io.EOF) {
+		if res := r.awaitResult(waiting); !errors.Is(res.err, ErrDisconnected) || !errors.Is(res.err, io.EOF) {
 			t.Errorf("%+v", res)
 		}
-		if err := <-c.ended; !errors.Is(err, io.EOF) {
+		if err := <-c.done; !errors.Is(err, io.EOF) {
 			t.Error(err)
 		}
 		if _, err := c.Start(context.Background(), Start{}); !errors.Is(err, ErrDisconnected) {
@@ -215,21 +209,17 @@ func TestMonitorGone(t *testing.T) {
 			t.Error(err)
 		}
 		spool.Close()
-		runs.Cancel()
+		running.Cancel()
 		if err := c.Push(Stats{}); !errors.Is(err, ErrDisconnected) {
 			t.Error(err)
 		}
-		// What ran for the core is ended.
-		r.idle()
+		r.awaitIdle()
 	})
 }
 
-// TestMonitorGoneBeforeFile: who waits for a file is told.
-func TestMonitorGoneBeforeFile(t *testing.T) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+// TestDisconnectedSpool checks that a pending Spool fails without a monitor.
+func TestDisconnectedSpool(t *testing.T) {
+	pair := socketPair(t)
 	m := &fakeMonitor{t: t, fd: pair[0]}
 	c := newClient(t, pair[1])
 	go c.Run()
@@ -245,10 +235,9 @@ func TestMonitorGoneBeforeFile(t *testing.T) {
 	}
 }
 
-// TestNamesOfScripts: a core that is asked for a script that it does not know asks for
-// the names of all.
-func TestNamesOfScripts(t *testing.T) {
-	alone(t, func(t *testing.T) {
+// TestScripts sends lists of scripts.
+func TestScripts(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 4)
 		c := r.core()
 		var now []string
@@ -260,26 +249,26 @@ func TestNamesOfScripts(t *testing.T) {
 				t.Errorf("%.100q, %v, want %.100q", got, err, want)
 			}
 		}
-		c.alive()
+		c.checkOpen()
 		r.do(func() {
 			c.peer.OnScripts = func() []string { c.peer.Close(); return nil }
 		})
-		if _, err := c.Scripts(); !errors.Is(err, ErrDisconnected) { // it was waiting
+		if _, err := c.Scripts(); !errors.Is(err, ErrDisconnected) { // it was pending
 			t.Error(err)
 		}
-		<-c.ended
+		<-c.done
 		if _, err := c.Scripts(); !errors.Is(err, ErrDisconnected) {
 			t.Error(err)
 		}
 	})
 }
 
-// TestSpool: a file is written by the core and read by the command.
+// TestSpool checks that a spool file is written by the core and read by a command.
 func TestSpool(t *testing.T) {
-	alone(t, func(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 2)
 		c := r.core()
-		before := r.descriptors()
+		before := r.openFDs()
 		spool, err := c.Spool()
 		if err != nil {
 			t.Fatal(err)
@@ -290,94 +279,94 @@ func TestSpool(t *testing.T) {
 			}
 		}
 		if _, err := spool.Read(make([]byte, 1)); err == nil {
-			t.Error("the core can read it")
+			t.Error("the core can read the file")
 		}
 		if names, _ := os.ReadDir(r.dir); len(names) != 0 {
 			t.Errorf("%v", names)
 		}
-		p := c.begin(spooled("cat", spool))
+		p := c.start(spooled("cat", spool))
 		if p.Stdin != nil {
-			t.Error("there is a pipe too")
+			t.Error("stdin is a pipe")
 		}
 		out, err := io.ReadAll(p.Stdout)
 		if string(out) != "hello world" || err != nil {
 			t.Errorf("%q, %v", out, err)
 		}
-		wait(t, "over", p.Over)
+		await(t, p.Over)
 		spool.Close()
-		p.closed()
+		p.closeFiles()
 
-		// Forgotten while the command runs.
+		// Closed while the command runs.
 		if spool, err = c.Spool(); err != nil {
 			t.Fatal(err)
 		}
 		unix.Mkfifo(r.dir+"/fifo", 0o600)
-		p = c.begin(spooled("read x <"+r.dir+"/fifo; exit 7", spool))
+		p = c.start(spooled("read x <"+r.dir+"/fifo; exit 7", spool))
 		spool.Close()
-		q := c.begin(script(":")) // behind what Forget has said
-		wait(t, "over", q.Over)
-		q.closed()
+		q := c.start(script(":")) // the monitor has handled all messages of Close
+		await(t, q.Over)
+		q.closeFiles()
 		if err := os.WriteFile(r.dir+"/fifo", []byte("\n"), 0); err != nil {
 			t.Fatal(err)
 		}
-		wait(t, "over", p.Over)
+		await(t, p.Over)
 		if got := Describe(p.Status); got != "exit 7" {
 			t.Error(got)
 		}
-		p.closed()
+		p.closeFiles()
 
-		// Forgotten without having been used.
+		// Closed without a command.
 		if spool, err = c.Spool(); err != nil {
 			t.Fatal(err)
 		}
 		spool.Close()
-		r.until("it to be forgotten", func() bool { return len(c.peer.spools) == 0 })
-		if after := r.descriptors(); after != before {
-			t.Errorf("%d descriptors, then %d", before, after)
+		r.await("the monitor closes the file", func() bool { return len(c.peer.spools) == 0 })
+		if after := r.openFDs(); after != before {
+			t.Errorf("%d open descriptors, want %d", after, before)
 		}
-		c.alive()
+		c.checkOpen()
 	})
 }
 
-// TestSpoolWaits: a file that waits with its request is closed when the request
-// is called off, or the core goes.
-func TestSpoolWaits(t *testing.T) {
-	alone(t, func(t *testing.T) {
+// TestSpoolOfWaitingRequest checks that the file is closed if the request is
+// canceled or the core is disconnected.
+func TestSpoolOfWaitingRequest(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 2)
 		busy := r.core()
-		p, q := busy.begin(script("exec sleep 60")), busy.begin(script("exec sleep 60"))
+		p, q := busy.start(script("exec sleep 60")), busy.start(script("exec sleep 60"))
 		c := r.core()
 		ctx, cancel := context.WithCancel(context.Background())
-		before := r.descriptors()
-		for _, off := range []func(){cancel, func() { r.do(c.peer.Close) }} {
+		before := r.openFDs()
+		for _, abort := range []func(){cancel, func() { r.do(c.peer.Close) }} {
 			spool, err := c.Spool()
 			if err != nil {
 				t.Fatal(err)
 			}
-			ch := c.asks(ctx, spooled("cat", spool))
-			r.until("it to wait", func() bool { return len(c.peer.requests) == 1 })
-			off()
-			if res := r.result(ch); res.err == nil {
+			ch := startLater(c.Client, ctx, spooled("cat", spool))
+			r.await("the request waits", func() bool { return len(c.peer.requests) == 1 })
+			abort()
+			if res := r.awaitResult(ch); res.err == nil {
 				t.Errorf("%+v", res)
 			}
 			spool.Close()
-			if after := r.descriptors(); after > before {
-				t.Errorf("%d descriptors, then %d", before, after)
+			if after := r.openFDs(); after > before {
+				t.Errorf("%d open descriptors, want %d", after, before)
 			}
 			ctx = context.Background()
 		}
 		p.Cancel()
 		q.Cancel()
-		r.idle()
+		r.awaitIdle()
 	})
 }
 
-// TestTooManySpools: a core has only so many files that no command has.
+// TestTooManySpools checks the limit on files without a command.
 func TestTooManySpools(t *testing.T) {
-	alone(t, func(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 2)
 		c := r.core()
-		before := r.descriptors()
+		before := r.openFDs()
 		var held []*Spool
 		for range r.o.MaxSpools {
 			s, err := c.Spool()
@@ -389,8 +378,8 @@ func TestTooManySpools(t *testing.T) {
 		if _, err := c.Spool(); err != syscall.EMFILE || !IsTemporary(err) {
 			t.Errorf("one too many: %v", err)
 		}
-		p := c.begin(spooled("cat", held[0])) // which makes room
-		wait(t, "over", p.Over)
+		p := c.start(spooled("cat", held[0])) // no longer counts
+		await(t, p.Over)
 		held[1].Close()
 		for range 2 {
 			s, err := c.Spool()
@@ -402,23 +391,22 @@ func TestTooManySpools(t *testing.T) {
 		if _, err := c.Spool(); err != syscall.EMFILE {
 			t.Errorf("one too many: %v", err)
 		}
-		// A core that goes leaves none.
 		r.do(c.peer.Close)
-		<-c.ended
+		<-c.done
 		for _, s := range held {
 			s.Close()
 		}
-		p.closed()
-		if after := r.descriptors(); after >= before {
-			t.Errorf("%d descriptors, then %d", before, after)
+		p.closeFiles()
+		if after := r.openFDs(); after >= before {
+			t.Errorf("%d open descriptors, want %d", after, before)
 		}
 	})
 }
 
-// TestSpoolFails: the reason is told, and logged.
+// TestSpoolFails checks the errors of Spool.
 func TestSpoolFails(t *testing.T) {
-	alone(t, func(t *testing.T) {
-		full := tempDir(t)
+	looptest.Alone(t, func(t *testing.T) {
+		full := looptest.Dir(t)
 		if runtime.GOOS == "linux" && os.Getuid() == 0 {
 			mountFull(t, full)
 		}
@@ -428,14 +416,14 @@ func TestSpoolFails(t *testing.T) {
 			t.Helper()
 			r.o.SpoolDir = dir
 			c := r.core()
-			before = r.descriptors()
+			before = r.openFDs()
 			if _, err := c.Spool(); err != want {
 				t.Errorf("%s: %v, want %v", dir, err, want)
 			}
-			if after := r.descriptors(); after != before {
+			if after := r.openFDs(); after != before {
 				t.Errorf("%s: %d descriptors, then %d", dir, before, after)
 			}
-			c.alive()
+			c.checkOpen()
 		}
 		try(r.dir+"/missing", syscall.ENOENT)
 		if os.Getuid() == 0 {
@@ -458,7 +446,8 @@ type fakeMonitor struct {
 	have []byte
 }
 
-// asked gives the number of the next request, of that kind.
+// asked reads the next message, which must be of that kind. It returns the number
+// of the request.
 func (m *fakeMonitor) asked(want kind) uint64 {
 	m.t.Helper()
 	for {
@@ -492,8 +481,8 @@ func (m *fakeMonitor) answer(k kind, id uint64, value uint32, flags byte, fds ..
 
 func (m *fakeMonitor) send(b []byte, fds ...int) {
 	m.t.Helper()
-	// Linux counts all descriptors that this user has under way, other tests' too.
-	eventually(m.t, "the message to go", func() bool {
+	// Linux limits the descriptors in flight of a user, including other tests.
+	looptest.Eventually(m.t, "sendmsg", func() bool {
 		err := unix.Sendmsg(m.fd, b, unix.UnixRights(fds...), nil, 0)
 		if err != nil && err != unix.ETOOMANYREFS {
 			m.t.Fatal(err)
@@ -503,10 +492,10 @@ func (m *fakeMonitor) send(b []byte, fds ...int) {
 	closeAll(fds...)
 }
 
-// file makes a file that holds a text.
+// file opens a file with that content.
 func (m *fakeMonitor) file(text string) int {
 	m.t.Helper()
-	f, err := os.CreateTemp(tempDir(m.t), "")
+	f, err := os.CreateTemp(looptest.Dir(m.t), "")
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -516,19 +505,19 @@ func (m *fakeMonitor) file(text string) int {
 	return fd
 }
 
-// holds is what such a file holds.
-func holds(f *os.File) string {
+// content reads such a file.
+func content(f *os.File) string {
 	b := make([]byte, 100)
 	n, _ := f.ReadAt(b, 0)
 	f.Close()
 	return string(b[:n])
 }
 
-// fits lets so many more descriptors be opened, until the function that it
-// returns is called.
-func fits(t *testing.T, n int) (restore func()) {
+// limitFDs limits this process to n more descriptors. The function that it returns
+// restores the limit.
+func limitFDs(t *testing.T, n int) (restore func()) {
 	t.Helper()
-	// No holes below the limit.
+	// Use all descriptors below the limit.
 	var fill []int
 	top := 0
 	for {
@@ -557,18 +546,15 @@ func fits(t *testing.T, n int) (restore func()) {
 	}
 }
 
-// TestShortOfDescriptors: a core that has no room for what a message brings is
-// told so for the request that it belongs to, takes nothing for another's, and
-// goes on. All messages are there before it reads any.
-func TestShortOfDescriptors(t *testing.T) {
+// TestLostDescriptors checks that only those requests fail whose descriptors do
+// not fit into the core, and that no request gets those of another. All messages
+// arrive before the core reads the first.
+func TestLostDescriptors(t *testing.T) {
 	if runtime.GOOS == "freebsd" {
-		t.Skip("recvmsg(2) of FreeBSD 15.1 may not return then, and the process cannot be killed: -max-conns is lowered instead, see monitor.setup")
+		t.Skip("recvmsg(2) of FreeBSD 15.1 may not return in this case; see monitor.setup")
 	}
-	alone(t, func(t *testing.T) {
-		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+	looptest.Alone(t, func(t *testing.T) {
+		pair := socketPair(t)
 		m := &fakeMonitor{t: t, fd: pair[0]}
 		c := newClient(t, pair[1])
 		type file struct {
@@ -585,28 +571,24 @@ func TestShortOfDescriptors(t *testing.T) {
 		}
 		for free := range 5 {
 			id1, ch1 := spool()
-			ch := make(chan result, 1)
-			go func() {
-				p, err := c.Start(context.Background(), Start{})
-				ch <- result{p, err}
-			}()
+			ch := startLater(c, context.Background(), Start{})
 			id := m.asked(msgStart)
 			id2, ch2 := spool()
 			m.answer(msgCreated, id1, 0, 0, m.file("first"))
 			m.answer(msgCreated, id, 0, 0, m.file("stdout"), m.file("stderr"))
 			m.answer(msgCreated, id2, 0, 0, m.file("second"))
-			restore := fits(t, free)
+			restore := limitFDs(t, free)
 			for range 3 {
 				f, fds, err := c.read()
 				if err == nil {
 					err = c.handle(f, fds)
 				}
 				if err != nil {
-					t.Fatalf("%d free: the core has given up: %v", free, err)
+					t.Fatalf("%d free: %v", free, err)
 				}
 			}
 			restore()
-			var lost []uint64 // each is to be ended
+			var lost []uint64 // must be canceled
 			first, second := <-ch1, <-ch2
 			for _, f := range []struct {
 				file
@@ -619,8 +601,8 @@ func TestShortOfDescriptors(t *testing.T) {
 				case f.err != nil:
 					t.Errorf("%d free: %v", free, f.err)
 				default:
-					if got := holds(f.s.File); got != f.want {
-						t.Errorf("%d free: %q in place of %q", free, got, f.want)
+					if got := content(f.s.File); got != f.want {
+						t.Errorf("%d free: %q, want %q", free, got, f.want)
 					}
 				}
 			}
@@ -632,12 +614,12 @@ func TestShortOfDescriptors(t *testing.T) {
 				t.Fatalf("%d free: %d of 3 lost, want %d", free, len(lost), want)
 			}
 			for range lost {
-				if end := m.asked(msgCancel); !slices.Contains(lost, end) {
-					t.Errorf("%d free: end of %d", free, end)
+				if got := m.asked(msgCancel); !slices.Contains(lost, got) {
+					t.Errorf("%d free: request %d is canceled, want %d", free, got, lost)
 				}
 			}
 			if isLost && len(ch) > 0 {
-				t.Errorf("%d free: told before it is over", free)
+				t.Errorf("%d free: Start returned before the request was over", free)
 			}
 			c.handle(frame{msgExited, id, []byte{0, 0, 0, 0, exitOver}}, nil)
 			res := <-ch
@@ -645,8 +627,8 @@ func TestShortOfDescriptors(t *testing.T) {
 			case isLost && res.err != syscall.EMFILE, !isLost && res.err != nil:
 				t.Errorf("%d free: %v", free, res.err)
 			case !isLost:
-				if out, errs := holds(res.p.Stdout), holds(res.p.Stderr); out != "stdout" || errs != "stderr" {
-					t.Errorf("%d free: %q, %q in place of stdout, stderr", free, out, errs)
+				if out, errs := content(res.p.Stdout), content(res.p.Stderr); out != "stdout" || errs != "stderr" {
+					t.Errorf("%d free: %q, %q, want stdout, stderr", free, out, errs)
 				}
 			}
 		}
@@ -654,23 +636,22 @@ func TestShortOfDescriptors(t *testing.T) {
 	})
 }
 
-// TestTooManyUnderWay: where the system bounds how many descriptors of a user
-// may be under way (Linux: ETOOMANYREFS), the monitor waits for the core to
-// pick some up.
-func TestTooManyUnderWay(t *testing.T) {
-	alone(t, func(t *testing.T) {
-		if os.Getuid() == 0 { // the bound does not hold for root
+// TestTooManyInFlight checks that the monitor retries when a user has too many
+// descriptors in flight (Linux: ETOOMANYREFS).
+func TestTooManyInFlight(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
+		if os.Getuid() == 0 { // root has no limit
 			if err := syscall.Setgid(65534); err != nil {
 				t.Fatal(err)
 			}
-			// A user that nobody else is.
+			// A user without other processes.
 			if err := syscall.Setuid(65000 + os.Getpid()%500); err != nil {
 				t.Fatal(err)
 			}
 		}
 		r := newRig(t, 4)
 		r.o.MaxSpools = 300
-		c := r.raw()
+		c := r.rawCore()
 		var old unix.Rlimit
 		unix.Getrlimit(unix.RLIMIT_NOFILE, &old)
 		lim := old
@@ -678,31 +659,23 @@ func TestTooManyUnderWay(t *testing.T) {
 		r.do(func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &lim) })
 		defer unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
 		const n = 300
-		for id := uint64(1); id <= n; id++ { // each forgotten at once: only its way is long
+		for id := uint64(1); id <= n; id++ { // closed at once, so only those in flight count
 			c.send(appendFrame(appendFrame(nil, msgSpool, id), msgCancel, id))
-			r.until("it to be asked", func() bool { return c.peer.lastID == id }) // none waits for room in one turn
+			r.await("the monitor reads the request", func() bool { return c.peer.lastID == id })
 		}
-		r.until("all to be asked", func() bool { return c.peer.lastID == n && c.peer.r == c.peer.w })
-		c.alive()
-		waiting := 0
-		r.do(func() {
-			waiting = len(c.peer.out)
-			if waiting > 0 && c.peer.retry == nil {
-				t.Error("the socket is full, which is another matter")
-			}
-		})
-		if waiting == 0 && runtime.GOOS != "linux" {
-			t.Skip("this system bounds nothing")
+		r.await("the monitor reads all requests", func() bool { return c.peer.r == c.peer.w })
+		c.checkOpen()
+		other := socketPair(t)
+		if err := unix.Sendmsg(other[0], []byte{0}, unix.UnixRights(2), nil, 0); err == nil && runtime.GOOS != "linux" {
+			t.Skip("this system has no limit")
+		} else if err != unix.ETOOMANYREFS {
+			t.Fatal(err)
 		}
-		if waiting == 0 {
-			t.Fatal("nothing waits")
-		}
-		// Now the core reads. It is in the same process as the monitor, whose
-		// limit is used up by what waits.
+		// Now the core reads. It needs descriptors in the same process.
 		r.do(func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &old) })
 		files := 0
 		client := newClient(t, c.fd)
-		client.conn.SetReadDeadline(time.Now().Add(bound))
+		client.conn.SetReadDeadline(time.Now().Add(looptest.Bound))
 		for id := uint64(1); id <= n; id++ {
 			f, fds, err := client.read()
 			if err != nil || f.id != id || !slices.Contains([]kind{msgCreated, msgFailed}, f.kind) || (f.kind == msgCreated) != (len(fds) == 1) {
@@ -714,39 +687,33 @@ func TestTooManyUnderWay(t *testing.T) {
 		if files <= 200 {
 			t.Errorf("%d files", files)
 		}
-		r.until("nothing to wait", func() bool { return len(c.peer.out) == 0 && c.peer.retry == nil })
-		c.alive()
+		r.await("all messages are sent", func() bool { return len(c.peer.out) == 0 && c.peer.retry == nil })
+		c.checkOpen()
 	})
 }
 
-// FuzzCoreFrames: bytes from a monitor, even from one of another version, are
-// refused or understood, and never a panic.
+// FuzzCoreFrames checks that the core does not panic whatever the monitor sends.
 func FuzzCoreFrames(f *testing.F) {
-	answers := func(more ...[]byte) []byte { return slices.Concat(more...) }
 	f.Add(appendFrame(nil, msgConfig, 0, []byte("4\x00{}...")))
 	f.Add(appendAnswer(nil, msgCreated, 1, 0, 0))
-	f.Add(answers(appendAnswer(nil, msgFailed, 1, 2, 0), appendAnswer(nil, msgExited, 2, 256, 1)))
-	f.Add(answers(appendAnswer(nil, msgCreated, 2, 0, 0), appendAnswer(nil, msgExited, 2, 256, 0), appendAnswer(nil, msgOver, 2, 0, 0)))
-	f.Add(answers(appendAnswer(nil, msgCreated, 2, 0, 0), appendAnswer(nil, msgExited, 2, 0, 3), appendAnswer(nil, msgExited, 2, 0, 3)))
-	f.Add(answers(appendAnswer(nil, msgFailed, 3, 2, 0), appendAnswer(nil, msgCreated, 3, 0, 0)))
-	f.Add(answers(appendAnswer(nil, msgRetire, 0, 0, 0), appendAnswer(nil, msgStop, 0, 0, 0)))
-	f.Add(answers(appendAnswer(nil, msgOver, 1, 0, 0), appendAnswer(nil, msgExited, 2, 0, 0)))
-	f.Add(answers(appendAnswer(nil, msgCreated, 2, 0, 0), appendAnswer(nil, msgOver, 2, 0, 0)))
-	f.Add(answers(appendAnswer(nil, msgCreated, 2, 0, 0), appendAnswer(nil, msgFailed, 2, 2, 0)))
-	f.Add(answers(appendAnswer(nil, msgCreated, 2, 0, 0), appendAnswer(nil, msgCreated, 2, 0, 0)))
-	f.Add(answers(appendFrame(nil, msgScripts, 0, []byte("\x00\x00\x00\x00\x01a\x00b\x00")), appendAnswer(nil, msgScripts, 0, 0, 0)))
+	f.Add(slices.Concat(appendAnswer(nil, msgFailed, 1, 2, 0), appendAnswer(nil, msgExited, 2, 256, 1)))
+	f.Add(slices.Concat(appendAnswer(nil, msgCreated, 2, 0, 0), appendAnswer(nil, msgExited, 2, 256, 0), appendAnswer(nil, msgOver, 2, 0, 0)))
+	f.Add(slices.Concat(appendAnswer(nil, msgCreated, 2, 0, 0), appendAnswer(nil, msgExited, 2, 0, 3), appendAnswer(nil, msgExited, 2, 0, 3)))
+	f.Add(slices.Concat(appendAnswer(nil, msgFailed, 3, 2, 0), appendAnswer(nil, msgCreated, 3, 0, 0)))
+	f.Add(slices.Concat(appendAnswer(nil, msgRetire, 0, 0, 0), appendAnswer(nil, msgStop, 0, 0, 0)))
+	f.Add(slices.Concat(appendAnswer(nil, msgOver, 1, 0, 0), appendAnswer(nil, msgExited, 2, 0, 0)))
+	f.Add(slices.Concat(appendAnswer(nil, msgCreated, 2, 0, 0), appendAnswer(nil, msgOver, 2, 0, 0)))
+	f.Add(slices.Concat(appendAnswer(nil, msgCreated, 2, 0, 0), appendAnswer(nil, msgFailed, 2, 2, 0)))
+	f.Add(slices.Concat(appendAnswer(nil, msgCreated, 2, 0, 0), appendAnswer(nil, msgCreated, 2, 0, 0)))
+	f.Add(slices.Concat(appendFrame(nil, msgScripts, 0, []byte("\x00\x00\x00\x00\x01a\x00b\x00")), appendAnswer(nil, msgScripts, 0, 0, 0)))
 	f.Add([]byte{0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 100<<10 {
 			return
 		}
-		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		pair := socketPair(t)
 		defer unix.Close(pair[0])
 		c := newClient(t, pair[1])
-		c.OnRetire, c.OnStop = func() {}, func() {}
 		// Requests 1 and 2 are commands, 3 is a spool file.
 		var requests []*Process
 		for id := uint64(1); id <= 3; id++ {
@@ -760,7 +727,7 @@ func FuzzCoreFrames(f *testing.F) {
 		unix.Write(pair[0], b)
 		unix.Shutdown(pair[0], unix.SHUT_WR)
 		if err := c.Run(); err == nil {
-			t.Fatal("no end")
+			t.Fatal("Run returned nil")
 		}
 		for _, p := range requests {
 			if len(p.reply) != 1 {

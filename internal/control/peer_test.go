@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/onewake/onewake/internal/looptest"
 	"github.com/onewake/onewake/internal/process"
 )
 
@@ -23,27 +25,27 @@ func startFrame(id uint64, stdin byte, script, vars string) []byte {
 	return appendFrame(nil, msgStart, id, []byte{stdin}, []byte(script), []byte{0}, []byte(vars))
 }
 
-// TestViolations: whatever an honest core never sends ends the core, and nothing
-// but the core; an honest one beside it is served on.
+// TestViolations checks that each protocol violation closes the connection to
+// that core, and does not affect another core.
 func TestViolations(t *testing.T) {
-	alone(t, func(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 2)
 		honest := r.core()
-		p := honest.begin(script("sleep 60"))
-		before := r.descriptors()
+		p := honest.start(script("sleep 60"))
+		before := r.openFDs()
 		length := func(n uint32) []byte {
 			return append(binary.BigEndian.AppendUint32(nil, n), make([]byte, headerSize)...)
 		}
 		frame := func(k kind, id uint64, payload ...byte) []byte { return appendFrame(nil, k, id, payload) }
-		join := func(f ...[]byte) []byte { return slices.Concat(f...) }
 		spool := frame(msgSpool, 5)
+		read := "QUERY_STRING=read x\x00" // does not exit
 		tests := []struct {
 			name string
 			in   []byte
 		}{
 			{"no kind", frame(0, 1)},
 			{"unknown kind", frame(200, 1)},
-			{"a frame of the monitor's", frame(msgCreated, 1)},
+			{"message of the monitor", frame(msgCreated, 1)},
 			{"configuration", frame(msgConfig, 0, '1', 0)},
 			{"exited", frame(msgExited, 1, 0, 0, 0, 0, 0)},
 			{"length 0", length(0)},
@@ -54,32 +56,32 @@ func TestViolations(t *testing.T) {
 			{"start without payload", frame(msgStart, 1)},
 			{"start with unknown stdin", startFrame(1, 3, "", "")},
 			{"start without script", frame(msgStart, 1, 0)},
-			{"script that is not there", startFrame(1, 0, "../../bin/sh", "")},
+			{"unknown script", startFrame(1, 0, "../../bin/sh", "")},
 			{"script too long", startFrame(1, 0, strings.Repeat("x", maxScript+1), "")},
 			{"start with number 0", startFrame(0, 0, "", "")},
-			{"start twice", join(startFrame(1, 0, "", ""), startFrame(1, 0, "", ""))},
-			{"numbers going down", join(startFrame(5, 0, "", ""), startFrame(4, 0, "", ""))},
-			{"after the last number", join(startFrame(1<<64-1, 0, "", ""), startFrame(1, 0, "", ""))},
-			{"file that is not there", startFrame(1, 2, "", "")},
-			{"file that is not there, below others", join(spool, startFrame(4, 2, "", ""))},
-			{"file that is not used", join(spool, startFrame(5, 0, "", ""))},
-			{"file used twice", join(spool, startFrame(5, 2, "", ""), startFrame(5, 2, "", ""))},
-			{"file used when forgotten", join(spool, frame(msgCancel, 5), startFrame(5, 2, "", ""))},
-			{"file of the same number", join(spool, spool)},
-			{"file and a bad variable", join(spool, startFrame(5, 2, "", "PATH=/evil\x00"))},
+			{"start twice", slices.Concat(startFrame(1, 0, "", ""), startFrame(1, 0, "", ""))},
+			{"numbers going down", slices.Concat(startFrame(5, 0, "", ""), startFrame(4, 0, "", ""))},
+			{"number after the last one", slices.Concat(startFrame(1<<64-1, 0, "", ""), startFrame(1, 0, "", ""))},
+			{"unknown file", startFrame(1, 2, "", "")},
+			{"unknown file, lower number", slices.Concat(spool, startFrame(4, 2, "", ""))},
+			{"number of a file, but no file", slices.Concat(spool, startFrame(5, 0, "", ""))},
+			{"file used twice", slices.Concat(spool, startFrame(5, 2, "", ""), startFrame(5, 2, "", ""))},
+			{"file used after cancel", slices.Concat(spool, frame(msgCancel, 5), startFrame(5, 2, "", ""))},
+			{"two files with the same number", slices.Concat(spool, spool)},
+			{"file and a bad variable", slices.Concat(spool, startFrame(5, 2, "", "PATH=/evil\x00"))},
 			{"PATH", startFrame(1, 0, "", "PATH=/evil\x00")},
-			{"LD_PRELOAD behind good ones", startFrame(1, 0, "", "HTTP_A=b\x00LD_PRELOAD=/evil\x00")},
-			{"variables without end", startFrame(1, 0, "", "HTTP_A=b")},
-			{"too large a variable", startFrame(1, 0, "", "HTTP_A="+strings.Repeat("x", MaxVar)+"\x00")},
-			{"too many at once", join(startFrame(1, 0, "", ""), startFrame(2, 0, "", ""), startFrame(3, 0, "", ""))},
-			{"end of nothing", frame(msgCancel, 0)},
-			{"end of what never began", frame(msgCancel, 9)},
-			{"end with payload", join(startFrame(1, 0, "", ""), frame(msgCancel, 1, 9))},
+			{"LD_PRELOAD after valid ones", startFrame(1, 0, "", "HTTP_A=b\x00LD_PRELOAD=/evil\x00")},
+			{"variable without NUL", startFrame(1, 0, "", "HTTP_A=b")},
+			{"variable too large", startFrame(1, 0, "", "HTTP_A="+strings.Repeat("x", MaxVar)+"\x00")},
+			{"too many requests", slices.Concat(startFrame(1, 1, "", read), startFrame(2, 1, "", read), startFrame(3, 1, "", read))},
+			{"cancel number 0", frame(msgCancel, 0)},
+			{"cancel unknown request", frame(msgCancel, 9)},
+			{"cancel with payload", slices.Concat(startFrame(1, 0, "", ""), frame(msgCancel, 1, 9))},
 			{"file with payload", frame(msgSpool, 1, 9)},
 			{"file with number 0", frame(msgSpool, 0)},
 			{"ready without NUL", frame(msgReady, 0, '4')},
 			{"ready too long", frame(msgReady, 0, make([]byte, maxState+1)...)},
-			{"names, where there are none", frame(msgGetScripts, 0)},
+			{"scripts without -scripts", frame(msgGetScripts, 0)},
 			{"counters too short", frame(msgStats, 0, make([]byte, binary.Size(Stats{})-1)...)},
 			{"counters too long", frame(msgStats, 0, make([]byte, binary.Size(Stats{})+1)...)},
 		}
@@ -88,7 +90,7 @@ func TestViolations(t *testing.T) {
 				if how == "byte by byte" && len(tt.in) > 200 {
 					continue
 				}
-				c := r.raw()
+				c := r.rawCore()
 				if how == "at once" {
 					c.send(tt.in)
 				} else {
@@ -96,45 +98,44 @@ func TestViolations(t *testing.T) {
 						c.send(tt.in[i : i+1])
 					}
 				}
-				if err := c.end(); !isViolation(err) {
+				if err := c.awaitFail(); !isViolation(err) {
 					t.Errorf("%s, %s: %v", tt.name, how, err)
 				}
 			}
 		}
-		// What they had started is ended, and nothing else.
-		r.until("only the honest core's command to run", func() bool { return r.sup.Running() == 1 })
-		if after := r.descriptors(); after > before {
-			t.Errorf("%d descriptors, then %d", before, after)
+		r.await("only the command of the honest core runs", func() bool { return r.sup.Running() == 1 })
+		if after := r.openFDs(); after > before {
+			t.Errorf("%d open descriptors, want %d", after, before)
 		}
 		if isClosed(p.Exited) {
-			t.Error("the honest core's command has ended")
+			t.Error("the command of the honest core has exited")
 		}
 		p.Cancel()
-		wait(t, "over", p.Over)
-		honest.alive()
+		await(t, p.Over)
+		honest.checkOpen()
 	})
 }
 
-// TestTruncated: a core that dies in the middle of a frame has broken nothing.
+// TestTruncated checks that half a frame is not a protocol violation.
 func TestTruncated(t *testing.T) {
-	alone(t, func(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 4)
 		whole := startFrame(1, 1, "", "QUERY_STRING=read x\x00")
 		for n := range len(whole) + 1 {
-			c := r.raw()
+			c := r.rawCore()
 			c.send(whole[:n])
 			unix.Shutdown(c.fd, unix.SHUT_WR)
-			if err := c.end(); err != io.EOF {
+			if err := c.awaitFail(); err != io.EOF {
 				t.Errorf("%d bytes: %v", n, err)
 			}
 		}
-		r.idle()
+		r.awaitIdle()
 	})
 }
 
-// TestLongFrame: the longest start there is.
+// TestLongFrame sends the longest msgStart.
 func TestLongFrame(t *testing.T) {
-	alone(t, func(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 4)
 		c := r.core()
 		var v Vars
@@ -149,34 +150,33 @@ func TestLongFrame(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wait(t, "over", p.Over)
+		await(t, p.Over)
 		if got := Describe(p.Status); got != "exit 9" {
 			t.Error(got)
 		}
-		p.closed()
+		p.closeFiles()
 	})
 }
 
-// TestDescriptorsFromCore: the monitor reads with read(2), so that the kernel
-// frees whatever descriptors a core attaches.
+// TestDescriptorsFromCore checks that the monitor ignores descriptors from a core.
 func TestDescriptorsFromCore(t *testing.T) {
-	alone(t, func(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 4)
-		c := r.raw()
-		before := r.descriptors()
+		c := r.rawCore()
+		before := r.openFDs()
 		fds := make([]int, 100)
 		for i := range fds {
 			fds[i] = 2
 		}
 		rights := unix.UnixRights(fds...)
-		for i := range 10 { // 1,000 in all, on whole frames and on parts of them
+		for i := range 10 { // 1,000 in total
 			f := appendFrame(nil, msgCancel, 1)
 			if i == 0 {
 				f = startFrame(1, 0, "", "")
 			}
 			for _, part := range [][]byte{f[:3], f[3:]} {
-				// Linux counts all that this user has under way, other tests' too.
-				eventually(t, "the message to go", func() bool {
+				// Linux limits the descriptors in flight of a user, including other tests.
+				looptest.Eventually(t, "sendmsg", func() bool {
 					err := unix.Sendmsg(c.fd, part, rights, nil, 0)
 					if err != nil && err != unix.ETOOMANYREFS {
 						t.Fatal(err)
@@ -185,36 +185,36 @@ func TestDescriptorsFromCore(t *testing.T) {
 				})
 			}
 		}
-		r.until("all to be read", func() bool { return c.peer.lastID == 1 && c.peer.r == c.peer.w && r.sup.Idle() })
-		if after := r.descriptors(); after > before {
-			t.Errorf("%d descriptors, then %d", before, after)
+		r.await("the monitor reads all messages", func() bool { return c.peer.lastID == 1 && c.peer.r == c.peer.w && r.sup.Idle() })
+		if after := r.openFDs(); after > before {
+			t.Errorf("%d open descriptors, want %d", after, before)
 		}
 		c.send(make([]byte, headerSize))
-		if err := c.end(); !isViolation(err) {
+		if err := c.awaitFail(); !isViolation(err) {
 			t.Error(err)
 		}
-		if after := r.descriptors(); after > before {
-			t.Errorf("%d descriptors, then %d at the end", before, after)
+		if after := r.openFDs(); after > before {
+			t.Errorf("%d open descriptors at the end, want %d", after, before)
 		}
 	})
 }
 
-// TestUnreadCore: one that never reads is given up when it leaves too much
-// unread; meanwhile others are served as ever, and nothing of it stays.
-func TestUnreadCore(t *testing.T) {
-	alone(t, func(t *testing.T) {
+// TestCoreDoesNotRead checks that the monitor drops a core that leaves too many
+// messages unread, and serves other cores in the meantime.
+func TestCoreDoesNotRead(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 16)
 		other := r.core()
-		other.begin(script(":")).closed()
-		before := r.descriptors()
-		c := r.raw()
-		unix.SetsockoptInt(c.peer.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10) // soon full
+		other.start(script(":")).closeFiles()
+		before := r.openFDs()
+		c := r.rawCore()
+		unix.SetsockoptInt(c.peer.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10) // fills up soon
 		id := uint64(0)
 		ask := func() error {
 			var b []byte
 			for range 20 {
-				// A file that is forgotten at once, and every now
-				// and then a command: all answered with descriptors.
+				// Spool files, closed at once, and some commands: all are
+				// answered with descriptors.
 				if id++; id%64 == 0 {
 					b = append(b, startFrame(id, 0, "", "")...)
 				} else {
@@ -224,35 +224,35 @@ func TestUnreadCore(t *testing.T) {
 			return c.send(b)
 		}
 		for full := false; !full; {
-			ask() // when it has been given up this fails
-			// One after the other, or too much comes in one turn.
-			r.until("all to be asked", func() bool { return c.peer.lastID == id || c.peer.closed })
+			ask() // fails after the connection has been closed
+			// Otherwise too many arrive in one turn of the loop.
+			r.await("the monitor reads all requests", func() bool { return c.peer.lastID == id || c.peer.closed })
 			r.do(func() { full = c.peer.retry != nil || c.peer.closed })
 		}
-		p := other.begin(script(":"))
-		wait(t, "over", p.Over)
-		p.closed()
-		c.alive()
+		p := other.start(script(":"))
+		await(t, p.Over)
+		p.closeFiles()
+		c.checkOpen()
 		for ask() == nil {
 		}
-		if err := c.end(); err != ErrUnread {
+		if err := c.awaitFail(); err != ErrUnread {
 			t.Error(err)
 		}
-		p = other.begin(script(":"))
-		wait(t, "over", p.Over)
-		p.closed()
-		r.idle()
-		if after := r.descriptors(); after > before {
-			t.Errorf("%d descriptors, then %d", before, after)
+		p = other.start(script(":"))
+		await(t, p.Over)
+		p.closeFiles()
+		r.awaitIdle()
+		if after := r.openFDs(); after > before {
+			t.Errorf("%d open descriptors, want %d", after, before)
 		}
 	})
 }
 
-// TestSlowCore: one that reads late gets all there was for it.
+// TestSlowCore checks that a core that reads late gets all messages.
 func TestSlowCore(t *testing.T) {
-	alone(t, func(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 4)
-		c := r.raw()
+		c := r.rawCore()
 		unix.SetsockoptInt(c.peer.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 8<<10)
 		n := uint64(0)
 		for waiting := false; !waiting; {
@@ -260,7 +260,6 @@ func TestSlowCore(t *testing.T) {
 			c.send(appendFrame(appendFrame(nil, msgSpool, n), msgCancel, n))
 			r.do(func() { waiting = c.peer.retry != nil && len(c.peer.out) > 3 })
 		}
-		// Now it reads.
 		client := newClient(t, c.fd)
 		for id := uint64(1); id <= n; id++ {
 			f, fds, err := client.read()
@@ -269,54 +268,53 @@ func TestSlowCore(t *testing.T) {
 			}
 			closeAll(fds...)
 		}
-		r.until("nothing to wait", func() bool { return len(c.peer.out) == 0 && c.peer.retry == nil })
-		c.alive()
+		r.await("all messages are sent", func() bool { return len(c.peer.out) == 0 && c.peer.retry == nil })
+		c.checkOpen()
 	})
 }
 
-// TestSilentCore: one that reads nothing and asks for nothing is left alone.
+// TestSilentCore checks that the monitor keeps a core that sends half a message.
 func TestSilentCore(t *testing.T) {
-	alone(t, func(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 4)
-		c := r.raw()
+		c := r.rawCore()
 		c.send([]byte{0, 0})
-		r.until("half a frame to be read", func() bool { return c.peer.w == 2 })
+		r.await("the monitor reads half a frame", func() bool { return c.peer.w == 2 })
 		r.do(func() {
 			if c.peer.retry != nil || c.peer.closed {
-				t.Error("something is to happen to it")
+				t.Errorf("retry: %t, closed: %t", c.peer.retry != nil, c.peer.closed)
 			}
 			c.peer.Close()
-			c.peer.Close() // twice is no harm
+			c.peer.Close() // does nothing
 			c.peer.Retire()
 			if len(c.peer.out) != 0 {
-				t.Error("something is to be sent")
+				t.Errorf("%d messages after Close", len(c.peer.out))
 			}
 		})
-		c.alive()
+		c.checkOpen()
 		unix.Close(c.fd)
 	})
 }
 
-// TestTwoCores: two cores, as during a reload, each within the limit, are
-// together within it too; what waits is started in the order of asking, or can
-// be called off.
+// TestTwoCores checks that two cores together stay within the limit, as during a
+// reload. Waiting requests start in order, or can be canceled.
 func TestTwoCores(t *testing.T) {
-	alone(t, func(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 2)
 		old, young := r.core(), r.core()
 		waiting := func(c *core, n int) {
 			t.Helper()
-			r.until("it to wait", func() bool { return len(c.peer.requests) == n })
+			r.await("the request waits", func() bool { return len(c.peer.requests) == n })
 		}
-		a, b := old.begin(piped("read x")), old.begin(piped("read x"))
+		a, b := old.start(piped("read x")), old.start(piped("read x"))
 		ctx, cancel := context.WithCancelCause(context.Background())
-		why := errors.New("client gone")
-		first := young.asks(context.Background(), piped("read x"))
+		cause := errors.New("client gone")
+		first := startLater(young.Client, context.Background(), piped("read x"))
 		waiting(young, 1)
-		off := young.asks(ctx, piped("read x"))
+		canceled := startLater(young.Client, ctx, piped("read x"))
 		waiting(young, 2)
-		cancel(why)
-		if res := r.result(off); res.err != why {
+		cancel(cause)
+		if res := r.awaitResult(canceled); res.err != cause {
 			t.Errorf("%+v", res)
 		}
 		waiting(young, 1)
@@ -326,9 +324,9 @@ func TestTwoCores(t *testing.T) {
 			}
 		})
 		a.Stdin.Close()
-		wait(t, "over", a.Over)
-		second := old.asks(context.Background(), piped("read x")) // behind the young one's
-		x := r.result(first)
+		await(t, a.Over)
+		second := startLater(old.Client, context.Background(), piped("read x")) // after the request of the young core
+		x := r.awaitResult(first)
 		if x.err != nil {
 			t.Fatal(x.err)
 		}
@@ -338,44 +336,42 @@ func TestTwoCores(t *testing.T) {
 				t.Errorf("%d running", r.sup.Running())
 			}
 		})
-		// A core that goes takes what it has running along, and its starts
-		// that wait.
-		third := young.asks(context.Background(), piped("read x"))
+		// Closing the connection terminates running and waiting requests.
+		third := startLater(young.Client, context.Background(), piped("read x"))
 		waiting(young, 2)
 		young.conn.Close()
-		if err := young.end(); err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
+		if err := young.awaitFail(); err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
 			t.Error(err)
 		}
-		if res := r.result(third); !errors.Is(res.err, ErrDisconnected) {
+		if res := r.awaitResult(third); !errors.Is(res.err, ErrDisconnected) {
 			t.Errorf("%+v", res)
 		}
-		y := r.result(second)
+		y := r.awaitResult(second)
 		if y.err != nil {
 			t.Fatal(y.err)
 		}
 		b.Cancel()
-		wait(t, "over", b.Over)
+		await(t, b.Over)
 		y.p.Cancel()
-		wait(t, "over", y.p.Over)
-		r.idle()
-		old.alive()
+		await(t, y.p.Over)
+		r.awaitIdle()
+		old.checkOpen()
 	})
 }
 
-// TestEnding: when the service ends, who waits is told so, and so is who comes
-// later.
-func TestEnding(t *testing.T) {
-	alone(t, func(t *testing.T) {
+// TestStop checks that waiting and later requests fail when the service stops.
+func TestStop(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 1)
 		old, young := r.core(), r.core()
-		p := old.begin(piped("read x"))
-		waits := young.asks(context.Background(), script(":"))
-		r.until("it to wait", func() bool { return len(young.peer.requests) == 1 })
+		p := old.start(piped("read x"))
+		waiting := startLater(young.Client, context.Background(), script(":"))
+		r.await("the request waits", func() bool { return len(young.peer.requests) == 1 })
 		r.do(r.sup.EndAll)
-		if res := r.result(waits); res.err != syscall.ECANCELED {
+		if res := r.awaitResult(waiting); res.err != syscall.ECANCELED {
 			t.Errorf("%+v", res)
 		}
-		wait(t, "over", p.Over)
+		await(t, p.Over)
 		if got := Describe(p.Status); got != "signal 15" {
 			t.Error(got)
 		}
@@ -385,38 +381,37 @@ func TestEnding(t *testing.T) {
 	})
 }
 
-// TestDrain: what a dead core said before is heard, whichever event the loop
-// sees first.
+// TestDrain checks that Drain handles the last messages of a core.
 func TestDrain(t *testing.T) {
-	alone(t, func(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 4)
-		c := r.raw()
+		c := r.rawCore()
 		client := newClient(t, c.fd)
 		var served uint64
 		r.do(func() {
 			c.peer.OnStats = func(s Stats) { served += s.Served }
 			client.Push(Stats{Served: 7})
 			client.conn.Close()
-			c.peer.Retire() // which it does not hear any more
+			c.peer.Retire() // cannot be sent
 			c.peer.Drain()
 			if !c.peer.closed {
-				t.Error("the end has not been seen")
+				t.Error("the connection is still open")
 			}
 		})
 		if served != 7 {
 			t.Errorf("served %d, want 7", served)
 		}
 		if err := <-c.failed; err != io.EOF {
-			t.Errorf("broken by %v, want %v", err, io.EOF)
+			t.Errorf("%v, want %v", err, io.EOF)
 		}
 	})
 }
 
-// TestLife: what monitor and core say to each other besides requests.
-func TestLife(t *testing.T) {
-	alone(t, func(t *testing.T) {
+// TestMessages sends each message that is not about a request.
+func TestMessages(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 4)
-		c := r.raw()
+		c := r.rawCore()
 		got := make(chan string, 4)
 		config := strings.Repeat("config\x00and more", 100_000)
 		r.do(func() {
@@ -448,18 +443,18 @@ func TestLife(t *testing.T) {
 				t.Errorf("%s, want %s", s, want)
 			}
 		}
-		c.alive()
+		c.checkOpen()
 		client.conn.Close()
 		<-c.failed
 	})
 }
 
-// TestVersion: a core of another version is told from one that misbehaves, by
-// itself and by the monitor.
+// TestVersion checks that core and monitor detect another version, which is not a
+// protocol violation.
 func TestVersion(t *testing.T) {
-	alone(t, func(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, 4)
-		c := r.raw()
+		c := r.rawCore()
 		got := make(chan error, 1)
 		r.do(func() {
 			c.peer.OnReady = func(state string, err error) { got <- err }
@@ -469,25 +464,25 @@ func TestVersion(t *testing.T) {
 		if b, err := client.Config(); err == nil || !strings.Contains(err.Error(), `"0.9"`) || isViolation(err) {
 			t.Errorf("%q, %v", b, err)
 		}
-		if err := <-got; err != nil { // it has told which version it speaks
+		if err := <-got; err != nil {
 			t.Error(err)
 		}
 		client.conn.Close()
 		<-c.failed
 
-		c = r.raw()
+		c = r.rawCore()
 		r.do(func() { c.peer.OnReady = func(state string, err error) { got <- err } })
 		c.send(appendFrame(nil, msgReady, 0, []byte("0.9\x00x")))
 		if err := <-got; err == nil || !strings.Contains(err.Error(), `"0.9"`) || isViolation(err) {
 			t.Error(err)
 		}
-		c.alive()
+		c.checkOpen()
 		unix.Close(c.fd)
 		<-c.failed
 	})
 }
 
-// TestStats: counters that only grow are added up.
+// TestStats checks which counters are added up.
 func TestStats(t *testing.T) {
 	s := Stats{1, 2, 3, 4, 5}
 	s.AddTotals(Stats{10, 20, 30, 40, 50})
@@ -496,7 +491,8 @@ func TestStats(t *testing.T) {
 	}
 }
 
-// FuzzMonitorFrames: bytes from a core break nothing but the core.
+// FuzzMonitorFrames checks that whatever a core sends, the monitor stays within its
+// limits and reports a protocol violation at most.
 func FuzzMonitorFrames(f *testing.F) {
 	f.Add(startFrame(1, 0, "", "HTTP_A=b\x00"), 3)
 	f.Add(append(startFrame(1, 1, "gone", ""), appendFrame(nil, msgCancel, 1)...), 100)
@@ -511,14 +507,14 @@ func FuzzMonitorFrames(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	log := discard
+	log := slog.New(slog.DiscardHandler)
 	sup, err := process.NewSupervisor(loop, log, process.Options{Max: 2, Timeout: time.Second, KillAfter: time.Second})
 	if err != nil {
 		f.Fatal(err)
 	}
-	// A command that cannot be started, so that only messages are tried.
+	// The command cannot be started, because only messages are tested.
 	cmd := &process.Command{Path: "/nonexistent/command", Args: []string{"x"}, Dir: "/"}
-	o := PeerOptions{Max: 2, MaxSpools: 3, SpoolDir: tempDir(f), Log: log, Filter: NewFilter(FilterOptions{}), Command: func(s string) (*process.Command, error) {
+	o := PeerOptions{Max: 2, MaxSpools: 3, SpoolDir: looptest.Dir(f), Log: log, Filter: NewFilter(FilterOptions{}), Command: func(s string) (*process.Command, error) {
 		if s == "gone" {
 			return nil, unix.ENOENT
 		} else if s != "" {
@@ -528,12 +524,9 @@ func FuzzMonitorFrames(f *testing.F) {
 	}}
 	f.Fuzz(func(t *testing.T, b []byte, step int) {
 		if len(b) > 50<<10 {
-			return // the sockets' buffers hold it all and the answers, and so nothing waits
+			return // no longer fits into the socket buffers
 		}
-		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		pair := socketPair(t)
 		defer unix.Close(pair[1])
 		p, err := NewPeer(pair[0], loop, sup, o)
 		if err != nil {
@@ -550,7 +543,7 @@ func FuzzMonitorFrames(f *testing.F) {
 			for range n/len(p.in) + 1 {
 				if err := p.receive(); err != nil {
 					if !isViolation(err) {
-						t.Fatalf("%v is no breach", err)
+						t.Fatalf("%v is not a protocol violation", err)
 					}
 					return
 				}

@@ -3,22 +3,18 @@
 package control
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"log/slog"
 	"os"
-	"os/exec"
-	"regexp"
 	"runtime"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/onewake/onewake/internal/looptest"
 	"github.com/onewake/onewake/internal/process"
 )
 
@@ -30,66 +26,26 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-var discard = slog.New(slog.DiscardHandler)
-
-// bound ends a test that waits for what does not come, never is for times that
-// must not pass during a test, and soon for those that must.
-const (
-	bound = 60 * time.Second
-	never = time.Hour
-	soon  = 10 * time.Millisecond
-)
-
-// alone runs f in a process of its own: a monitor's children, descriptors and
-// limits are those of its whole process.
-func alone(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	if os.Getenv("OW_ALONE") == t.Name() {
-		f(t)
-		return
-	}
-	t.Parallel()
-	only := "^" + strings.ReplaceAll(regexp.QuoteMeta(t.Name()), "/", "$/^") + "$"
-	cmd := exec.Command(os.Args[0], "-test.run="+only, "-test.v", "-test.timeout=5m")
-	cmd.Env = append(os.Environ(), "OW_ALONE="+t.Name())
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if _, why, ok := bytes.Cut(out, []byte("--- SKIP")); ok {
-		t.Skipf("%s", why)
-	}
-}
-
-// rig is a monitor and its cores, on real control sockets.
+// rig is a monitor. Its cores are connected by real control sockets.
 type rig struct {
 	t    *testing.T
 	loop *process.Loop
 	sup  *process.Supervisor
 	o    PeerOptions
-	dir  string
-
-	mu  sync.Mutex
-	log bytes.Buffer
+	dir  string // of the spool files
 }
 
-func (r *rig) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.log.Write(p)
-}
-
-// newRig starts a monitor for at most max commands, which are the script of
-// each request's QUERY_STRING.
+// newRig starts a monitor that runs at most max commands. The command is a shell
+// script in the request's QUERY_STRING.
 func newRig(t *testing.T, max int) *rig {
 	t.Helper()
-	return newRigFor(t, process.Options{Max: max, Timeout: never, KillAfter: never, Look: soon})
+	return newRigWith(t, process.Options{Max: max, Timeout: looptest.Never, KillAfter: looptest.Never, Look: looptest.Soon})
 }
 
-func newRigFor(t *testing.T, o process.Options) *rig {
+func newRigWith(t *testing.T, o process.Options) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: tempDir(t)}
-	log := slog.New(slog.NewTextHandler(r, nil))
+	r := &rig{t: t, dir: looptest.Dir(t)}
+	log := slog.New(slog.DiscardHandler)
 	cmd := &process.Command{Path: "/bin/sh", Args: []string{"sh", "-c", `eval "$QUERY_STRING"`}, Dir: "/", Env: []string{"PATH=/bin:/usr/bin"}}
 	r.o = PeerOptions{
 		Max: o.Max, MaxSpools: 8, SpoolDir: r.dir, Log: log, Filter: NewFilter(FilterOptions{}),
@@ -100,7 +56,7 @@ func newRigFor(t *testing.T, o process.Options) *rig {
 			case "gone":
 				return nil, &os.PathError{Op: "exec", Path: "gone", Err: unix.ENOENT}
 			}
-			return nil, errors.New("not in the table")
+			return nil, errors.New("unknown")
 		},
 	}
 	ready := make(chan error)
@@ -125,64 +81,42 @@ func newRigFor(t *testing.T, o process.Options) *rig {
 	}
 	t.Cleanup(func() {
 		r.do(r.sup.KillAll)
-		r.until("all processes to end", r.sup.Idle)
+		r.awaitIdle()
 	})
 	return r
 }
 
 // do calls f on the loop.
-func (r *rig) do(f func()) {
-	done := make(chan struct{})
-	r.loop.Post(func() { f(); close(done) })
-	select {
-	case <-done:
-	case <-time.After(bound):
-		panic("the loop is stuck")
-	}
-}
+func (r *rig) do(f func()) { looptest.Do(r.loop.Post, f) }
 
-// until waits for something that the loop knows.
-func (r *rig) until(what string, f func() bool) {
+// await waits until f, which is called on the loop, returns true.
+func (r *rig) await(what string, f func() bool) {
 	r.t.Helper()
-	eventually(r.t, what, func() (ok bool) {
+	looptest.Eventually(r.t, what, func() (ok bool) {
 		r.do(func() { ok = f() })
 		return ok
 	})
 }
 
-// eventually waits for a condition that nothing tells of.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(bound); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
-// idle waits for all commands to be over.
-func (r *rig) idle() {
+// awaitIdle waits until all processes have exited.
+func (r *rig) awaitIdle() {
 	r.t.Helper()
-	r.until("nothing to be left", r.sup.Idle)
+	r.await("no process is left", r.sup.Idle)
 }
 
-// raw is a core that sends what it likes, and what the monitor has of it.
-type raw struct {
+// rawCore is a core that can send arbitrary bytes, and the monitor's peer for it.
+type rawCore struct {
 	*rig
 	peer   *Peer
-	failed chan error
+	failed chan error // argument of OnFail
 	fd     int
 }
 
-func (r *rig) raw() *raw {
+func (r *rig) rawCore() *rawCore {
 	r.t.Helper()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	unix.CloseOnExec(pair[0])
-	unix.CloseOnExec(pair[1])
-	c := &raw{rig: r, failed: make(chan error, 2), fd: pair[1]}
+	pair := socketPair(r.t)
+	c := &rawCore{rig: r, failed: make(chan error, 2), fd: pair[1]}
+	var err error
 	r.do(func() {
 		if c.peer, err = NewPeer(pair[0], r.loop, r.sup, r.o); err == nil {
 			c.peer.OnFail = func(err error) { c.failed <- err }
@@ -191,11 +125,22 @@ func (r *rig) raw() *raw {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: int64(bound / time.Second)})
+	unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: int64(looptest.Bound / time.Second)})
 	return c
 }
 
-func (c *raw) send(b []byte) error {
+func socketPair(t testing.TB) [2]int {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.CloseOnExec(pair[0])
+	unix.CloseOnExec(pair[1])
+	return pair
+}
+
+func (c *rawCore) send(b []byte) error {
 	for len(b) > 0 {
 		n, err := unix.Write(c.fd, b)
 		if err != nil {
@@ -206,21 +151,21 @@ func (c *raw) send(b []byte) error {
 	return nil
 }
 
-// end waits until the monitor has closed the connection, and returns the reason.
-func (c *raw) end() error {
+// awaitFail waits until the monitor closes the connection and returns the reason.
+func (c *rawCore) awaitFail() error {
 	c.t.Helper()
 	select {
 	case err := <-c.failed:
 		unix.Close(c.fd)
 		return err
-	case <-time.After(bound):
+	case <-time.After(looptest.Bound):
 		c.t.Fatal("the connection is still open")
 		return nil
 	}
 }
 
-// alive checks that the monitor has not closed the connection.
-func (c *raw) alive() {
+// checkOpen checks that the monitor has not closed the connection.
+func (c *rawCore) checkOpen() {
 	c.t.Helper()
 	select {
 	case err := <-c.failed:
@@ -229,19 +174,18 @@ func (c *raw) alive() {
 	}
 }
 
-// core is an honest one.
+// core is an honest core.
 type core struct {
-	*raw
+	*rawCore
 	*Client
-	ended chan error // of Run
+	done chan error // result of Run
 }
 
 func (r *rig) core() *core {
 	r.t.Helper()
-	c := &core{raw: r.raw(), ended: make(chan error, 1)}
+	c := &core{rawCore: r.rawCore(), done: make(chan error, 1)}
 	c.Client = newClient(r.t, c.fd)
-	c.OnRetire, c.OnStop = func() {}, func() {}
-	go func() { c.ended <- c.Run() }()
+	go func() { c.done <- c.Run() }()
 	return c
 }
 
@@ -252,6 +196,7 @@ func newClient(t testing.TB, fd int) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.OnRetire, c.OnStop = func() {}, func() {}
 	return c
 }
 
@@ -269,31 +214,35 @@ func piped(s string) Start {
 	return start
 }
 
-// spooled is script with a file as standard input.
+// spooled is script with a spool file as standard input.
 func spooled(s string, file *Spool) Start {
 	start := script(s)
 	start.Spool = file
 	return start
 }
 
-// begin starts a command.
-func (c *core) begin(s Start) *Process {
+// start starts a command.
+func (c *core) start(s Start) *Process {
 	c.t.Helper()
 	p, err := c.Start(context.Background(), s)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	for _, f := range []*os.File{p.Stdin, p.Stdout, p.Stderr} {
-		if f != nil {
-			f.SetDeadline(time.Now().Add(bound))
-			c.t.Cleanup(func() { f.Close() })
-		}
+	for _, f := range p.files() {
+		f.SetDeadline(time.Now().Add(looptest.Bound))
+		c.t.Cleanup(func() { f.Close() })
 	}
 	return p
 }
 
-// asks has Start called, which waits.
-func (c *core) asks(ctx context.Context, s Start) chan result {
+// result is what Start returns.
+type result struct {
+	p   *Process
+	err error
+}
+
+// startLater calls Start in the background.
+func startLater(c *Client, ctx context.Context, s Start) chan result {
 	ch := make(chan result, 1)
 	go func() {
 		p, err := c.Start(ctx, s)
@@ -302,33 +251,29 @@ func (c *core) asks(ctx context.Context, s Start) chan result {
 	return ch
 }
 
-type result struct {
-	p   *Process
-	err error
-}
-
-func (r *rig) result(ch chan result) result {
+// awaitResult waits until Start returns.
+func (r *rig) awaitResult(ch chan result) result {
 	r.t.Helper()
 	select {
 	case res := <-ch:
 		return res
-	case <-time.After(bound):
+	case <-time.After(looptest.Bound):
 		r.t.Fatal("Start does not return")
 		return result{}
 	}
 }
 
-// wait waits for a channel of a process.
-func wait(t *testing.T, what string, ch <-chan struct{}) {
+// await waits for Exited or Over of a process.
+func await(t *testing.T, ch chan struct{}) {
 	t.Helper()
 	select {
 	case <-ch:
-	case <-time.After(bound):
-		t.Fatalf("waited in vain for the process to be %s", what)
+	case <-time.After(looptest.Bound):
+		t.Fatal("timeout: the process should exit")
 	}
 }
 
-func isClosed(ch <-chan struct{}) bool {
+func isClosed(ch chan struct{}) bool {
 	select {
 	case <-ch:
 		return true
@@ -337,30 +282,27 @@ func isClosed(ch <-chan struct{}) bool {
 	}
 }
 
-// closed closes our ends.
-func (p *Process) closed() {
+// files are the pipes of p.
+func (p *Process) files() (all []*os.File) {
 	for _, f := range []*os.File{p.Stdin, p.Stdout, p.Stderr} {
 		if f != nil {
-			f.Close()
+			all = append(all, f)
 		}
 	}
+	return all
 }
 
-func tempDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "ow")
-	if err != nil {
-		t.Fatal(err)
+func (p *Process) closeFiles() {
+	for _, f := range p.files() {
+		f.Close()
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	os.Chmod(dir, 0o777)
-	return dir
 }
 
-// descriptors counts what this process has open while the loop opens none.
-func (r *rig) descriptors() (n int) {
+// openFDs counts the open descriptors of this process. The loop opens none in the
+// meantime.
+func (r *rig) openFDs() (n int) {
 	r.do(func() {
-		for fd := range 4096 { // FreeBSD's /dev/fd may be nothing but 0, 1 and 2
+		for fd := range 4096 { // /dev/fd of FreeBSD may have only 0, 1 and 2
 			if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
 				n++
 			}
@@ -369,5 +311,5 @@ func (r *rig) descriptors() (n int) {
 	return n
 }
 
-// setLimit hides that a limit's type differs between systems.
+// setLimit sets a field of unix.Rlimit, whose type differs between systems.
 func setLimit[T int64 | uint64](p *T, n int) { *p = T(n) }

@@ -66,7 +66,7 @@ func TestFilter(t *testing.T) {
 		{"FORM_name FORM_NAME FORM_0 FORM__", "form"},
 		{"MY_PARAM mixed", "param"},
 		{"SSL_X", "fastcgi"},
-		// Nothing permits these.
+		// Never allowed.
 		{"PATH LD_PRELOAD LD_LIBRARY_PATH LD_ HTTP_PROXY TZ", ""},
 		{"IFS ENV BASH_ENV BASH_FUNC_x%% HTTP_BASH_FUNC_x%% http_proxy HTTPS_PROXY query_string HTTP_a HTTP_ HTTP HTTP- HTTP-A", ""},
 		{"HTTP_A.B HTTP_A|B HTTP_\xc3\x89 QUERY QUERY_STRING2 SSL_ SSL_a SSL FORM_ FORM FORM_a-b FORM_a.b FORM_\xc3\x89 form_a", ""},
@@ -86,7 +86,7 @@ func TestFilter(t *testing.T) {
 	}
 	for name, want := range map[string]bool{"HTTP_PROXY": true, "HTTP_": true, "HTTP_X": true, "QUERY_STRING": true, "PATH": false, "HTTPX": false, "": false, "AUTH_TYPE": false} {
 		if IsRequestVariable(name) != want {
-			t.Errorf("%q comes from requests: %t", name, !want)
+			t.Errorf("IsRequestVariable(%q) = %t", name, !want)
 		}
 	}
 }
@@ -123,7 +123,7 @@ func TestVars(t *testing.T) {
 	}
 }
 
-// What a request must not set is left out, whoever adds it.
+// TestVarsFilter checks that Add and AddHeader apply the filter.
 func TestVarsFilter(t *testing.T) {
 	t.Parallel()
 	v := Vars{Filter: NewFilter(FilterOptions{RemoteUser: true, Scripts: true, Form: true,
@@ -139,9 +139,8 @@ func TestVarsFilter(t *testing.T) {
 	}
 }
 
-// FuzzVars: whatever a core makes of a request, the monitor takes unless
-// TooLarge has said that it will not; so a client cannot have it end for a
-// breach.
+// FuzzVars checks that the monitor accepts all variables of an honest core unless
+// TooLarge returns true. So no client can cause a protocol violation.
 func FuzzVars(f *testing.F) {
 	f.Add("Host", "h", "QUERY_STRING", "a=b", "more", uint16(1))
 	f.Add("X_Y", "", "PATH", "/evil", "", uint16(4096))
@@ -173,7 +172,7 @@ func FuzzVars(f *testing.F) {
 		}
 		env, err := checkVars(nil, string(v.Bytes()), names)
 		if (err != nil) != v.TooLarge() {
-			t.Fatalf("too large: %t, and the monitor says %v", v.TooLarge(), err)
+			t.Fatalf("too large: %t, error of the monitor: %v", v.TooLarge(), err)
 		}
 		if err == nil && !slices.Equal(env, want) {
 			t.Fatalf("%.200q, want %.200q", env, want)
