@@ -45,6 +45,7 @@ func newRig(t *testing.T, max int) *rig {
 func newRigWith(t *testing.T, o process.Options) *rig {
 	t.Helper()
 	r := &rig{t: t, dir: looptest.Dir(t)}
+	os.Chmod(r.dir, 0o777) // for tests that change the user
 	log := slog.New(slog.DiscardHandler)
 	cmd := &process.Command{Path: "/bin/sh", Args: []string{"sh", "-c", `eval "$QUERY_STRING"`}, Dir: "/", Env: []string{"PATH=/bin:/usr/bin"}}
 	r.o = PeerOptions{

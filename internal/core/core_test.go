@@ -16,9 +16,9 @@ import (
 	"github.com/onewake/onewake/internal/scripts"
 )
 
-// A new program is found by all who ask for it at the same time, and the monitor
-// is asked once.
-func TestFindNew(t *testing.T) {
+// TestFindNewScript checks that concurrent requests for a new script ask the monitor
+// only once.
+func TestFindNewScript(t *testing.T) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +39,7 @@ func TestFindNew(t *testing.T) {
 			peer.OnScripts = func() []string {
 				asking.Wait()
 				if asked++; asked > 1 {
-					return nil // the core knows them all
+					return nil // no changes
 				}
 				return []string{"new", "old"}
 			}
@@ -64,7 +64,7 @@ func TestFindNew(t *testing.T) {
 	}
 	all.Wait()
 	if _, _, ok := c.Find("/none"); ok {
-		t.Error("what is not there is found")
+		t.Error("found a script that does not exist")
 	}
 	loop.Post(loop.End)
 	if err := <-ended; err != nil || asked != 2 {

@@ -11,74 +11,76 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/internal/looptest"
 )
 
-// TestPause: heartbeats that are missing since the whole machine stood still are
-// not missed by the core.
-func TestPause(t *testing.T) {
-	alone(t, func(t *testing.T) {
+// TestSuspend checks that a core is not killed after the whole machine was
+// suspended.
+func TestSuspend(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		times := times
 		times.Heartbeat = 500 * time.Millisecond
 		r := newRig(t, "honest", times)
-		pid := r.serving()
+		pid := r.awaitCore()
 		unix.Kill(pid, unix.SIGSTOP)
-		eventually(t, "the core to stop", func() bool { return stopped(t, pid) })
+		looptest.Eventually(t, "the core is stopped", func() bool { return stopped(t, pid) })
 		r.do(func() {
-			r.current.peer.Drain()                      // what it had said
-			time.Sleep(2 * maxMissed * times.Heartbeat) // it is the loop that stands still
+			r.current.peer.Drain()
+			time.Sleep(2 * maxMissed * times.Heartbeat) // suspends the loop
 			unix.Kill(pid, unix.SIGCONT)
 		})
 		r.do(func() {})
-		if r.serving() != pid || strings.Contains(r.logged(), "unresponsive") {
-			t.Errorf("the core was killed: %s", r.logged())
+		if r.awaitCore() != pid || strings.Contains(r.text.String(), "unresponsive") {
+			t.Errorf("the core was killed: %s", r.text.String())
 		}
 	})
 }
 
-// TestStuck: a core that has missed some heartbeats in a row is killed.
-func TestStuck(t *testing.T) {
-	alone(t, func(t *testing.T) {
+// TestUnresponsive checks that a core is killed after some missed heartbeats.
+func TestUnresponsive(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		times := times
 		times.Heartbeat = 100 * time.Millisecond
 		r := newRig(t, "honest", times)
-		pid := r.serving()
+		pid := r.awaitCore()
 		unix.Kill(pid, unix.SIGSTOP)
-		r.says(`msg="core is unresponsive" core=%d`, pid)
-		gone(t, pid)
-		if r.serving() == pid {
-			t.Error("it is still there")
+		r.awaitLog(`msg="core is unresponsive" core=%d`, pid)
+		awaitReaped(t, pid)
+		if r.awaitCore() == pid {
+			t.Error("the core was not replaced")
 		}
 	})
 }
 
-// TestBeatsWithoutBeingReady: a core that is not ready in time is killed, whatever
-// it says.
-func TestBeatsWithoutBeingReady(t *testing.T) {
-	alone(t, func(t *testing.T) {
+// TestNotReady checks that a core that does not become ready is killed, although it
+// sends heartbeats.
+func TestNotReady(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, "honest", times)
-		old := r.serving()
+		old := r.awaitCore()
 		r.do(func() {
-			r.Param, r.Times.Ready = []string{"early"}, 100*time.Millisecond
+			r.Param, r.Times.Ready = []string{"not ready"}, 100*time.Millisecond
 			r.reload()
 		})
-		r.says(`msg="reload failed, the old core stays" core=%d`, old)
+		r.awaitLog(`msg="reload failed, the old core stays" core=%d`, old)
 		r.do(func() {
-			r.Param, r.Times.Ready = []string{"honest"}, never
+			r.Param, r.Times.Ready = []string{"honest"}, looptest.Never
 			r.reload()
 		})
-		r.says(`msg="core replaced"`)
+		r.awaitLog(`msg="core replaced"`)
 	})
 }
 
-// TestCoreForks: what a core has started ends with it, also where no command has
-// been started that has strays looked for.
+// TestCoreForks checks that the children of a core are killed with it, even if no
+// command has been started.
 func TestCoreForks(t *testing.T) {
-	for _, setsid := range []string{"", "setsid"} {
-		t.Run("forks "+setsid, func(t *testing.T) {
-			alone(t, func(t *testing.T) {
+	for _, role := range []string{"forks", "forks setsid"} {
+		t.Run(role, func(t *testing.T) {
+			looptest.Alone(t, func(t *testing.T) {
 				dir := t.TempDir()
-				r := newRig(t, "forks "+setsid, times, dir)
-				pid := r.serving()
+				r := newRig(t, role, times, dir)
+				pid := r.awaitCore()
 				b, err := os.ReadFile(dir + "/pid")
 				if err != nil {
 					t.Fatal(err)
@@ -88,20 +90,20 @@ func TestCoreForks(t *testing.T) {
 					t.Fatalf("child %q: %v", b, err)
 				}
 				unix.Kill(pid, unix.SIGKILL)
-				gone(t, child)
-				if r.serving() == pid {
-					t.Error("it is still there")
+				awaitReaped(t, child)
+				if r.awaitCore() == pid {
+					t.Error("the core was not replaced")
 				}
 			})
 		})
 	}
 }
 
-// TestDeadIsDead: one that has been told to die is nothing else any more.
-func TestDeadIsDead(t *testing.T) {
-	alone(t, func(t *testing.T) {
+// TestRetireAfterKill checks that a killed core does not change its state.
+func TestRetireAfterKill(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		r := newRig(t, "honest", times)
-		r.serving()
+		r.awaitCore()
 		r.do(func() {
 			c := r.current
 			r.kill(c)
@@ -113,22 +115,21 @@ func TestDeadIsDead(t *testing.T) {
 	})
 }
 
-// TestRetiredCoreEnds: one that has been replaced and goes on is killed in the
-// end.
-func TestRetiredCoreEnds(t *testing.T) {
-	alone(t, func(t *testing.T) {
+// TestRetiredCore checks that a replaced core is killed if it does not exit.
+func TestRetiredCore(t *testing.T) {
+	looptest.Alone(t, func(t *testing.T) {
 		times := times
-		times.Retired = soon
+		times.Retired = looptest.Soon
 		r := newRig(t, "honest", times)
-		old := r.serving()
+		old := r.awaitCore()
 		r.do(r.reload)
-		r.says(`msg="core replaced"`)
-		r.says(`msg="retired core does not exit" core=%d`, old)
-		gone(t, old)
+		r.awaitLog(`msg="core replaced"`)
+		r.awaitLog(`msg="retired core does not exit" core=%d`, old)
+		awaitReaped(t, old)
 	})
 }
 
-// stopped tells whether a signal has stopped a process.
+// stopped reports whether a process is stopped by a signal.
 func stopped(t *testing.T, pid int) bool {
 	t.Helper()
 	state, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()

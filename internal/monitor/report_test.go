@@ -12,24 +12,24 @@ import (
 
 	"github.com/onewake/onewake/internal/cli"
 	"github.com/onewake/onewake/internal/control"
+	"github.com/onewake/onewake/internal/looptest"
 	"github.com/onewake/onewake/internal/scripts"
 	"github.com/onewake/onewake/perms"
 	"github.com/onewake/onewake/sock"
 )
 
-// TestServerAt: SERVER_NAME and SERVER_PORT.
-func TestServerAt(t *testing.T) {
+func TestServerName(t *testing.T) {
 	machine, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for address, want := range map[string]string{
-		"unix:" + filepath.Join(tempDir(t), "s"): machine,
-		"tcp4:127.0.0.1:0":                       "127.0.0.1",
-		"tcp4:localhost:0":                       "localhost",
-		"tcp4:0.0.0.0:0":                         machine,
-		"tcp6:[::1]:0":                           "[::1]",
-		"tcp6:[::]:0":                            machine,
+		"unix:" + filepath.Join(looptest.Dir(t), "s"): machine,
+		"tcp4:127.0.0.1:0":                            "127.0.0.1",
+		"tcp4:localhost:0":                            "localhost",
+		"tcp4:0.0.0.0:0":                              machine,
+		"tcp6:[::1]:0":                                "[::1]",
+		"tcp6:[::]:0":                                 machine,
 	} {
 		a, err := sock.Parse(address)
 		if err != nil {
@@ -51,8 +51,8 @@ func TestServerAt(t *testing.T) {
 	}
 }
 
-// TestCommand: a name that is in no table, since it is gone or has never been
-// there, is no breach; a name where there is no table is one.
+// TestCommand checks that an unknown script is a protocol violation only without
+// -scripts. With -scripts it may just have been removed.
 func TestCommand(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "a")
@@ -81,9 +81,9 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// TestFileOf: what the log tells of a socket file is how it is now.
+// TestFileOf checks that fileOf follows changes of the socket file.
 func TestFileOf(t *testing.T) {
-	path := filepath.Join(tempDir(t), "s")
+	path := filepath.Join(looptest.Dir(t), "s")
 	l, err := sock.Listen(t.Context(), sock.Addr{Network: sock.Unix, Address: path}, perms.Spec{Mode: perms.Set(0o640)})
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +94,7 @@ func TestFileOf(t *testing.T) {
 	}
 	os.Remove(path)
 	if _, _, _, err := fileOf(l); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("gone: %v", err)
+		t.Errorf("removed: %v", err)
 	}
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -104,18 +104,7 @@ func TestFileOf(t *testing.T) {
 	}
 }
 
-// tempDir is a directory for sockets: t.TempDir can be too long for their paths.
-func tempDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "ow")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
-// A core, which talks to strangers, is not told the values of -env.
+// TestSetupHasNoSecrets checks that a core does not get the values of -env.
 func TestSetupHasNoSecrets(t *testing.T) {
 	m := &monitor{Config: &cli.Config{Path: "/bin/sh", Command: []string{"sh", "argument"}, Env: []string{"PATH=/secret", "A=secret=1"}}}
 	s := m.setup()
@@ -128,11 +117,11 @@ func TestSetupHasNoSecrets(t *testing.T) {
 			t.Errorf("a request may set %s: %t", name, !want)
 		}
 	}
-	m.MaxConns = 1 << 30 // more than the system allows, mostly
+	m.MaxConns = 1 << 30 // usually more than the system allows
 	if need, limit := m.OpenFiles(); need > limit && (m.setup().Config.MaxConns < m.MaxConns) != (runtime.GOOS == "freebsd") {
 		t.Errorf("%d connections", m.setup().Config.MaxConns)
 	}
 	if m.Env[1] != "A=secret=1" || m.Command[1] != "argument" {
-		t.Error("the command has lost them")
+		t.Error("setup has changed the configuration of the command")
 	}
 }
