@@ -11,14 +11,13 @@ import (
 	"testing"
 )
 
-// documented is a flag as a document has it.
+// documented is a flag in a document.
 type documented struct {
 	line string
-	def  string // the default in so many characters, or empty
+	def  string // the default, or empty
 }
 
-// What a document says instead of a default that is not the same everywhere,
-// or no text at all.
+// inWords are defaults that differ between machines and are described in words.
 var inWords = map[string]struct{ value, words string }{
 	"max-procs": {strconv.Itoa(4 * runtime.NumCPU()), "4 for each CPU"},
 }
@@ -49,7 +48,7 @@ func flagsIn(t *testing.T, text string, line, def *regexp.Regexp) map[string]doc
 	all := make(map[string]documented)
 	for _, m := range line.FindAllStringSubmatch(text, -1) {
 		if _, ok := all[m[1]]; ok {
-			t.Errorf("-%s is there twice", m[1])
+			t.Errorf("-%s is documented twice", m[1])
 		}
 		d := documented{line: m[2]}
 		if v := def.FindStringSubmatch(m[2]); v != nil {
@@ -60,8 +59,8 @@ func flagsIn(t *testing.T, text string, line, def *regexp.Regexp) map[string]doc
 	return all
 }
 
-// TestFlagsAreDocumented: each flag of the binary is in the manual and in
-// README, with its default, and neither has one that the binary does not know.
+// TestFlagsAreDocumented checks that the manual and the README have exactly the flags
+// of the binary, with their defaults.
 func TestFlagsAreDocumented(t *testing.T) {
 	set := newFlags().set
 	for name, doc := range map[string]map[string]documented{
@@ -79,7 +78,7 @@ func TestFlagsAreDocumented(t *testing.T) {
 				delete(doc, f.Name)
 				want := f.DefValue
 				if want == "false" {
-					want = "" // a flag that is off needs no default
+					want = "" // not documented
 				}
 				if w, ok := inWords[f.Name]; ok {
 					if f.DefValue != w.value {
@@ -95,14 +94,14 @@ func TestFlagsAreDocumented(t *testing.T) {
 				}
 			})
 			for name := range doc {
-				t.Errorf("-%s is documented, and no flag", name)
+				t.Errorf("-%s is documented but does not exist", name)
 			}
 		})
 	}
 }
 
-// TestReadmeSaysWhatOffMeans: a default that is no text is told in words.
-func TestReadmeSaysWhatOffMeans(t *testing.T) {
+// TestReadmeDefaults checks that each row of the README has a default.
+func TestReadmeDefaults(t *testing.T) {
 	for name, d := range flagsIn(t, readDoc(t, "README.md"), readmeFlag, readmeDefault) {
 		cell := readmeCell.FindStringSubmatch(d.line)
 		if cell == nil {
@@ -113,27 +112,28 @@ func TestReadmeSaysWhatOffMeans(t *testing.T) {
 	}
 }
 
-// TestSynopsis: the manual's first lines have every flag too.
+// TestSynopsis checks that the synopsis of the manual has exactly the flags of the
+// binary.
 func TestSynopsis(t *testing.T) {
 	_, text, _ := strings.Cut(readDoc(t, "docs/onewake.8"), "\n.Sh SYNOPSIS\n")
 	text, _, ok := strings.Cut(text, "\n.Sh ")
 	if !ok {
 		t.Fatal("no synopsis")
 	}
-	there := make(map[string]bool)
+	listed := make(map[string]bool)
 	for _, m := range synopsisFlag.FindAllStringSubmatch(text, -1) {
-		there[m[1]] = true
+		listed[m[1]] = true
 	}
 	set := newFlags().set
 	set.VisitAll(func(f *flag.Flag) {
-		if !there[f.Name] {
-			t.Errorf("-%s is not there", f.Name)
+		if !listed[f.Name] {
+			t.Errorf("-%s is missing", f.Name)
 		}
-		delete(there, f.Name)
+		delete(listed, f.Name)
 	})
-	delete(there, "h")
-	delete(there, "-")
-	for name := range there {
-		t.Errorf("-%s is there, and no flag", name)
+	delete(listed, "h")
+	delete(listed, "-")
+	for name := range listed {
+		t.Errorf("-%s does not exist", name)
 	}
 }

@@ -12,8 +12,7 @@ import (
 	"github.com/onewake/onewake/sock"
 )
 
-// TestHint: each error of package sock of which there is more to say has it
-// said, as a command where there is one.
+// TestHint checks the hint for each cause of an error of package sock.
 func TestHint(t *testing.T) {
 	us := perms.UserName(os.Geteuid())
 	find := func(what, freebsd, linux string) string {
@@ -52,13 +51,13 @@ func TestHint(t *testing.T) {
 		}
 	}
 	if got := hint(errors.New("x")) + hint(nil); got != "" {
-		t.Errorf("of another error: %q", got)
+		t.Errorf("hint for another error: %q", got)
 	}
 }
 
-// Package sock's own errors lead to a hint: here by way of a start.
-func TestHintOfListen(t *testing.T) {
-	dir := shortDir(t)
+// TestHintForListen checks the hints for real errors of sock.Listen.
+func TestHintForListen(t *testing.T) {
+	dir := newDir(t)
 	_, err := sock.Listen(t.Context(), sock.Addr{Network: sock.Unix, Address: dir + "/no/s"}, perms.Spec{})
 	want := "listen unix:" + dir + "/no/s: " + dir + "/no: no such file or directory (to fix: install -d -o " +
 		perms.UserName(os.Geteuid()) + " -m 0750 " + dir + "/no)"
@@ -72,16 +71,4 @@ func TestHintOfListen(t *testing.T) {
 	if !strings.HasSuffix(hint(err), "(to fix: chmod go-w "+dir+")") || ExitStatus(err) != StatusConfig {
 		t.Errorf("%v%s", err, hint(err))
 	}
-}
-
-// shortDir is a directory for sockets: t.TempDir can be too long for their
-// paths.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "ow")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }

@@ -24,30 +24,30 @@ import (
 	"github.com/onewake/onewake/sock"
 )
 
-// What an administrator reads. Nothing is started here: internal/e2e shows that
-// these texts and statuses come out of the binary.
+// These tests check error messages and exit statuses without starting a service.
+// Package e2e checks that the binary prints them.
 
-// envCases is the directory that TestMessagesNobody has made for itself as
-// nobody: the case with index N has its $D at N in it.
+// envCases is the environment variable for the directory that TestMessagesNobody
+// prepares for its second run. Case N uses subdirectory N.
 const envCases = "ONEWAKE_TEST_CASES"
 
-// toFind is what follows an address that is taken.
+// toFind is the hint for an address that is in use.
 var toFind = map[string]string{"freebsd": " (to find it: sockstat -l)", "linux": " (to find it: ss -lnp)"}[runtime.GOOS]
 
-// A mistake of an administrator, and what is then read. A start and -check say
-// the same. In all texts $D is a directory of the case's own, $U the user's name.
+// A mistake is a wrong command line and the expected error messages of a start and
+// of -check. $D stands for a directory of the test, $U for the name of the user.
 type mistake struct {
 	name    string
-	setup   func(t *testing.T, dir string) // of $D
+	setup   func(t *testing.T, dir string) // prepares $D
 	args    []string
-	stderr  []string // lines, each behind "onewake: "
+	stderr  []string // lines without "onewake: "
 	status  int
-	path    string // instead of the tests' own PATH
-	listens bool   // args have -listen; else it is given, and not at fault
-	binds   bool   // only bind(2) tells, so that -check finds nothing
+	path    string // PATH of the test
+	listens bool   // args include -listen; otherwise the test adds a valid one
+	binds   bool   // the error comes from bind(2), so -check does not find it
 }
 
-// file makes a file in $D.
+// file creates a file in $D.
 func file(name, text string, mode os.FileMode) func(*testing.T, string) {
 	return func(t *testing.T, dir string) {
 		t.Helper()
@@ -55,7 +55,7 @@ func file(name, text string, mode os.FileMode) func(*testing.T, string) {
 		if err := os.WriteFile(path, []byte(text), mode); err != nil {
 			t.Fatal(err)
 		}
-		os.Chmod(path, mode) // whatever the umask
+		os.Chmod(path, mode) // ignores the umask
 	}
 }
 
@@ -82,7 +82,7 @@ func serveAt(name string, mode os.FileMode) func(*testing.T, string) {
 	}
 }
 
-// shPath is where sh(1) is, which is /sbin/sh where that is /bin.
+// shPath is the path of sh(1), for example /sbin/sh if /sbin is a link to /bin.
 func shPath() string {
 	for _, dir := range filepath.SplitList(commandPath) {
 		if fi, err := os.Stat(dir + "/sh"); err == nil && fi.Mode().IsRegular() {
@@ -96,9 +96,9 @@ var flagMistakes = []mistake{
 	{name: "unknown", args: []string{"-bogus"}, status: 64, stderr: []string{"-bogus: no such flag"}},
 	{name: "misspelt", args: []string{"-max-proc", "3"}, status: 64, stderr: []string{"-max-proc: no such flag, did you mean -max-procs?"}},
 	{name: "misspelt with =", args: []string{"--sokcet-mode=0666"}, status: 64, stderr: []string{"-sokcet-mode: no such flag, did you mean -socket-mode?"}},
-	{name: "no flag", args: []string{"-timeout", "1s", "---x"}, status: 64, stderr: []string{`"---x": not a flag`}},
+	{name: "invalid flag", args: []string{"-timeout", "1s", "---x"}, status: 64, stderr: []string{`"---x": not a flag`}},
 	{name: "no value", args: []string{"-cgi", "-timeout"}, status: 64, stderr: []string{"-timeout: no value, use -timeout TIME"}},
-	{name: "no boolean", args: []string{"-access-log=off"}, status: 64,
+	{name: "not boolean", args: []string{"-access-log=off"}, status: 64,
 		stderr: []string{`-access-log "off": not a boolean, use -access-log=true or -access-log=false`}},
 }
 
@@ -116,7 +116,7 @@ var mistakes = []mistake{
 	{name: "log format", args: []string{"-log-format", "xml"}, status: 64, stderr: []string{`-log-format "xml": unknown value, use text or json`}},
 	{name: "owner", args: []string{"-socket-owner", "no-such"}, status: 78, stderr: []string{`-socket-owner "no-such": no such user (to list users: getent passwd)`}},
 	{name: "group", args: []string{"-socket-group", "no-such"}, status: 78, stderr: []string{`-socket-group "no-such": no such group (to list groups: getent group)`}},
-	{name: "allowed", args: []string{"-allow", "root :wheel,:no-such,,staff"}, status: 78, stderr: []string{
+	{name: "allow", args: []string{"-allow", "root :wheel,:no-such,,staff"}, status: 78, stderr: []string{
 		`-allow "root :wheel,:no-such,,staff": "root :wheel": no such user, separate names by commas and write a group as :GROUP (to list users: getent passwd)`,
 		`-allow "root :wheel,:no-such,,staff": ":no-such": no such group (to list groups: getent group)`,
 		`-allow "root :wheel,:no-such,,staff": "": empty name, use USER or :GROUP separated by commas, or do not use -allow`,
@@ -124,7 +124,7 @@ var mistakes = []mistake{
 	{name: "type", args: []string{"-content-type", "text/html\nX: y"}, status: 64, stderr: []string{`-content-type "text/html\nX: y": not a media type, such as text/html`}},
 	{name: "half a type", args: []string{"-content-type", "html"}, status: 64, stderr: []string{`-content-type "html": not a media type, such as text/html`}},
 	{name: "variable without a name", args: []string{"-env", "=x"}, status: 64, stderr: []string{`-env "=x": no name, use NAME=VALUE, or NAME to copy the value`}},
-	{name: "variable of requests", args: []string{"-env", "PATH_INFO=x"}, status: 64, stderr: []string{`-env "PATH_INFO=x": PATH_INFO is set by requests, use another name`}},
+	{name: "variable set by requests", args: []string{"-env", "PATH_INFO=x"}, status: 64, stderr: []string{`-env "PATH_INFO=x": PATH_INFO is set by requests, use another name`}},
 	{name: "variable to copy", args: []string{"-env", "NO_SUCH"}, status: 78, stderr: []string{`-env "NO_SUCH": not in the environment of onewake, use NO_SUCH=VALUE`}},
 	{name: "forwarded", args: []string{"-forwarded", "X-Real-IP,X-Forwarded-Fro"}, status: 64,
 		stderr: []string{`-forwarded "X-Real-IP,X-Forwarded-Fro": "X-Forwarded-Fro" is not one of X-Real-IP, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, X-Request-Id, X-Remote-User`}},
@@ -132,7 +132,7 @@ var mistakes = []mistake{
 	{name: "relative directory", args: []string{"-dir", "x/y"}, status: 64, stderr: []string{`-dir "x/y": not an absolute path, use /x/y`}},
 	{name: "empty directory", args: []string{"-spool-dir", ""}, status: 64, stderr: []string{`-spool-dir "": not an absolute path, use /var/tmp`}},
 	{name: "missing directory", args: []string{"-dir", "$D/x"}, status: 78, stderr: []string{`-dir "$D/x": no such file or directory (to fix: install -d -o $U $D/x)`}},
-	{name: "no directory", setup: file("x", "", 0o644), args: []string{"-spool-dir", "$D/x"}, status: 78, stderr: []string{`-spool-dir "$D/x": not a directory, use $D`}},
+	{name: "not a directory", setup: file("x", "", 0o644), args: []string{"-spool-dir", "$D/x"}, status: 78, stderr: []string{`-spool-dir "$D/x": not a directory, use $D`}},
 
 	{name: "no command", args: []string{"-cgi"}, status: 64, stderr: []string{"-cgi: no command, add one after the flags"}},
 	{name: "empty command", args: []string{""}, status: 78, stderr: []string{`command "": empty, use the path of a program, or no argument for the test page`}},
@@ -220,7 +220,7 @@ var mistakes = []mistake{
 		`-dir "$D/x": no such file or directory (to fix: install -d -o $U $D/x)`, `-timeout "5": no unit, use for example 5s`, `command "$D/y": no such file or directory`}},
 }
 
-// What needs an ordinary user, and root to set it up.
+// nobodysMistakes must be run as an ordinary user but set up by root.
 var nobodysMistakes = []mistake{
 	{name: "closed directory", setup: mkdir("x", 0o700), args: []string{"-dir", "$D/x"}, status: 77, stderr: []string{`-dir "$D/x": permission denied: user $U cannot enter it`}},
 	{name: "directory in a closed one", setup: mkdir("x", 0o700), args: []string{"-dir", "$D/x/y"}, status: 77, stderr: []string{`-dir "$D/x/y": permission denied: user $U cannot enter it`}},
@@ -259,7 +259,7 @@ func TestMessages(t *testing.T) {
 	}
 	t.Run("another user's directory", func(t *testing.T) {
 		if os.Geteuid() != 0 {
-			t.Skip("needs root: it gives a directory away")
+			t.Skip("needs root to change the owner of a directory")
 		}
 		mistake{listens: true, args: []string{"-listen", "unix:$D/x/s"}, status: 78,
 			setup: func(t *testing.T, dir string) {
@@ -270,8 +270,8 @@ func TestMessages(t *testing.T) {
 	})
 }
 
-// TestMessagesNobody runs itself again as nobody. An ordinary user can see what
-// nothing must be set up for.
+// TestMessagesNobody runs itself again as user nobody. An ordinary user runs only
+// the cases that need no setup.
 func TestMessagesNobody(t *testing.T) {
 	base := os.Getenv(envCases)
 	if base != "" || os.Geteuid() != 0 {
@@ -280,10 +280,10 @@ func TestMessagesNobody(t *testing.T) {
 			t.Run(m.name, func(t *testing.T) {
 				dir := filepath.Join(base, strconv.Itoa(i))
 				switch {
-				case m.name == "low port" && !lowPortsAreRoots():
-					t.Skip("no port is root's here")
+				case m.name == "low port" && !lowPortsNeedRoot():
+					t.Skip("any user can bind low ports here")
 				case base == "" && m.setup != nil:
-					t.Skip("needs root: it makes what is not ours")
+					t.Skip("needs root to create files of other users")
 				case base == "":
 					dir = newDir(t)
 				}
@@ -310,7 +310,7 @@ func TestMessagesNobody(t *testing.T) {
 			m.setup(t, dir)
 		}
 	}
-	// The original is where only root can execute it.
+	// Only root can execute the original.
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -327,18 +327,19 @@ func TestMessagesNobody(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	n := strings.Count(string(out), "    --- PASS") + strings.Count(string(out), "    --- SKIP")
 	if err != nil || n != len(nobodysMistakes) || !strings.Contains(string(out), "--- PASS: TestNotes") {
-		t.Errorf("%d of %d as they should be, %v\n%s", n, len(nobodysMistakes), err, out)
+		t.Errorf("%d of %d passed, %v\n%s", n, len(nobodysMistakes), err, out)
 	}
 }
 
-// lowPortsAreRoots tells whether others may not have the ports below 1024,
-// which an administrator of Linux can allow.
-func lowPortsAreRoots() bool {
+// lowPortsNeedRoot reports whether only root can bind ports below 1024. On Linux
+// this is configurable.
+func lowPortsNeedRoot() bool {
 	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 	return err != nil || string(b) == "1024\n"
 }
 
-// newDir makes a short directory that others can enter.
+// newDir makes a temporary directory that all users can enter. The paths of
+// t.TempDir can be too long for sockets.
 func newDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ow")
@@ -350,7 +351,7 @@ func newDir(t *testing.T) string {
 	return dir
 }
 
-// try does what main does, up to where a core would be started.
+// try does what main does until a core would be started.
 func try(args []string) (stdout, stderr string, status int) {
 	var out, errs strings.Builder
 	c, action, err := Parse(args)
@@ -372,7 +373,7 @@ func try(args []string) (stdout, stderr string, status int) {
 	return out.String(), errs.String(), ExitStatus(err)
 }
 
-// test looks at what a start and -check say. hint is a line of its own below.
+// test checks a start and -check. hint is an additional line.
 func (m mistake) test(t *testing.T, dir, hint string) {
 	t.Helper()
 	if m.setup != nil {
@@ -406,11 +407,10 @@ func (m mistake) test(t *testing.T, dir, hint string) {
 	}
 	after, _ := os.Lstat(socket)
 	if (before == nil) != (after == nil) || before != nil && (!os.SameFile(before, after) || before.Mode() != after.Mode() || before.ModTime() != after.ModTime()) {
-		t.Errorf("at the socket's path was %v, is %v", before, after)
+		t.Errorf("the socket file has changed: %v, %v", before, after)
 	}
 }
 
-// Descriptors that are of no use.
 func TestMessageDescriptors(t *testing.T) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -418,7 +418,7 @@ func TestMessageDescriptors(t *testing.T) {
 	}
 	defer null.Close()
 	for _, tt := range []struct {
-		kind   int // of socket, or 0 for a file
+		kind   int // type of socket, or 0 for a file
 		want   string
 		status int
 	}{
@@ -439,8 +439,7 @@ func TestMessageDescriptors(t *testing.T) {
 	}
 }
 
-// A TCP address that somebody else has.
-func TestMessageTaken(t *testing.T) {
+func TestMessageInUse(t *testing.T) {
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -451,7 +450,7 @@ func TestMessageTaken(t *testing.T) {
 		stderr: []string{"listen " + addr + ": address already in use: another server has it" + toFind}}.test(t, newDir(t), "")
 }
 
-// A note is what -check says of a command line that is good.
+// A note is the output of -check for a valid command line.
 type note struct {
 	args []string
 	want string
@@ -469,7 +468,7 @@ func (n note) test(t *testing.T) {
 	}
 }
 
-// What is allowed, and perhaps not meant, and what a start would find.
+// TestNotes checks the output of -check for valid command lines.
 func TestNotes(t *testing.T) {
 	dir := newDir(t)
 	file("env", "#!/usr/bin/env sh\n", 0o755)(t, dir)
@@ -485,11 +484,11 @@ func TestNotes(t *testing.T) {
 	}
 	defer running.Close()
 	if os.Geteuid() != 0 {
-		// It may be executed, and so nothing is said of what is in it.
+		// It can be executed, but not read.
 		file("hidden", "no #!\n", 0o311)(t, dir)
 		note{args: []string{dir + "/hidden"}}.test(t)
 	}
-	tooMany := "" // unless all are allowed
+	tooMany := "" // if the system has no limit
 	if _, allowed := new(Config).OpenFiles(); allowed < 1<<30 {
 		tooMany = fmt.Sprintf("-max-conns 1073741824: all limits together need up to 1073741846 open files, the system allows %d (ulimit -n)\n", allowed)
 	}
@@ -502,7 +501,7 @@ func TestNotes(t *testing.T) {
 		{args: []string{"-listen", "unix:" + dir + "/left"}, want: "unix:" + dir + "/left: " + dir + "/left: a leftover socket file, removed at start\n"},
 		{args: []string{"-listen", "unix:" + dir + "/running"}, want: "unix:" + dir + "/running: onewake is running\n"},
 
-		// What means nothing, and the same where it does.
+		// Flags that are ignored, and the same flags where they are not.
 		{args: []string{"-protocol", "fastcgi", "-param", "X"}},
 		{args: []string{"-protocol", "fastcgi", "-forwarded", "X-Real-IP"}, want: "-forwarded: ignored with -protocol fastcgi, where all parameters are trusted\n"},
 		{args: []string{"-protocol", "fastcgi", "-script-name", "/x"}, want: "-script-name: ignored with -protocol fastcgi, where the web server sends SCRIPT_NAME\n"},
@@ -515,6 +514,6 @@ func TestNotes(t *testing.T) {
 		n.test(t)
 	}
 	if _, err := os.Lstat(dir + "/left"); err != nil {
-		t.Errorf("-check has removed a leftover: %v", err)
+		t.Errorf("-check has removed a stale socket: %v", err)
 	}
 }

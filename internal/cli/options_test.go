@@ -19,13 +19,13 @@ import (
 	"github.com/onewake/onewake/sock"
 )
 
-// parse is [Parse] for what starts a service.
+// parse calls Parse without the action.
 func parse(args []string) (*Config, error) {
 	c, _, err := Parse(args)
 	return c, err
 }
 
-// TestDefaults: an empty command line is the design's table of flags.
+// TestDefaults checks the defaults of all flags.
 func TestDefaults(t *testing.T) {
 	o, err := parse(nil)
 	if err != nil {
@@ -64,7 +64,8 @@ func modeOf(t *testing.T, mode string) *Config {
 	return o
 }
 
-// TestHelp: -h is one screen, and has each flag once, with its default.
+// TestHelp checks that -h fits on one screen and lists each flag once, with its
+// default.
 func TestHelp(t *testing.T) {
 	var b strings.Builder
 	f := newFlags()
@@ -82,7 +83,7 @@ func TestHelp(t *testing.T) {
 	for _, e := range strings.Split(b.String(), "\n  -")[1:] {
 		name := strings.FieldsFunc(e, func(r rune) bool { return r == ' ' || r == '=' })[0]
 		if entries[name] != "" {
-			t.Errorf("-%s is there twice", name)
+			t.Errorf("-%s is listed twice", name)
 		}
 		e, _, _ = strings.Cut(e, "\n\n")
 		entries[name] = e
@@ -90,20 +91,20 @@ func TestHelp(t *testing.T) {
 	f.set.VisitAll(func(fl *flag.Flag) {
 		e := entries[fl.Name]
 		if len(e) < 30 {
-			t.Errorf("-h tells %q of -%s", e, fl.Name)
+			t.Errorf("-%s: %q is too short", fl.Name, e)
 		}
-		if told := strings.HasSuffix(e, " ("+fl.DefValue+")"); told != (fl.DefValue != "" && fl.DefValue != "false") {
-			t.Errorf("-%s: %q, and the default is %q", fl.Name, e, fl.DefValue)
+		if shown := strings.HasSuffix(e, " ("+fl.DefValue+")"); shown != (fl.DefValue != "" && fl.DefValue != "false") {
+			t.Errorf("-%s: %q, the default is %q", fl.Name, e, fl.DefValue)
 		}
 		delete(entries, fl.Name)
 	})
 	if len(entries) != 0 {
-		t.Errorf("no flags: %q", entries)
+		t.Errorf("listed but do not exist: %q", entries)
 	}
 }
 
-// TestBadValues: the message names the flag and the value, the status says
-// whose fault it is, and no limit becomes zero by accident.
+// TestBadValues checks that invalid values are rejected, with a message that has the
+// flag and the value.
 func TestBadValues(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -201,7 +202,7 @@ func TestGoodValues(t *testing.T) {
 	}
 }
 
-// TestCommand: found at start, made absolute, and said plainly if not.
+// TestCommand checks that the command is found and its path made absolute.
 func TestCommand(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
@@ -210,15 +211,15 @@ func TestCommand(t *testing.T) {
 	if o, err := parse([]string{"./prog", "x"}); err != nil || !filepath.IsAbs(o.Path) || filepath.Base(o.Path) != "prog" || o.Command[0] != "./prog" {
 		t.Errorf("%+v, %v", o, err)
 	}
-	t.Setenv("PATH", "/nonexistent") // then the command's own PATH counts
+	t.Setenv("PATH", "/nonexistent") // is not used
 	if o, err := parse([]string{"sh"}); err != nil || !filepath.IsAbs(o.Path) {
 		t.Errorf("%+v, %v", o, err)
 	}
 	if o, err := parse([]string{"-env", "PATH=/nonexistent:" + dir, "prog"}); err != nil || o.Path != filepath.Join(dir, "prog") {
-		t.Errorf("by the command's own PATH: %+v, %v", o, err)
+		t.Errorf("in PATH of -env: %+v, %v", o, err)
 	}
 	if _, err := parse([]string{"-env", "PATH=" + dir, "sh"}); err == nil || !strings.Contains(err.Error(), "not in PATH="+dir+",") {
-		t.Errorf("not in the command's own PATH: %v", err)
+		t.Errorf("not in PATH of -env: %v", err)
 	}
 	for name, want := range map[string]string{"./plain": "not executable", "./missing": "no such file", "no-such-command": "not in PATH=/sbin", dir: "a directory"} {
 		_, err := parse([]string{name})
@@ -231,7 +232,7 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// TestAllErrorsAtOnce: whoever mends a command line sees all that is wrong.
+// TestAllErrorsAtOnce checks that all errors are reported together.
 func TestAllErrorsAtOnce(t *testing.T) {
 	_, err := parse([]string{"-timeout=0", "-max-procs=0", "-max-body=x", "-listen=nonsense", "-listen=also", "-env==", "-env==x", "-dir=/nonexistent",
 		"-socket-mode=9", "-log-format=x", "-sandbox=x", "-script-name=x", "-content-type=", "-allow=nobody-at-all", "-spool-dir=x", "/nonexistent/command"})
@@ -252,8 +253,7 @@ func TestAllErrorsAtOnce(t *testing.T) {
 	}
 }
 
-// TestStatusOfErrors: the one mapping of errors to sysexits(3).
-func TestStatusOfErrors(t *testing.T) {
+func TestExitStatus(t *testing.T) {
 	wrap := func(err error) error { return fmt.Errorf("listen x: %w", err) }
 	both := func(a, b error) error { return multierror.Append(nil, a, b).ErrorOrNil() }
 	for _, tt := range []struct {
@@ -280,7 +280,7 @@ func TestParseSize(t *testing.T) {
 	}
 }
 
-// FuzzSize: a size is above 0 or an error, never an overflow.
+// FuzzSize checks that sizes do not overflow.
 func FuzzSize(f *testing.F) {
 	for _, s := range []string{"1", "16MiB", "0", "-1", "9223372036854775808", "4294967296GiB", "4294967297GiB", "1KiBKiB", "K", "", "1 K", "+1", "0x1", "1_0"} {
 		f.Add(s)
@@ -291,13 +291,13 @@ func FuzzSize(f *testing.F) {
 			t.Fatalf("%q: %d, %v", s, n, err)
 		}
 		if err == nil && (s[0] < '0' || s[0] > '9') {
-			t.Fatalf("%q is no number", s)
+			t.Fatalf("%q is accepted", s)
 		}
 	})
 }
 
-// FuzzOptions: whatever the values, the parser neither panics nor lets through
-// what would lift a limit or smuggle a variable.
+// FuzzOptions checks that no value makes the parser panic, removes a limit or sets a
+// variable that requests set.
 func FuzzOptions(f *testing.F) {
 	f.Add("A=b", "0660", "16MiB", "60s", "8", "/app", "X-Real-IP")
 	f.Add("=x", "9", "-1", "-1s", "0", "app/", "x")
@@ -308,7 +308,7 @@ func FuzzOptions(f *testing.F) {
 		o, err := parse([]string{"-env=" + env, "-socket-mode=" + mode, "-max-body=" + size, "-timeout=" + duration, "-kill-after=" + duration,
 			"-max-procs=" + count, "-max-conns=" + count, "-script-name=" + script, "-forwarded=" + forwarded})
 		if o == nil {
-			t.Fatalf("%v", err) // only unknown flags end the parsing
+			t.Fatalf("%v", err) // only unknown flags stop the parser
 		}
 		if err != nil {
 			if s := ExitStatus(err); s != StatusUsage && s != StatusConfig {

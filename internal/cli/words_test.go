@@ -10,8 +10,7 @@ import (
 	"testing"
 )
 
-// TestDistance: as many slips as there are, and none is suggested that is no
-// slip.
+// TestDistance checks the suggestions for misspelt flags.
 func TestDistance(t *testing.T) {
 	for _, tt := range []struct {
 		a, b string
@@ -38,14 +37,14 @@ var (
 	logCall = regexp.MustCompile(`(?:[lL]og(?:\([a-z]*\))?|own)\.(Info|Warn|Error)\("([^"]+)"`)
 	// r.log(slog.LevelError, "cannot keep an answer", …), slog.NewRecord(now, slog.LevelInfo, "request", 0)
 	logLevel = regexp.MustCompile(`slog\.Level(Info|Warn|Error), "([^"]+)"`)
-	// what gateway passes on, and notes of package perms
+	// errors that package cgi logs, and notes of package perms
 	logError = regexp.MustCompile(`err(?:NoHeader|LongHead|Malformed) += errors\.New\("([^"]+)"\)`)
 	logNote  = regexp.MustCompile(`notes = append\(notes, "([^"]+)"\)`)
 	item     = regexp.MustCompile(`(?m)^\.It Li (.+)$`)
 )
 
-// TestManualListsRecords: each message of the log is under its level in the
-// manual, and no other is.
+// TestManualListsRecords checks that the manual lists exactly the log messages of the
+// source, each with its level.
 func TestManualListsRecords(t *testing.T) {
 	logged := make(map[string]string) // level by message
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
@@ -70,9 +69,9 @@ func TestManualListsRecords(t *testing.T) {
 	if err != nil || len(logged) < 40 {
 		t.Fatalf("%d messages, %v", len(logged), err)
 	}
-	logged["failed to delete socket"] = "WARN" // the one whose text has a value
+	logged["failed to delete socket"] = "WARN" // its text contains a path
 	logged["command failed"] = "WARN"          // or ERROR
-	// It is said of one mode alone, and notes of that are no warnings.
+	// Notes about the usual mode are not warnings.
 	logged["members of the socket's group can connect, and this process is not in it"] = "INFO"
 
 	_, text, _ := strings.Cut(readDoc(t, "docs/onewake.8"), "\n.Sh DIAGNOSTICS\n")
@@ -80,26 +79,26 @@ func TestManualListsRecords(t *testing.T) {
 	for _, part := range strings.Split(text, " level ")[1:] {
 		level, part, ok := strings.Cut(part, ":\n")
 		if !ok || strings.Contains(level, " ") {
-			t.Fatalf("%q is no level", level)
+			t.Fatalf("unknown level %q", level)
 		}
-		// Lists within are of values, not messages.
+		// Nested lists are lists of values, not of messages.
 		for inner := strings.LastIndex(part, "\n.Bl "); strings.Count(part, "\n.Bl ") > 0; inner = strings.LastIndex(part, "\n.Bl ") {
 			end := strings.Index(part[inner:], "\n.El\n")
 			if end < 0 {
-				t.Fatalf("a list of level %s does not end", level)
+				t.Fatalf("level %s: a list without .El", level)
 			}
 			part = part[:inner] + part[inner+end:]
 		}
 		for _, m := range item.FindAllStringSubmatch(part, -1) {
 			for message := range strings.SplitSeq(strings.TrimSuffix(m[1], " Ar path"), " , ") {
 				if logged[message] != level {
-					t.Errorf("%q is of level %s in the manual, and %q in the source", message, level, logged[message])
+					t.Errorf("%q has level %s in the manual, but %q in the source", message, level, logged[message])
 				}
 				delete(logged, message)
 			}
 		}
 	}
 	for _, m := range slices.Sorted(maps.Keys(logged)) {
-		t.Errorf("%q, of level %s, is not in the manual", m, logged[m])
+		t.Errorf("%q with level %s is not in the manual", m, logged[m])
 	}
 }
