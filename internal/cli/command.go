@@ -28,7 +28,7 @@ func (p *parser) command(c *Config) {
 		return
 	}
 	name := c.Command[0]
-	path, err := findCommand(name, pathOf(c.Env))
+	path, err := findCommand(name, strings.TrimPrefix(c.Env[0], "PATH="))
 	if err == nil {
 		if err = checkProgram(path); err != nil && path != name {
 			err = fmt.Errorf("%s: %w", path, err)
@@ -56,16 +56,6 @@ func findCommand(name, searchPath string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("not in PATH=%s, use its absolute path", searchPath)
-}
-
-// pathOf returns the value of PATH in an environment.
-func pathOf(env []string) (list string) {
-	for _, v := range env {
-		if s, ok := strings.CutPrefix(v, "PATH="); ok {
-			list = s
-		}
-	}
-	return list
 }
 
 // checkExecutable returns an error if this user cannot execute the file.

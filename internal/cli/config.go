@@ -26,7 +26,7 @@ type Config struct {
 	ContentType string        // -content-type
 	Stream      bool          // -stream
 	Form        bool          // -form
-	Env         []string      // PATH and -env, NAME=VALUE
+	Env         []string      // -env: PATH first, NAME=VALUE
 	Param       []string      // -param
 	Dir         string        // -dir
 	ScriptName  string        // -script-name: empty, or a path that does not end in a slash

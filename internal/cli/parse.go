@@ -75,12 +75,12 @@ func Parse(args []string) (*Config, Action, error) {
 	p.allow(c)
 	p.env(c)
 	p.utf8("content-type", "script-name", "scripts")
-	c.ContentType = p.mime()
+	c.ContentType = p.contentType()
 	if p.text("dir") != "" {
 		c.Dir = p.directory("dir", unix.X_OK, "enter it")
 	}
 	c.SpoolDir = p.directory("spool-dir", unix.W_OK|unix.X_OK, "create files there, use another directory such as /var/tmp")
-	c.ScriptName = p.script()
+	c.ScriptName = p.scriptName()
 	p.forwarded(c)
 	p.params(c)
 	c.Timeout = p.duration("timeout")
@@ -191,8 +191,9 @@ func (p *parser) allow(c *Config) {
 	}
 }
 
+// env sets the environment of commands. PATH is always the first variable.
 func (p *parser) env(c *Config) {
-	have := map[string]int{"PATH": 0}
+	index := map[string]int{"PATH": 0}
 	c.Env = []string{"PATH=" + commandPath}
 	for _, s := range p.all["env"].texts {
 		name, _, hasValue := strings.Cut(s, "=")
@@ -214,11 +215,11 @@ func (p *parser) env(c *Config) {
 			}
 			s = name + "=" + v
 		}
-		if i, ok := have[name]; ok {
+		if i, ok := index[name]; ok {
 			c.Env[i] = s
 			continue
 		}
-		have[name] = len(c.Env)
+		index[name] = len(c.Env)
 		c.Env = append(c.Env, s)
 	}
 }
@@ -232,7 +233,7 @@ func (p *parser) utf8(names ...string) {
 	}
 }
 
-func (p *parser) mime() string {
+func (p *parser) contentType() string {
 	s := p.text("content-type")
 	if !strings.Contains(s, "/") || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		p.bad("content-type", s, "not a media type, such as text/html")
@@ -284,7 +285,7 @@ func (p *parser) dir(c *Config) {
 	}
 }
 
-func (p *parser) script() string {
+func (p *parser) scriptName() string {
 	s := p.text("script-name")
 	if s == "/" {
 		return ""
