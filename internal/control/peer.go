@@ -62,7 +62,7 @@ type Peer struct {
 	spools   map[uint64]int      // descriptors of the files counted by MaxSpools
 }
 
-// message is a message to the core. Its descriptors are closed after sending.
+// message is a message to the core and its descriptors.
 type message struct {
 	b   []byte
 	fds []int
@@ -121,8 +121,8 @@ func (p *Peer) fail(err error) {
 	}
 }
 
-// Drain handles what a core sent before it died. It may call OnFail. It reads a
-// few times only; what an honest core leaves fits into one read.
+// Drain handles what a core sent before it died, and may call OnFail. It reads only
+// a few times: what an honest core has sent fits into one read.
 func (p *Peer) Drain() {
 	for range 4 {
 		if !p.closed {

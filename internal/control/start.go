@@ -208,7 +208,6 @@ func (c *Client) Spool() (*Spool, error) {
 // that the file was given to, if any.
 func (s *Spool) Close() error {
 	if !s.used {
-		s.used = true
 		s.c.send(msgCancel, s.id)
 	}
 	return s.File.Close()

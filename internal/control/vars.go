@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// metaVariables are the variables besides HTTP_* that every request may set:
-// those of RFC 3875 § 4.1 that onewake sets, and five that web servers add. Not
-// AUTH_TYPE, REMOTE_USER and REMOTE_IDENT, since onewake authenticates nobody.
+// metaVariables may be set by every request, like HTTP_*. They are those of RFC 3875
+// § 4.1 and five that web servers add, but not AUTH_TYPE, REMOTE_USER and
+// REMOTE_IDENT, since onewake authenticates nobody.
 var metaVariables = []string{
 	"CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_INTERFACE", "PATH_INFO",
 	"QUERY_STRING", "REMOTE_ADDR", "REMOTE_HOST", "REQUEST_METHOD",
@@ -71,17 +71,17 @@ func (f *Filter) Allows(name string) bool {
 	if allowed, ok := f.names[name]; ok {
 		return allowed
 	}
-	const chars, lower = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_", "abcdefghijklmnopqrstuvwxyz"
+	const upper, lower = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_", "abcdefghijklmnopqrstuvwxyz"
+	chars := upper
 	prefix, rest, _ := strings.Cut(name, "_")
-	switch prefix {
-	case "HTTP":
-		return rest != "" && strings.Trim(rest, chars) == ""
-	case "SSL":
-		return f.ssl && rest != "" && strings.Trim(rest, chars) == ""
-	case "FORM":
-		return f.form && rest != "" && strings.Trim(rest, chars+lower) == ""
+	switch {
+	case prefix == "HTTP", prefix == "SSL" && f.ssl:
+	case prefix == "FORM" && f.form:
+		chars = upper + lower
+	default:
+		return false
 	}
-	return false
+	return rest != "" && strings.Trim(rest, chars) == ""
 }
 
 // IsRequestVariable reports whether requests set the variable in every

@@ -286,37 +286,31 @@ func (c *core) logAccess(r *cgi.Request) {
 	if !c.AccessLog {
 		return
 	}
-	rec := &r.Record
-	a := append(make([]slog.Attr, 0, 18), slog.String("request_id", r.ID))
-	if rec.Process != 0 {
-		a = append(a, slog.Uint64("process", rec.Process))
-	}
-	a = append(a, slog.String("peer", r.Peer.Addr))
-	if r.Peer.UID >= 0 {
-		a = append(a, slog.Int("uid", r.Peer.UID))
-	}
-	if r.Peer.Port != "" {
-		a = append(a, slog.String("port", r.Peer.Port))
-	}
-	if r.Client != "" {
-		a = append(a, slog.String("client", r.Client))
-	}
-	a = append(a, slog.String("method", r.Method), slog.String("target", r.Target), slog.Int("status", rec.Status),
-		slog.Int64("bytes", rec.Bytes), slog.Duration("duration", time.Since(rec.Received)))
-	if rec.Process != 0 {
-		a = append(a, slog.Duration("queue", rec.Queue))
-	}
-	if rec.Exit != "" {
-		a = append(a, slog.String("exit", rec.Exit))
-	}
+	rec, ended := &r.Record, ""
 	if rec.Ended != nil {
-		a = append(a, slog.String("ended", rec.Ended.Error()))
+		ended = rec.Ended.Error()
 	}
-	if rec.Cut {
-		a = append(a, slog.Bool("cut", true))
+	attrs := make([]slog.Attr, 0, 18)
+	add := func(cond bool, a slog.Attr) {
+		if cond {
+			attrs = append(attrs, a)
+		}
 	}
-	if rec.Refused != "" {
-		a = append(a, slog.String("refused", rec.Refused))
-	}
-	c.log.LogAttrs(context.Background(), slog.LevelInfo, "request", a...)
+	add(true, slog.String("request_id", r.ID))
+	add(rec.Process != 0, slog.Uint64("process", rec.Process))
+	add(true, slog.String("peer", r.Peer.Addr))
+	add(r.Peer.UID >= 0, slog.Int("uid", r.Peer.UID))
+	add(r.Peer.Port != "", slog.String("port", r.Peer.Port))
+	add(r.Client != "", slog.String("client", r.Client))
+	add(true, slog.String("method", r.Method))
+	add(true, slog.String("target", r.Target))
+	add(true, slog.Int("status", rec.Status))
+	add(true, slog.Int64("bytes", rec.Bytes))
+	add(true, slog.Duration("duration", time.Since(rec.Received)))
+	add(rec.Process != 0, slog.Duration("queue", rec.Queue))
+	add(rec.Exit != "", slog.String("exit", rec.Exit))
+	add(ended != "", slog.String("ended", ended))
+	add(rec.Cut, slog.Bool("cut", true))
+	add(rec.Refused != "", slog.String("refused", rec.Refused))
+	c.log.LogAttrs(context.Background(), slog.LevelInfo, "request", attrs...)
 }
