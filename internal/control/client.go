@@ -71,9 +71,7 @@ func (c *Client) Config() ([]byte, error) {
 	}
 	v, config, _ := bytes.Cut(f.payload, []byte{0})
 	if string(v) != Version {
-		// msgReady is the same in all versions. It tells the monitor why
-		// this core exits.
-		c.Ready("")
+		c.Ready("") // the same in all versions; tells the monitor why this core exits
 		return nil, fmt.Errorf("control version %q, not %q", v, Version)
 	}
 	return bytes.Clone(config), nil
