@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/onewake/onewake/internal/looptest"
 	"github.com/onewake/onewake/perms"
 	"github.com/onewake/onewake/sock"
 )
@@ -57,7 +58,7 @@ func TestHint(t *testing.T) {
 
 // TestHintForListen checks the hints for real errors of sock.Listen.
 func TestHintForListen(t *testing.T) {
-	dir := newDir(t)
+	dir := looptest.Dir(t)
 	_, err := sock.Listen(t.Context(), sock.Addr{Network: sock.Unix, Address: dir + "/no/s"}, perms.Spec{})
 	want := "listen unix:" + dir + "/no/s: " + dir + "/no: no such file or directory (to fix: install -d -o " +
 		perms.UserName(os.Geteuid()) + " -m 0750 " + dir + "/no)"

@@ -20,6 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hashicorp/go-multierror"
+
+	"github.com/onewake/onewake/internal/looptest"
 	"github.com/onewake/onewake/perms"
 	"github.com/onewake/onewake/sock"
 )
@@ -338,15 +340,10 @@ func lowPortsNeedRoot() bool {
 	return err != nil || string(b) == "1024\n"
 }
 
-// newDir makes a temporary directory that all users can enter. The paths of
-// t.TempDir can be too long for sockets.
+// newDir makes a temporary directory that all users can enter.
 func newDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ow")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := looptest.Dir(t)
 	os.Chmod(dir, 0o755)
 	return dir
 }
