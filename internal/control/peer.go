@@ -269,7 +269,7 @@ func (p *Peer) flush() {
 		}
 		n, err := unix.SendmsgN(p.fd, m.b, rights, nil, 0)
 		if err != nil {
-			p.retry = p.loop.After(10*time.Millisecond, p.flush)
+			p.retry = p.loop.After(time.Millisecond, p.flush)
 			return
 		}
 		closeAll(m.fds...) // sent with the first byte
