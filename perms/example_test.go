@@ -62,7 +62,7 @@ func ExampleSpec_ApplyAt() {
 
 func ExampleNotes() {
 	for _, mode := range []os.FileMode{0o666, 0o600, 0o444} {
-		fmt.Println(mode, perms.Notes(mode, os.Geteuid(), os.Getegid()))
+		fmt.Println(mode, perms.Notes(mode, os.Geteuid()))
 	}
 	// Output:
 	// -rw-rw-rw- [every local user can connect]

@@ -25,7 +25,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"syscall"
 
@@ -155,10 +154,10 @@ func Enforced() string {
 	return "unknown: this system may ignore the permissions of a socket file, restrict its directory"
 }
 
-// Notes returns remarks for the log about a socket file with this mode, owner and
-// group, such as that every user can connect. They apply where the mode counts,
-// see [Enforced]. The texts are constant and short. Usually there are none.
-func Notes(mode os.FileMode, uid, gid int) []string {
+// Notes returns remarks for the log about a socket file with this mode and owner,
+// such as that every user can connect. They apply where the mode counts, see
+// [Enforced]. The texts are constant and short. Usually there are none.
+func Notes(mode os.FileMode, uid int) []string {
 	const write = 0o222
 	var notes []string
 	switch m := mode.Perm(); {
@@ -169,19 +168,10 @@ func Notes(mode os.FileMode, uid, gid int) []string {
 	case m&write == 0o200:
 		notes = append(notes, "no user but the owner and root can connect")
 	}
-	if mode.Perm()&0o020 != 0 && mode.Perm()&0o002 == 0 && !inGroup(gid) {
-		notes = append(notes, "members of the socket's group can connect, and this process is not in it")
-	}
 	if uid != os.Geteuid() {
 		notes = append(notes, "the socket belongs to another user than this process")
 	}
 	return notes
-}
-
-// inGroup reports whether this process is in the group.
-func inGroup(gid int) bool {
-	gids, _ := os.Getgroups()
-	return gid == os.Getegid() || slices.Contains(gids, gid)
 }
 
 // UserName returns the name of a user, or the number if there is none.

@@ -45,6 +45,9 @@ func CheckStart(ctx context.Context, c *Config, parseErr error, out io.Writer) e
 			fmt.Fprintf(out, "%v: %s\n", a, note)
 		}
 	}
+	if _, limit := c.OpenFiles(); limit < c.minOpenFiles() {
+		errs = multierror.Append(errs, fmt.Errorf("the system allows %d open files, a start needs %d (ulimit -n)", limit, c.minOpenFiles()))
+	}
 	if errs.ErrorOrNil() == nil {
 		fmt.Fprintln(out, "configuration is good")
 	}

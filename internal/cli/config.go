@@ -97,6 +97,10 @@ func (c *Config) OpenFiles() (need, limit uint64) {
 	return uint64(c.MaxConns + 4*c.MaxProcs + c.MaxQueue + len(c.Listen) + 10), uint64(r.Max)
 }
 
+// minOpenFiles returns how many open files the monitor needs to start a core and
+// one command, as measured.
+func (c *Config) minOpenFiles() uint64 { return uint64(20 + 3*len(c.Listen)) }
+
 // Allow lists who may connect to Unix listeners.
 type Allow struct {
 	Set  bool // -allow was given

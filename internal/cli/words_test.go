@@ -48,7 +48,7 @@ var (
 func TestManualListsRecords(t *testing.T) {
 	logged := make(map[string]string) // level by message
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() && (filepath.Base(path) == "bench" || filepath.Base(path) == "rc.d" || filepath.Base(path) == "tools" || filepath.Base(path) == ".git") {
+		if err != nil || d.IsDir() && (filepath.Base(path) == "rc.d" || filepath.Base(path) == "tools" || filepath.Base(path) == ".git") {
 			return filepath.SkipDir
 		}
 		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
@@ -71,8 +71,6 @@ func TestManualListsRecords(t *testing.T) {
 	}
 	logged["failed to delete socket"] = "WARN" // its text contains a path
 	logged["command failed"] = "WARN"          // or ERROR
-	// Notes about the usual mode are not warnings.
-	logged["members of the socket's group can connect, and this process is not in it"] = "INFO"
 
 	_, text, _ := strings.Cut(readDoc(t, "docs/onewake.8"), "\n.Sh DIAGNOSTICS\n")
 	text, _, _ = strings.Cut(text, "\n.Sh ")

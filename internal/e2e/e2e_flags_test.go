@@ -179,6 +179,13 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%d errors, want 6:\n%s", n, r.stderr)
 		}
 	})
+	t.Run("too few open files", func(t *testing.T) {
+		limit := []string{"/bin/sh", "-c", `ulimit -n 18; exec "$0" "$@"`}
+		r := launch{before: limit, args: []string{"-check", "-listen", "unix:" + dir + "/few"}}.run(t)
+		if r.status != statusOS || !strings.Contains(r.stderr, "the system allows 18 open files, a start needs 23 (ulimit -n)") {
+			t.Errorf("%+v", r)
+		}
+	})
 	t.Run("not permitted", func(t *testing.T) {
 		needRoot(t, "it takes a directory away")
 		dir := newDir(t, nil)

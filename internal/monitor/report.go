@@ -33,7 +33,7 @@ func (m *monitor) logWarnings() {
 		m.log.Warn("the limits may need more open files than the system allows", "need", need, "allowed", limit)
 	}
 	for _, l := range m.listeners {
-		mode, uid, gid, err := fileOf(l)
+		mode, uid, _, err := fileOf(l)
 		if err != nil {
 			continue
 		}
@@ -41,7 +41,7 @@ func (m *monitor) logWarnings() {
 		if mode&0o022 == 0o020 {
 			level = slog.LevelInfo // only the group can connect, the usual setup
 		}
-		for _, n := range perms.Notes(mode, uid, gid) {
+		for _, n := range perms.Notes(mode, uid) {
 			m.log.Log(context.Background(), level, n, "listen", l.Address().String())
 		}
 	}
@@ -246,7 +246,7 @@ func (m *monitor) pageSetup() *testpage.Setup {
 		if err != nil {
 			continue
 		}
-		s.Sockets[listenName(l)] = testpage.Socket{File: socketFile(l), Open: mode&0o002 != 0, Notes: perms.Notes(mode, uid, gid)}
+		s.Sockets[listenName(l)] = testpage.Socket{File: socketFile(l), Open: mode&0o002 != 0, Notes: perms.Notes(mode, uid)}
 		uids = append(uids, uid)
 		// The user of a web server usually has the name of its group.
 		if uid, err := perms.LookupUser(perms.GroupName(gid)); err == nil {
