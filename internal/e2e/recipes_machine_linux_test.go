@@ -181,12 +181,12 @@ load_rc_config() { . "$ROOT/etc/rc.conf"; }
 checkyesno() { eval "case \$$1 in [Yy][Ee][Ss]) return 0;; esac; return 1"; }
 warn() { echo "$*" >&2; }
 err() { shift; echo "$*" >&2; exit 1; }
-run_rc_command() { eval "printf '%s\0' /usr/bin/env $ow_env $procname $ow_args"; }
+run_rc_command() { eval "printf '%s\0' $command $ow_log /usr/bin/env $ow_env $procname $ow_args"; }
 `
 
 // rcWords are the words of the command line that rc.d/onewake would start, by the
-// settings that sysrc has made and those that the test adds: env(1), its variables,
-// onewake, its arguments.
+// settings that sysrc has made and those that the test adds: daemon(8) and its flags
+// for the log, env(1), its variables, onewake, its arguments.
 func (m *machine) rcWords(name string, settings ...string) []string {
 	m.t.Helper()
 	me, err := user.Current()
@@ -214,6 +214,7 @@ func (m *machine) rcWords(name string, settings ...string) []string {
 func (m *machine) ready(name string, settings ...string) launch {
 	m.t.Helper()
 	words := m.rcWords(name, settings...)
+	words = words[slices.Index(words, "/usr/bin/env"):]
 	i := slices.Index(words, m.program())
 	l := launch{raw: true, bin: words[i], args: words[i+1:], before: words[:i], env: m.env(), cred: m.onewake, dir: m.root + "/var/run/" + name}
 	// As the script makes it: only the web server's group gets through.
