@@ -218,14 +218,18 @@ func TestInteropNginxPath(t *testing.T) {
 	t.Parallel()
 	need(t, "curl", "apt-get install curl")
 	m := newMachine(t)
-	p := readRecipe(t, "nginx.md").only("A path")
+	p := readRecipe(t, "nginx.md").only("An example")
 	m.follow(p)
 	s := m.service("onewake")
 	addr := m.startSite("")
-	m.console(p)
 	ask(t, addr, "GET", "/elsewhere", "").wantStatus(t, 404)
 	ask(t, addr, "GET", "/datelessness", "").wantStatus(t, 404)
+	ask(t, addr, "GET", "/date/below?x", "").wantStatus(t, 200)
+	m.console(p)
 	s.await("request", "target", "/date", "client", "127.0.0.1", "status", "200")
+	if r := s.find("request", "target", "/datelessness"); len(r) > 0 {
+		t.Errorf("another path reaches onewake: %v", r)
+	}
 	s.stop()
 }
 

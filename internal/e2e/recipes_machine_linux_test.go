@@ -283,11 +283,7 @@ func (m *machine) console(r recipe) {
 // have been followed, and gives where it listens, which 127.0.0.1 is from then on.
 func (m *machine) startSite(more string) (addr string) {
 	m.t.Helper()
-	for _, b := range readRecipe(m.t, "nginx.md").only("A path").blocks {
-		if strings.HasPrefix(b.file, "/usr/local/etc/nginx/onewake_") {
-			m.write(b.file, b.text, 0o644)
-		}
-	}
+	m.follow(readRecipe(m.t, "nginx.md").only("A path"))
 	w := startWeb(m.t, "nginx", webConfig{
 		dir:    m.here("/usr/local/etc/nginx"),
 		global: "include onewake_map.conf;",
