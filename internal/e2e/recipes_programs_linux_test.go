@@ -34,6 +34,11 @@ func TestInteropPHP(t *testing.T) {
 	ask(t, addr, "POST", "/app/hello", "name=%3Cb%3E", "Content-Type: application/x-www-form-urlencoded").want(t, 200, "Hello <b>\n")
 	ask(t, addr, "GET", "/app/x%20y", "").want(t, 404, "no /x y\n")
 	ask(t, addr, "GET", "/app", "").want(t, 404, "no \n")
+	ask(t, addr, "GET", "/application", "").wantStatus(t, 404)
+	app.await("request", "target", "/app")
+	if r := app.find("request", "target", "/application"); len(r) > 0 {
+		t.Errorf("another path reaches the application: %v", r)
+	}
 	// Which file is run is the web server's to say, and no path leads to another.
 	m.write("/usr/local/www/pages/picture.png", "<?php echo 'run';", 0o644)
 	for _, path := range []string{"/picture.png/x.php", "/time.php/x.php", "/../app/index.php", "/x.php"} {
