@@ -27,7 +27,7 @@ func TestService(t *testing.T) {
 	settings := []string{
 		"env='GREETING=\"two words\" LIST=a=b'", "dir=ROOT/srv", "socket_mode=0600", "nice=5", "limits='-n 500'",
 		"flags='-timeout 5s -content-type \"text/html; charset=utf-8\"'", "restart_delay=1",
-		`command='/bin/sh -c "pwd; echo \"\$GREETING \$LIST\"; nice; ulimit -n" "an argument"'`,
+		`command='/bin/sh -c "pwd; echo \"\$GREETING \$LIST\"; echo \$(ps -o nice= -p \$\$); ulimit -n" "an argument"'`,
 	}
 	want := b.path("srv") + "\ntwo words a=b\n5\n500\n"
 	if b.root != "" {
@@ -52,6 +52,9 @@ func TestService(t *testing.T) {
 		}
 	}
 	answer("after start")
+	if fi, err := os.Stat(b.socket); err != nil || fi.Mode() != os.ModeSocket|0o600 {
+		t.Errorf("the socket: %v, %v", fi, err)
+	}
 	monitor := b.pid(".pid")
 	if out := b.must("status"); out != fmt.Sprintf("%s is running as pid %d.\n", b.name, monitor) {
 		t.Errorf("status says:\n%s", out)
@@ -71,7 +74,7 @@ func TestService(t *testing.T) {
 	b.conf(settings...)
 	if b.root == "" { // a real daemon(8) starts a monitor again that was killed
 		b.kill(monitor)
-		b.eventually("another monitor", func() bool { return b.running(".pid") != 0 && b.listens() })
+		b.eventually("another monitor", func() bool { pid := b.running(".pid"); return pid != 0 && pid != monitor && b.listens() })
 		answer("after the monitor was killed")
 		b.must("restart")
 		answer("after restart")

@@ -6,12 +6,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -141,89 +138,4 @@ func TestJailWithoutNetwork(t *testing.T) {
 		t.Error("the core is not in capability mode")
 	}
 	s.stop()
-}
-
-// The service script, under the real rc.subr, as an instance of its own.
-func TestService(t *testing.T) {
-	t.Parallel()
-	needRoot(t, "it starts a service")
-	text, err := os.ReadFile(filepath.Join(sources, "rc.d/onewake"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	const name = "onewake_e2e"
-	dir := newDir(t, nil)
-	path := filepath.Join(dir, name)
-	if err := writeProgram(path, []byte(strings.ReplaceAll(string(text), "%%PREFIX%%", "/usr/local")), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	service := func(want bool, command string, vars ...string) string {
-		t.Helper()
-		cmd := exec.Command(path, command)
-		cmd.Dir = "/"
-		// Variables of the environment are the shell's, until rc.conf says
-		// otherwise.
-		cmd.Env = append([]string{
-			"PATH=/sbin:/bin:/usr/sbin:/usr/bin", "HOME=/",
-			name + "_enable=YES", name + "_user=nobody", name + "_group=nobody",
-			name + "_program=" + underTest, name + "_logfile=" + dir + "/log",
-			name + "_command=/bin/echo 'two words' $x",
-		}, vars...)
-		var out strings.Builder
-		cmd.Stdout, cmd.Stderr = &out, &out
-		cmd.WaitDelay = time.Second
-		err := cmd.Run()
-		var ee *exec.ExitError
-		if err != nil && !errors.As(err, &ee) && !errors.Is(err, exec.ErrWaitDelay) {
-			t.Fatal(err)
-		}
-		t.Logf("%s %s: %v\n%s", name, command, err, out.String())
-		if ok := cmd.ProcessState.Success(); ok != want {
-			t.Errorf("%s: success is %v, want %v", command, ok, want)
-		}
-		return out.String()
-	}
-	t.Cleanup(func() { exec.Command(path, "forcestop").Run() })
-	socket := "/var/run/" + name + "/" + name + ".sock"
-	addr := "unix:" + socket
-	s := &server{t: t, addr: addr}
-
-	service(false, "status")
-	service(true, "configtest")
-	service(false, "start", name+"_flags=-timeout 0")
-	service(true, "start")
-	awaitServing(t, addr)
-	s.get("/").want(t, 200, "two words $x\n")
-	var st unix.Stat_t
-	if err := unix.Lstat(socket, &st); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%s: mode %#o, owner %d, group %d", socket, st.Mode&0o7777, st.Uid, st.Gid)
-	if cred := nobody(t); st.Mode&0o777 != 0o660 || st.Uid != cred.Uid || st.Gid != cred.Gid {
-		t.Error("mode and owner of the socket")
-	}
-	service(true, "status")
-	b, err := os.ReadFile("/var/run/" + name + ".pid")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid, _ := strconv.Atoi(strings.TrimSpace(string(b)))
-	before := output(t, "/bin/pgrep", "-P", strconv.Itoa(pid))
-	service(true, "reload")
-	eventually(t, "another core", func() bool {
-		out, err := exec.Command("/bin/pgrep", "-P", strconv.Itoa(pid)).Output()
-		return err == nil && string(out) != before && strings.Count(string(out), "\n") == 1
-	})
-	s.get("/").want(t, 200, "two words $x\n")
-	service(true, "restart")
-	awaitServing(t, addr)
-	s.get("/").want(t, 200, "two words $x\n")
-	service(true, "stop")
-	if _, err := os.Lstat(socket); err == nil {
-		t.Error("the socket file is left")
-	}
-	if log, _ := os.ReadFile(dir + "/log"); !strings.Contains(string(log), "msg=start ") || !strings.Contains(string(log), "msg=stopped ") {
-		t.Errorf("the log:\n%s", log)
-	}
-	service(false, "status")
 }
