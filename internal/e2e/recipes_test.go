@@ -150,33 +150,10 @@ func shipped(t *testing.T, path string) string {
 	return string(b)
 }
 
-// nginxDirectives are the lines of nginx.conf that begin with one of these,
-// sorted and without comments.
-func nginxDirectives(text string, begins ...string) (found []string) {
-	for line := range strings.Lines(text) {
-		line, _, _ = strings.Cut(line, "#")
-		line = strings.TrimSpace(line)
-		if slices.ContainsFunc(begins, func(b string) bool { return strings.HasPrefix(line, b) }) {
-			found = append(found, line)
-		}
-	}
-	slices.Sort(found)
-	return found
-}
-
-// TestNginxDocuments: whatever shows a configuration for nginx has Host as
-// docs/nginx.conf has it, which other tests try.
+// TestNginxDocuments checks that no document passes Host on without its port.
+// Other tests try docs/nginx.conf, which has the right Host.
 func TestNginxDocuments(t *testing.T) {
 	t.Parallel()
-	conf := shipped(t, "docs/nginx.conf")
-	host := []string{"map $http_host", "~(:", "proxy_set_header Host"}
-	want := nginxDirectives(conf, host...)
-	if len(want) != 3 {
-		t.Fatalf("docs/nginx.conf has %q", want)
-	}
-	if got := nginxDirectives(shipped(t, "docs/onewake.8"), host...); !slices.Equal(got, want) {
-		t.Errorf("docs/onewake.8 has %q, want %q", got, want)
-	}
 	walkSources(t, func(path string) {
 		if strings.HasSuffix(path, ".md") && strings.Contains(shipped(t, strings.TrimPrefix(path, sources)), "Host $host;") {
 			t.Errorf("%s has a Host without its port", path)
