@@ -42,7 +42,7 @@ var table = []row{
 	{"forwarded LIST", "", "trusted headers, which the web server in front sets"},
 	{"max-body SIZE", "16MiB", "largest body, in bytes, KiB, MiB or GiB"},
 	{"Limits", "", ""},
-	{"max-procs N", strconv.Itoa(4 * runtime.NumCPU()), "commands running at once, 4 for each CPU"},
+	{"max-procs N", strconv.Itoa(4 * runtime.NumCPU()), "commands running at once, 4 for each processor"},
 	{"max-queue N", "512", "requests waiting for a command to exit"},
 	{"max-conns N", "1024", "open connections"},
 	{"spool-dir DIR", "/var/tmp", "directory for large bodies"},

@@ -19,7 +19,7 @@ type documented struct {
 
 // inWords are defaults that differ between machines and are described in words.
 var inWords = map[string]struct{ value, words string }{
-	"max-procs": {strconv.Itoa(4 * runtime.NumCPU()), "4 for each CPU"},
+	"max-procs": {strconv.Itoa(4 * runtime.NumCPU()), "4 for each processor"},
 }
 
 var (

@@ -126,7 +126,7 @@ func measure(only string) error {
 	if len(all) == 0 {
 		return fmt.Errorf("no part %q", only)
 	}
-	fmt.Printf("%s, %s/%s, %d CPUs, Linux %s; %d rounds of %v; load average %s\n\n", time.Now().Format(time.DateOnly),
+	fmt.Printf("%s, %s/%s, %d processors, Linux %s; %d rounds of %v; load average %s\n\n", time.Now().Format(time.DateOnly),
 		runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), line("/proc/sys/kernel/osrelease"), rounds, window, line("/proc/loadavg"))
 	fmt.Printf("| what | onewake | reference | ratio (min–max) | target | reached |\n| --- | --- | --- | --- | --- | --- |\n")
 	var errs error

@@ -175,7 +175,7 @@ func (s *server) ask(path string) error {
 	return err
 }
 
-// times is what onewake's processes have used of CPUs, without their reaped
+// times is what onewake's processes have used of processors, without their reaped
 // children (clock_getcpuclockid(3)); 0 for others.
 func (s *server) times() (monitor, core time.Duration) {
 	if s.behind != nil {
