@@ -11,35 +11,35 @@ import (
 
 var (
 	errTooLarge = &Refusal{Status: 413, Reason: "body too large"}
-	errNoRoom   = errors.New("no room for the body") // on disk, or of what is allowed there
+	errNoSpace  = errors.New("no space for the body") // or a limit of disk is reached
 )
 
-// memoryBody is how much of a body is kept in memory, in bytes: what the pipe to
-// a command usually holds. What is longer goes to a file, which is then the
-// command's standard input.
+// memoryBody is the size in bytes of the largest body that is kept in memory. It
+// fits into the pipe to a command. A larger body goes to a spool file, which then
+// is the command's standard input.
 const memoryBody = 64 << 10
 
-// body is a request's body that has been read to its end.
+// body is the body of a request. It has been read to its end.
 type body struct {
 	length   int64
 	memory   []byte
 	file     *control.Spool
-	disk     *disk
-	reserved int64 // of disk
+	disk     *disk // nil unless there is or was a file
+	reserved int64 // bytes of disk
 }
 
-// forget closes the file here. A process that has it goes on with it.
-func (b *body) forget() {
+// closeFile closes this process's descriptor. A command that has the file as its
+// standard input keeps it.
+func (b *body) closeFile() {
 	if b.file != nil {
 		b.file.Close()
 		b.file = nil
 	}
 }
 
-// close gives everything back. The last process that reads the file is gone, or
-// never was.
+// close releases everything. Call it when no process has the file open.
 func (b *body) close() {
-	b.forget()
+	b.closeFile()
 	if b.disk != nil {
 		b.disk.files.Add(-1)
 		b.disk.bytes.Add(-b.reserved)
@@ -47,33 +47,34 @@ func (b *body) close() {
 	}
 }
 
-// disk counts the files of all bodies.
+// disk limits the spool files.
 type disk struct {
 	maxFiles, maxBytes int64
 	files, bytes       atomic.Int64
 }
 
-// take takes the room of one more file.
-func (d *disk) take(b *body) error {
+// addFile reserves one file for b.
+func (d *disk) addFile(b *body) error {
 	if d.files.Add(1) > d.maxFiles {
 		d.files.Add(-1)
-		return fmt.Errorf("%w: %d bodies are on disk already", errNoRoom, d.maxFiles)
+		return fmt.Errorf("%w: already %d bodies on disk", errNoSpace, d.maxFiles)
 	}
 	b.disk = d
 	return nil
 }
 
-// reserve takes room for n more bytes of b.
-func (d *disk) reserve(b *body, n int64) error {
+// addBytes reserves n more bytes for b.
+func (d *disk) addBytes(b *body, n int64) error {
 	b.reserved += n
 	if d.bytes.Add(n) > d.maxBytes {
-		return fmt.Errorf("%w: the bodies on disk would be larger than %d bytes", errNoRoom, d.maxBytes)
+		return fmt.Errorf("%w: the bodies on disk would exceed %d bytes", errNoSpace, d.maxBytes)
 	}
 	return nil
 }
 
-// readBody reads a body to its end, before the command is started: a slow client
-// holds no slot, and no command sees half of a body.
+// readBody reads the whole body. The command is started afterwards, so that a
+// slow client does not occupy a slot and no command gets an incomplete body. The
+// result is not nil and must be closed even if there is an error.
 func (g *Gateway) readBody(r *Request) (b *body, err error) {
 	b = new(body)
 	switch {
@@ -102,16 +103,16 @@ func (g *Gateway) readBody(r *Request) (b *body, err error) {
 	return b, err
 }
 
-// spool puts a body into a file: what is in buf, and what is still to come.
+// spool writes buf and the rest of the body to a spool file.
 func (g *Gateway) spool(r *Request, b *body, buf []byte) (err error) {
-	if err := g.disk.take(b); err != nil {
+	if err := g.disk.addFile(b); err != nil {
 		return err
 	}
-	if err := g.disk.reserve(b, max(r.Length, 0)); err != nil {
+	if err := g.disk.addBytes(b, max(r.Length, 0)); err != nil {
 		return err
 	}
 	if b.file, err = g.Client.Spool(); err != nil {
-		return fmt.Errorf("%w: %w", errNoRoom, err)
+		return fmt.Errorf("%w: %w", errNoSpace, err)
 	}
 	b.memory, b.length = nil, 0
 	for {
@@ -119,12 +120,12 @@ func (g *Gateway) spool(r *Request, b *body, buf []byte) (err error) {
 			return errTooLarge
 		}
 		if r.Length < 0 {
-			if err := g.disk.reserve(b, int64(len(buf))); err != nil {
+			if err := g.disk.addBytes(b, int64(len(buf))); err != nil {
 				return err
 			}
 		}
 		if _, err := b.file.Write(buf); err != nil {
-			return fmt.Errorf("%w: %w", errNoRoom, err)
+			return fmt.Errorf("%w: %w", errNoSpace, err)
 		}
 		if b.length == r.Length || err == io.EOF && r.Length < 0 {
 			return nil

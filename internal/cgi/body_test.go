@@ -122,8 +122,8 @@ func TestHalfOfABody(t *testing.T) {
 		err  error
 		want string
 	}{
-		{io.EOF, "400: body ended too early"}, {io.ErrUnexpectedEOF, "400: body ended too early"}, {ErrBodyCut, "400: body ended too early"},
-		{ErrBodyStalled, "408: body did not come in time"}, {ErrBodyBad, "400: body is malformed"}, {ErrClientGone, "nothing cut"},
+		{io.EOF, "400: body is incomplete"}, {io.ErrUnexpectedEOF, "400: body is incomplete"}, {ErrBodyCut, "400: body is incomplete"},
+		{ErrBodyStalled, "408: timeout while reading the body"}, {ErrBodyBad, "400: body is malformed"}, {ErrClientGone, "nothing cut"},
 	} {
 		for _, n := range []int{0, 10, memoryBody, memoryBody + 10, 300_000} {
 			for _, length := range []int64{int64(n) + 1, -1} {
@@ -142,7 +142,7 @@ func TestHalfOfABody(t *testing.T) {
 
 // Where there is no room on disk: 503, which leaves nothing.
 func TestNoRoom(t *testing.T) {
-	const refused = "503: no room for the body"
+	const refused = "503: no space for the body"
 	body := func(n int, length int64) *Request {
 		return post(`wc -c`, plainReader{strings.NewReader(strings.Repeat("x", n))}, length)
 	}
@@ -157,7 +157,7 @@ func TestNoRoom(t *testing.T) {
 		r := newRig(t, func(s *setup) { s.SpoolDir += "/none" })
 		check(t, r, body(100_000, 100_000))
 		check(t, r, body(100_000, -1))
-		r.logs("cannot keep a body")
+		r.logs("cannot store a request body")
 		if got := r.serve(body(memoryBody, -1)); !strings.Contains(got, "65536") {
 			t.Errorf("%q: what fits memory needs no room", got)
 		}
@@ -181,7 +181,7 @@ func TestNoRoom(t *testing.T) {
 		over := hold(r)
 		check(t, r, body(100_000, 100_000))
 		check(t, r, body(100_000, -1))
-		r.logs("1 bodies are on disk already")
+		r.logs("already 1 bodies on disk")
 		over()
 		if got := r.serve(body(100_000, -1)); !strings.Contains(got, "100000") {
 			t.Errorf("%q", got)
@@ -197,7 +197,7 @@ func TestNoRoom(t *testing.T) {
 		})
 		check(t, r, post(`wc -c`, unread, 100_001))
 		check(t, r, body(100_001, -1))
-		r.logs("larger than 200000 bytes")
+		r.logs("would exceed 200000 bytes")
 		for _, length := range []int64{100_000, -1} {
 			if got := r.serve(body(100_000, length)); !strings.Contains(got, "100000") {
 				t.Errorf("%q", got)
@@ -301,7 +301,7 @@ func TestForms(t *testing.T) {
 	}
 	// The largest, and one byte more, which goes to a file that nobody gets.
 	for _, known := range []bool{true, false} {
-		for n, want := range map[int]string{memoryBody: " 65534", memoryBody + 1: "413: a form of more than 64 KiB"} {
+		for n, want := range map[int]string{memoryBody: " 65534", memoryBody + 1: "413: form larger than 64 KiB"} {
 			req := form(`printf 'X: y\n\n%s' "${#FORM_a}"`, "", large[:n])
 			if !known {
 				req.Length = -1

@@ -1,10 +1,10 @@
-// Package cgi makes an answer of a request and a command, by RFC 3875 (CGI/1.1)
-// or with the command's output as the body. It knows neither HTTP nor FastCGI:
-// a front hands it a [Request] and a [Writer].
+// Package cgi answers requests with the output of a command: according to
+// RFC 3875 (CGI/1.1), or with the output as the body. It does not depend on HTTP
+// or FastCGI: package front calls [Gateway.Serve] with a [Request] and a
+// [Writer].
 //
-// One request is one call of [Gateway.Serve], which goes from top to bottom:
-// refuse, read the body, wait for a slot, start the command, pass its output
-// on. The context that it is given ends it, with a cause that says why.
+// Serve reads the body, waits for a slot, starts the command and copies its
+// output. Canceling its context terminates the command; the cause is logged.
 package cgi
 
 import (
@@ -18,128 +18,128 @@ import (
 	"github.com/onewake/onewake/internal/control"
 )
 
-// NoAddr is the address of a peer that has none, one on a Unix socket.
+// NoAddr stands for the address of a peer on a Unix socket, which has none.
 const NoAddr = "<unix>"
 
-// Why a request ends before its time: causes of its context, and errors of its
-// writer.
+// Reasons for which a request ends early: causes of its context, and errors of
+// its writer.
 var (
-	ErrTimeout     = errors.New("timeout")              // -timeout has passed
-	ErrClientGone  = errors.New("client gone")          // it has closed the connection, or aborted the request
-	ErrEnding      = errors.New("service ending")       // the monitor is gone, or -drain is over
-	ErrClientSlow  = errors.New("client does not read") // Times.IO has passed in a write
-	errBadResponse = errors.New("malformed response")   // the command's
+	ErrTimeout     = errors.New("timeout")              // the command ran longer than -timeout
+	ErrClientGone  = errors.New("client gone")          // it closed the connection or aborted the request
+	ErrEnding      = errors.New("service ending")       // the monitor has exited, or -drain has passed
+	ErrClientSlow  = errors.New("client does not read") // a write took longer than Times.IO
+	errBadResponse = errors.New("malformed response")   // of the command
 )
 
-// What reading a body can fail with, besides [ErrClientGone].
+// Errors of reading a body, besides [ErrClientGone].
 var (
-	ErrBodyStalled error = &Refusal{Status: 408, Reason: "body did not come in time"} // nothing of it came for Times.IO
-	ErrBodyCut     error = &Refusal{Status: 400, Reason: "body ended too early"}      // it has ended before its length
-	ErrBodyBad     error = &Refusal{Status: 400, Reason: "body is malformed"}         // it cannot be understood
+	ErrBodyStalled error = &Refusal{Status: 408, Reason: "timeout while reading the body"} // a read took longer than Times.IO
+	ErrBodyCut     error = &Refusal{Status: 400, Reason: "body is incomplete"}             // it is shorter than its length
+	ErrBodyBad     error = &Refusal{Status: 400, Reason: "body is malformed"}              // for example a chunk of it
 )
 
-// A Peer is who sent a request.
+// A Peer is the other end of a connection.
 type Peer struct {
 	Addr string // REMOTE_ADDR: an IP address, or NoAddr
-	Port string // REMOTE_PORT, empty on a Unix socket
-	UID  int    // the user at the other end of a Unix socket, -1 if unknown
+	Port string // REMOTE_PORT; empty on a Unix socket
+	UID  int    // user of a peer on a Unix socket; -1 if unknown
 }
 
-// A Request is what a front has understood of a request.
+// A Request is a parsed request.
 type Request struct {
 	Method string
-	Target string // as the client wrote it, for the log
+	Target string // as it was sent, for the log
 	Peer   Peer
-	Client string // the client's address that the web server vouches for, for the log
-	ID     string // the name of the request in all logs
+	Client string // the client's address according to the web server, for the log
+	ID     string // identifies the request in logs
 
-	// Vars are the variables of the command, without CONTENT_LENGTH, which is
-	// known for certain only when the body has been read.
+	// Vars are the variables of the command. The handler adds CONTENT_LENGTH
+	// when it has read the body.
 	Vars   *control.Vars
-	Script string // the name of a program of -scripts
+	Script string // name of the script, with -scripts
 
-	Query  string    // of the target, for -form
-	Type   string    // Content-Type of the body, for -form
-	Body   io.Reader // nil without one; its errors are those above
-	Length int64     // of Body in bytes, -1 if it is not known before its end
+	Query  string    // query string, for -form
+	Type   string    // Content-Type, for -form
+	Body   io.Reader // nil if there is none
+	Length int64     // length of Body in bytes; -1 if unknown
 
-	// Redirect makes this the request of a local redirect (RFC 3875 § 6.2.2):
-	// it sets Vars and Script. It is nil where there is no such thing.
+	// Redirect follows a local redirect (RFC 3875 § 6.2.2): it sets Vars, Script,
+	// Query and Type. If it is nil, all redirects go to the client.
 	Redirect func(location string) error
 
-	// Wire tells how the request came, to the test page.
+	// Wire returns how the request was received, for the test page.
 	Wire func() *Wire
 
 	Record Record
 }
 
-// Wire is how a request came.
+// Wire is how a request was received.
 type Wire struct {
 	Listener string  // as on the command line
-	Unix     bool    // it is a Unix socket
-	Local    bool    // no other machine can reach it
+	Unix     bool    // the listener is a Unix socket
+	Local    bool    // no other machine can reach the listener
 	Protocol string  // HTTP/1.1, HTTP/1.0 or FastCGI
 	Keep     bool    // the connection is kept for more requests
-	Fields   []Field // the header, or the parameters, as they came
+	Fields   []Field // header or parameters as they were sent
 }
 
-// Record is what the access record tells beyond the request.
+// Record is the part of the access record that is not in [Request].
 type Record struct {
 	Received time.Time
-	Status   int           // of the answer, 0 if none was begun
-	Bytes    int64         // of its body that were sent
-	Cut      bool          // it is not whole
-	Queue    time.Duration // spent waiting for a slot
-	Process  uint64        // the number of the last process, 0 if none was started
-	Exit     string        // how it ended, empty if it had not when the answer was over
+	Status   int           // 0 if the answer was not begun
+	Bytes    int64         // bytes of the body sent
+	Cut      bool          // the answer is incomplete
+	Queue    time.Duration // time spent waiting for a slot
+	Process  uint64        // number of the last process; 0 if none was started
+	Exit     string        // its exit status or signal; empty if it was still running
 
-	// ExitStatus is Exit as a shell has it: 128 more than its number for a
-	// signal, 0 while it is not known.
+	// ExitStatus is Exit as in a shell: for a signal it is 128 plus the number.
+	// It is 0 if Exit is empty.
 	ExitStatus int
-	Ended      error  // why it was ended early
-	Refused    string // why it was answered with an error
+	Ended      error  // reason for which the request ended early
+	Refused    string // reason for an answer with an error
 }
 
-// A Field is one header field of an answer.
+// A Field is a header field.
 type Field struct{ Name, Value string }
 
-// A Writer takes the answer. A write waits at most Times.IO for the client, and
-// fails with ErrClientGone or ErrClientSlow.
+// A Writer sends an answer. Each write waits at most Times.IO for the client. The
+// errors are ErrClientGone and ErrClientSlow.
 type Writer interface {
-	// Begin sends status and fields; length is that of the body, -1 if it is
-	// not known.
+	// Begin sends status and fields. length is the length of the body, -1 if it
+	// is not known.
 	Begin(status int, fields []Field, length int64)
-	// Write adds to the body. It may keep back what is small until Flush or
-	// the end of the request.
+	// Write sends a part of the body. It may buffer it until Flush or the end of
+	// the request.
 	Write(p []byte) (int, error)
 	Flush() error
-	// Cut ends the answer so that the client can tell that it is not whole.
+	// Cut ends an answer in a way that shows the client that it is incomplete.
 	Cut()
 }
 
-// A Handler answers requests: a [Gateway] or the test page. The cause of ctx says
-// why a request ends early; where it is only cancelled its client is gone, as
-// net/http has it.
+// A Handler answers requests. It is a [Gateway] or the test page. If ctx is
+// canceled the request ends early. The cause is one of the errors above;
+// [context.Canceled] means ErrClientGone, because net/http sets no cause.
 type Handler interface {
 	Serve(ctx context.Context, r *Request, w Writer)
 }
 
-// A Refusal is a request that is answered with an error.
+// A Refusal is an error with which a request is answered.
 type Refusal struct {
 	Status int
 	Reason string
-	Retry  bool // the same may succeed in a moment
+	Retry  bool // send Retry-After
 }
 
 func (r *Refusal) Error() string { return r.Reason }
 
-// Refuse answers with an error: a line of text that says why. After a part of
-// another answer it can only cut that.
+// Refuse answers with an error and its reason as text. If an answer has been
+// begun, Refuse cuts it.
 func (r *Request) Refuse(w Writer, status int, reason string) {
 	r.Fail(w, &Refusal{Status: status, Reason: reason})
 }
 
-// Fail is [Request.Refuse] for an error: a [Refusal], or what ends a request
+// Fail is like [Request.Refuse] for a [Refusal]. Any other error ends the request
 // without an answer.
 func (r *Request) Fail(w Writer, err error) {
 	var f *Refusal

@@ -16,7 +16,7 @@ func cgiOn(s *setup) { s.CGI = true }
 // looked at.
 func TestCGI(t *testing.T) {
 	r := newRig(t, cgiOn)
-	const bad = "502: malformed response of the command"
+	const bad = "502: malformed response from the command"
 	for _, tt := range []struct{ name, method, script, want, header, log string }{
 		{"LF", "", `printf 'Content-Type: a/b\n\nhello'`, "200 5 hello", "Content-Type: a/b", ""},
 		{"CRLF", "", `printf 'Content-Type: a/b\r\n\r\nhello'`, "200 5 hello", "Content-Type: a/b", ""},
@@ -27,19 +27,19 @@ func TestCGI(t *testing.T) {
 		{"status 600", "", `printf 'Status: 600\n\n'`, bad, "", `\"Status: 600\"`},
 		{"no header", "", `printf 'hello world'`, bad, "", `not a header field: \"hello world\"`},
 		{"an empty header", "", `printf '\nhello'`, bad, "", "no header"},
-		{"a header without an end", "", `printf 'X: y\n'`, bad, "", "no empty line behind the header"},
+		{"a header without an end", "", `printf 'X: y\n'`, bad, "", "no empty line after the header"},
 		{"no output", "", `:`, bad, "", "no output"},
 		{"no output, exit 5", "", `exit 5`, bad, "", `level=ERROR msg="command failed" process=P request_id=id exit="exit 5"`},
 		{"half a header, a signal", "", `printf 'X: y\n'; kill -10 $$`, bad, "", `exit="signal 10"`},
 		{"Security Alert!", "", `printf '<b>Security Alert!</b> The PHP CGI cannot be accessed directly.\n\n'`, bad, "", `\"<b>Security Alert!</b> The PHP CGI cannot`},
-		{"Transfer-Encoding", "", `printf 'Transfer-Encoding: chunked\n\n0\r\n\r\n'`, bad, "", "does not encode its body"},
+		{"Transfer-Encoding", "", `printf 'Transfer-Encoding: chunked\n\n0\r\n\r\n'`, bad, "", "Transfer-Encoding is not allowed"},
 		{"no value", "", `printf 'X:\nY: z\n\n'`, "200 0 ", "Y: z", ""},
-		{"Content-Type twice", "", `printf 'Content-Type: a/b\nContent-Type: c/d\n\n'`, "200 0 ", "Content-Type: a/b", `level=WARN msg="Content-Type twice, the first counts"`},
+		{"Content-Type twice", "", `printf 'Content-Type: a/b\nContent-Type: c/d\n\n'`, "200 0 ", "Content-Type: a/b", `level=WARN msg="second Content-Type ignored"`},
 		{"two cookies", "", `printf 'Set-Cookie: a\nSet-Cookie: b\n\n'`, "200 0 ", "Set-Cookie: a; Set-Cookie: b", ""},
 
 		{"a length", "", `printf 'Content-Length: 5\n\nhello'`, "200 5 hello", "", ""},
-		{"too small a length", "", `printf 'Content-Length: 3\n\nhello'`, bad, "", "Content-Length is 3, and there are 5 bytes"},
-		{"too large a length", "", `printf 'Content-Length: 9\n\nhello'`, bad, "", "Content-Length is 9, and there are 5 bytes"},
+		{"too small a length", "", `printf 'Content-Length: 3\n\nhello'`, bad, "", "Content-Length is 3, but the body has 5 bytes"},
+		{"too large a length", "", `printf 'Content-Length: 9\n\nhello'`, bad, "", "Content-Length is 9, but the body has 5 bytes"},
 		{"too large a length, exit 6", "", `printf 'Content-Length: 9\n\nhello'; exit 6`, bad, "", `exit="exit 6"`},
 
 		{"HEAD", "HEAD", `printf 'X: y\n\nhello'`, "200 - ", "X: y", ""},
@@ -48,7 +48,7 @@ func TestCGI(t *testing.T) {
 		{"204", "", `printf 'Status: 204\n\n'`, "204 - ", "", ""},
 		{"204 with a body", "", `printf 'Status: 204\nContent-Length: 4\n\nbody'`, "204 - ", "", ""},
 		{"205", "", `printf 'Status: 205\n\n'`, "205 - ", "", ""},
-		{"205 with a body", "", `printf 'Status: 205\n\nbody'`, "205 - ", "", `level=WARN msg="205 with a body, which is dropped"`},
+		{"205 with a body", "", `printf 'Status: 205\n\nbody'`, "205 - ", "", `level=WARN msg="body of a 205 response dropped"`},
 		{"304", "", `printf 'Status: 304\nETag: "x"\n\nbody'`, "304 - ", `Etag: "x"`, ""},
 		{"304 with a length", "", `printf 'Status: 304\nContent-Length: 4\n\n'`, "304 4 ", "", ""},
 
@@ -225,7 +225,7 @@ func TestRedirectAfterTheEnd(t *testing.T) {
 	req := request(`printf 'Location: /app/end\n\n'; exec >&-; await go; : >"$DIR/done"`)
 	redirects(req, map[string]string{"/app/end": `[ -e "$DIR/done" ]; printf 'X: y\n\n%s' $?`})
 	c := r.begin(req)
-	blocked(t, "select", "(*answer).exited", 1)
+	blocked(t, "select", "(*answer).wait", 1)
 	goOn.tell()
 	if got := c.wait(); !strings.HasPrefix(got, "200 ") || !strings.HasSuffix(got, " 0") {
 		t.Errorf("%q", got)

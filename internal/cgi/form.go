@@ -5,19 +5,18 @@ import (
 	"strings"
 )
 
-// maxFormNames is how many variables of -form one request can have.
+// maxFormNames is the largest number of FORM_* variables of a request.
 const maxFormNames = 64
 
-// addForm adds the values of the query and of an urlencoded body, each as a
-// variable FORM_NAME (-form). Nothing is evaluated on the way, so that a shell
-// script gets each value as it was meant. The first of a repeated name counts,
-// and the query comes before the body.
+// addForm adds each value of the query and of an urlencoded body as a variable
+// FORM_NAME (-form), so that a shell script need not parse them. If a name is
+// repeated the first value counts; the query comes before the body.
 func addForm(r *Request, b *body) error {
 	text := r.Query
 	kind, _, _ := strings.Cut(r.Type, ";")
 	if strings.EqualFold(strings.TrimSpace(kind), "application/x-www-form-urlencoded") {
 		if b.file != nil {
-			return &Refusal{Status: 413, Reason: "a form of more than 64 KiB"}
+			return &Refusal{Status: 413, Reason: "form larger than 64 KiB"}
 		}
 		text += "&" + string(b.memory)
 	}
@@ -40,7 +39,7 @@ func addForm(r *Request, b *body) error {
 	return nil
 }
 
-// isFormName tells whether a name can be that of a variable of the shell.
+// isFormName reports whether name consists of characters allowed in shell variables.
 func isFormName(name string) bool {
 	return name != "" && !strings.ContainsFunc(name, func(c rune) bool {
 		return c != '_' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z')

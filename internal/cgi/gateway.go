@@ -19,11 +19,10 @@ const (
 	// maxRedirects is how many local redirects (RFC 3875 § 6.2.2) one request
 	// may take.
 	maxRedirects = 10
-	// blockSize is how much output is read at once, and how much raw output is
-	// held until its command ends, in bytes.
+	// blockSize is the size of a read of output, and the largest size of raw
+	// output that is held back until the command exits, in bytes.
 	blockSize = 64 << 10
-	// spoolFactor is how many of the largest bodies the files of all bodies may
-	// hold together.
+	// spoolFactor times -max-body limits the size of all spool files together.
 	spoolFactor = 64
 )
 
@@ -36,7 +35,7 @@ type Gateway struct {
 	slots   *slots
 	disk    disk
 	refused atomic.Uint64
-	running sync.WaitGroup // processes that are not over
+	running sync.WaitGroup // one for each process whose slot is not released
 	blocks  sync.Pool      // of *[]byte, one byte longer than blockSize
 }
 
@@ -49,22 +48,21 @@ func New(cfg *cli.Config, client *control.Client, log *slog.Logger) *Gateway {
 	return g
 }
 
-// Counts tells how many processes have a slot now, how many requests wait for
-// one, and how many have been refused for overload so far.
+// Counts returns the numbers of slots in use, of requests that wait for one, and
+// of requests that have been refused because the queue was full.
 func (g *Gateway) Counts() (running, queued int, refused uint64) {
 	return len(g.slots.taken), int(g.slots.waiting.Load()), g.refused.Load()
 }
 
-// Wait returns when nothing of any command is left. No request is served any
-// more when it is called.
+// Wait waits until all processes are over. No request may be served any more.
 func (g *Gateway) Wait() { g.running.Wait() }
 
-// log gives a logger for a request's records.
-func (g *Gateway) log(r *Request) *slog.Logger {
-	if r.Record.Process != 0 {
-		return g.Log.With("process", r.Record.Process, "request_id", r.ID)
+// log returns the logger of a request. process is 0 if none has been started.
+func (g *Gateway) log(id string, process uint64) *slog.Logger {
+	if process != 0 {
+		return g.Log.With("process", process, "request_id", id)
 	}
-	return g.Log.With("request_id", r.ID)
+	return g.Log.With("request_id", id)
 }
 
 // Serve answers one request.
@@ -91,8 +89,8 @@ func (g *Gateway) Serve(ctx context.Context, r *Request, w Writer) {
 	g.refuse(r, w, err)
 }
 
-// start starts the command when there is a slot for it. What has had one before
-// is not turned away.
+// start takes a slot and starts the command. again is true if the request has had
+// a slot before; it is then not refused.
 func (g *Gateway) start(ctx context.Context, r *Request, b *body, again bool) (p *control.Process, err error) {
 	if g.Form {
 		if err := addForm(r, b); err != nil {
@@ -117,41 +115,9 @@ func (g *Gateway) start(ctx context.Context, r *Request, b *body, again bool) (p
 
 var errManyVars = &Refusal{Status: 431, Reason: "header too large for a command's environment"}
 
-// answer answers with what a process says. It returns the target of a local
-// redirect, or "". Slot and body are the process's from here on.
-func (g *Gateway) answer(ctx context.Context, r *Request, w Writer, b *body, p *control.Process) (location string) {
-	g.running.Add(1)
-	b.forget()
-	r.Record.Process, r.Record.Exit, r.Record.ExitStatus = p.ID, "", 0
-	a := &answer{g: g, r: r, w: w, p: p, id: r.ID, body: b, quiet: make(chan struct{}), stderr: make(chan struct{})}
-	a.ctx, a.cancel = context.WithCancelCause(ctx)
-	go a.interrupt()
-	go a.logStderr()
-	if p.Stdin != nil {
-		go func() {
-			p.Stdin.Write(b.memory) // a command need not read it
-			p.Stdin.Close()
-		}()
-	}
-	block := g.blocks.Get().(*[]byte)
-	if g.CGI {
-		location = a.cgi((*block)[:blockSize])
-	} else {
-		a.raw(*block)
-	}
-	g.blocks.Put(block)
-	a.cancel(nil)
-	if isClosed(p.Over) {
-		a.finish()
-	} else {
-		go a.finish()
-	}
-	return location
-}
-
-// refuse answers a request whose command has not been started.
+// refuse answers a request whose command could not be started.
 func (g *Gateway) refuse(r *Request, w Writer, err error) {
-	log := g.log(r)
+	log := g.log(r.ID, r.Record.Process)
 	if r.Script != "" {
 		log = log.With("script", r.Script)
 	}
@@ -161,13 +127,13 @@ func (g *Gateway) refuse(r *Request, w Writer, err error) {
 		g.refused.Add(1)
 	case errors.Is(err, control.ErrDisconnected):
 		err = ErrEnding
-	case errors.Is(err, errNoRoom):
-		log.Error("cannot keep a body", "error", err)
-		err = &Refusal{Status: 503, Reason: errNoRoom.Error(), Retry: true}
+	case errors.Is(err, errNoSpace):
+		log.Error("cannot store a request body", "error", err)
+		err = &Refusal{Status: 503, Reason: errNoSpace.Error(), Retry: true}
 	case !errors.As(err, &errno): // a refusal, or a cause of the context
-	case errno == syscall.ECANCELED: // the time of a drain is over
+	case errno == syscall.ECANCELED: // -drain has passed
 		err = &Refusal{Status: 503, Reason: "the service is ending", Retry: true}
-	case errno == control.NoScript: // the monitor has told why
+	case errno == control.NoScript: // the monitor has logged why
 		err = &Refusal{Status: 404, Reason: "no such script"}
 	case control.IsTemporary(errno):
 		log.Error("command cannot be started", "error", err)

@@ -404,7 +404,7 @@ func TestStderr(t *testing.T) {
 					fmt.Sscan(n, &more)
 				} else if _, text, ok := strings.Cut(line, "text="); ok {
 					logged += strings.Count(text, "e")
-					if len(text) > stderrSize+1 {
+					if len(text) > stderrRecord+1 {
 						t.Errorf("a record of %d bytes", len(text))
 					}
 				}
@@ -437,7 +437,7 @@ func TestStray(t *testing.T) {
 	// When the first part of it is logged the command is over.
 	var once sync.Once
 	r.log.write = func() {
-		once.Do(func() { blocked(t, "chan receive", "(*answer).finish", 1) })
+		once.Do(func() { blocked(t, "chan receive", "(*answer).cleanUp", 1) })
 	}
 	c := r.begin(request(`setsid sh -c 'echo $$ >"$DIR/said"; read -r _ <"$DIR/go"' >/dev/null & await started; printf ok; bytes 9000 | tr '\0' e >&2`))
 	pid := said.pid()

@@ -5,11 +5,11 @@ import (
 	"sync/atomic"
 )
 
-// slots are the places of the processes that may run at once. Those who wait
-// for one get it in the order in which they came, as sends to a channel do.
+// slots limits the number of processes. Waiting requests get slots in the order
+// of their arrival, because blocked sends to a channel are served in order.
 type slots struct {
 	taken   chan struct{}
-	limit   int64 // of those who wait
+	limit   int64 // of waiting
 	waiting atomic.Int64
 }
 
@@ -17,13 +17,13 @@ func newSlots(max, limit int) *slots {
 	return &slots{taken: make(chan struct{}, max), limit: int64(limit)}
 }
 
-// full tells whether a request would be turned away now.
+// full reports whether a request would be refused now.
 func (s *slots) full() bool {
 	return len(s.taken) == cap(s.taken) && s.waiting.Load() >= s.limit
 }
 
-// take takes a slot, or waits for one. What is never turned away is a request
-// that has had one before. It fails with errQueueFull, or with the cause of ctx.
+// take takes a slot. It waits for one if necessary. It fails with errQueueFull,
+// unless the request has had a slot before (again), or with the cause of ctx.
 func (s *slots) take(ctx context.Context, again bool) error {
 	select {
 	case s.taken <- struct{}{}:

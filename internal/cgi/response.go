@@ -13,16 +13,16 @@ import (
 
 // response is the header of a CGI response (RFC 3875 § 6).
 type response struct {
-	status   int    // of Status, 0 without one
-	location string // empty without one
-	length   int64  // of Content-Length, -1 without one
+	status   int // 0 if there is none
+	location string
+	length   int64 // -1 if there is none
 	fields   []Field
-	twice    bool // Content-Type came more than once; the first counts
+	twice    bool // there are several Content-Types; fields has the first
 }
 
-// headerEnd looks for the empty line that ends a header, from an offset at
-// which a line begins. It gives the offset behind it, or -1 and where to look
-// next time.
+// headerEnd searches for the empty line that ends a header, from the beginning
+// of a line. It returns the offset after the empty line, or -1 and the offset to
+// continue from when there is more input.
 func headerEnd(b []byte, from int) (end, next int) {
 	for {
 		i := bytes.IndexByte(b[from:], '\n')
@@ -36,8 +36,8 @@ func headerEnd(b []byte, from int) (end, next int) {
 	}
 }
 
-// parseResponse parses a whole header, as headerEnd found it. Lines end in LF
-// or CRLF; they are not folded. An error quotes the line that is wrong.
+// parseResponse parses a header. Lines end in LF or CRLF and cannot be folded.
+// An error quotes the invalid line.
 func parseResponse(head []byte) (r response, err error) {
 	r.length = -1
 	seen := false
@@ -57,8 +57,8 @@ func parseResponse(head []byte) (r response, err error) {
 	return r, nil
 }
 
-// hopByHop are the fields that concern one connection and are none of the
-// command's business (RFC 9110 § 7.6.1).
+// hopByHop are the fields that concern only one connection (RFC 9110 § 7.6.1).
+// They are dropped.
 var hopByHop = map[string]bool{
 	"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Te": true, "Trailer": true, "Upgrade": true,
 }
@@ -66,15 +66,15 @@ var hopByHop = map[string]bool{
 func (r *response) line(line string) error {
 	name, value, found := strings.Cut(line, ":")
 	if !found || !isToken(name) {
-		return fmt.Errorf("not a header field")
+		return errors.New("not a header field")
 	}
 	value = strings.Trim(value, " \t")
 	if strings.ContainsFunc(value, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
-		return fmt.Errorf("control character in a header field")
+		return errors.New("control character in a header field")
 	}
 	name = textproto.CanonicalMIMEHeaderKey(name)
 	if value == "" {
-		return nil // § 6.3: a field without a value is as good as not sent
+		return nil // § 6.3: the same as no field
 	}
 	switch name {
 	case "Status":
@@ -82,7 +82,7 @@ func (r *response) line(line string) error {
 	case "Content-Length":
 		return r.setLength(value)
 	case "Transfer-Encoding":
-		return fmt.Errorf("a command does not encode its body")
+		return errors.New("Transfer-Encoding is not allowed")
 	case "Location":
 		if r.location != "" {
 			return errors.New("a second Location")
@@ -107,7 +107,7 @@ func (r *response) setStatus(value string) error {
 	code, _, _ := strings.Cut(value, " ")
 	n, err := strconv.Atoi(code)
 	if err != nil || len(code) != 3 || n < 200 || n > 599 {
-		return fmt.Errorf("not a status from 200 to 599")
+		return errors.New("not a status from 200 to 599")
 	}
 	if r.status != 0 {
 		return errors.New("a second Status")
@@ -119,7 +119,7 @@ func (r *response) setStatus(value string) error {
 func (r *response) setLength(value string) error {
 	n, err := strconv.ParseUint(value, 10, 62)
 	if err != nil {
-		return fmt.Errorf("not a length")
+		return errors.New("not a length")
 	}
 	if r.length >= 0 {
 		return errors.New("a second Content-Length")
@@ -128,11 +128,11 @@ func (r *response) setLength(value string) error {
 	return nil
 }
 
-// inside tells whether a response is a redirect that the server follows itself
-// (§ 6.2.2): to a path below script, with no other field that the client would
-// lose and without a fragment, which only the client can keep. What begins with
-// two slashes names a host.
-func (r *response) inside(script string) (bool, error) {
+// isLocal reports whether r is a local redirect, which the server follows itself
+// (§ 6.2.2): the location is a path below script and does not begin with "//",
+// which precedes a host. With other fields or a fragment it goes to the client,
+// which would not see them otherwise.
+func (r *response) isLocal(script string) (bool, error) {
 	if !strings.HasPrefix(r.location, "/") || strings.HasPrefix(r.location, "//") {
 		return false, nil
 	}
@@ -146,8 +146,8 @@ func (r *response) inside(script string) (bool, error) {
 		!strings.Contains(r.location, "#"), nil
 }
 
-// code is the status to answer with: 302 for a redirect to the client without
-// one (§ 6.2.3), else 200 (§ 6.3.3).
+// code returns the status. The default is 302 for a redirect (§ 6.2.3), else 200
+// (§ 6.3.3).
 func (r *response) code() int {
 	switch {
 	case r.status != 0:
@@ -158,7 +158,7 @@ func (r *response) code() int {
 	return http.StatusOK
 }
 
-// all are the fields that the client gets.
+// all returns the fields for the client.
 func (r *response) all() []Field {
 	if r.location == "" {
 		return r.fields
@@ -166,7 +166,7 @@ func (r *response) all() []Field {
 	return append(r.fields, Field{"Location", r.location})
 }
 
-// isToken tells whether s is a token (RFC 9110 § 5.6.2), as names of fields are.
+// isToken reports whether s is a token (RFC 9110 § 5.6.2), like the name of a field.
 func isToken(s string) bool {
 	for _, c := range []byte(s) {
 		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {

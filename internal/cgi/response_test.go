@@ -33,7 +33,7 @@ func TestParseResponse(t *testing.T) {
 		{"Content-Length: 5\nContent-Length: 5\n\n", response{}, "a second Content-Length"},
 		{"Location: /x\n\n", response{location: "/x", length: -1}, ""},
 		{"Location: /x\nLocation: /y\n\n", response{}, "a second Location"},
-		{"Transfer-Encoding: chunked\n\n", response{}, "does not encode"},
+		{"Transfer-Encoding: chunked\n\n", response{}, "Transfer-Encoding is not"},
 		{"Connection: close\nTE: x\nKeep-Alive: 5\nX: y\n\n", response{length: -1, fields: []Field{{"X", "y"}}}, ""},
 		// RFC 3875 § 6.3: a field without a value is as good as not sent.
 		{"X:\nLocation: \nStatus:\nContent-Length:\nTransfer-Encoding:\nY: z\n\n", response{length: -1, fields: []Field{{"Y", "z"}}}, ""},
@@ -90,7 +90,7 @@ func TestRedirects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		inside, err := r.inside(tt.script)
+		inside, err := r.isLocal(tt.script)
 		if inside != tt.inside || (err != nil) != tt.bad || err == nil && r.code() != tt.code {
 			t.Errorf("%q %q: inside %v, %v, code %d", tt.script, tt.head, inside, err, r.code())
 		}
@@ -128,7 +128,7 @@ func FuzzResponse(f *testing.F) {
 				t.Errorf("field %q: %q", f.Name, f.Value)
 			}
 		}
-		r.inside("/app")
+		r.isLocal("/app")
 	})
 }
 

@@ -388,7 +388,7 @@ func TestLogStderrBounded(t *testing.T) {
 	s := shell(t, zeros(size)+` >&2; echo out`)
 	s.get("/").want(t, 200, "out\n")
 	rec := s.await("request")
-	more := s.await("stderr was longer")
+	more := s.await("stderr truncated")
 	total := 0
 	for _, r := range s.find("stderr") {
 		total += len(r["text"])

@@ -113,7 +113,7 @@ func TestNoRoomToSpool(t *testing.T) {
 		t.Fatal(err)
 	}
 	chunked(3 << 20).wantBusy(t)
-	if r := s.await("cannot keep a body"); !strings.Contains(r["error"], "no space left on device") {
+	if r := s.await("cannot store a request body"); !strings.Contains(r["error"], "no space left on device") {
 		t.Errorf("record %v", r)
 	}
 	// What needs no file is served.

@@ -25,7 +25,7 @@ func instead(why, ours, reason string, theirs ...string) []difference {
 // atTheProgram is why some errors are 502.
 const atTheProgram = "the fault is the program's, which a gateway asks (RFC 9110 § 15.6.3)"
 
-const malformed = "502 Bad Gateway: malformed response of the command\n"
+const malformed = "502 Bad Gateway: malformed response from the command\n"
 
 func onFreeBSD(d difference) []difference {
 	if runtime.GOOS == "freebsd" {
