@@ -2,6 +2,7 @@ package front
 
 import (
 	"bufio"
+	"encoding/binary"
 	"log/slog"
 	"sync"
 	"time"
@@ -9,15 +10,15 @@ import (
 	"github.com/onewake/onewake/internal/control"
 )
 
-// What follows is the FastCGI Specification 1.0, §§ 3 to 8.
+// The FastCGI Specification 1.0, §§ 3 to 8.
 const (
 	fcgiVersion    = 1
-	fcgiHeader     = 8       // of a record, in bytes
-	fcgiBuffer     = 4 << 10 // of a connection, in bytes
-	fcgiMaxContent = 0xfff8  // of a record that we send: no padding is needed
-	fcgiKeepConn   = 1       // a flag of a begin record
-	fcgiResponder  = 1       // the role
-	maxParams      = maxHead // of a request, in bytes
+	fcgiHeader     = 8       // size of a record's header
+	fcgiBuffer     = 4 << 10 // size of a connection's buffer
+	fcgiMaxContent = 0xfff8  // largest content of a record that we send; needs no padding
+	fcgiKeepConn   = 1       // flag of a begin record
+	fcgiResponder  = 1       // role
+	maxParams      = maxHead // largest size of the parameters of a request
 )
 
 // Types of records.
@@ -40,9 +41,9 @@ const (
 	fcgiUnknownRole = 3
 )
 
-// FastCGI is the front that speaks FastCGI as a responder: one request at a time
-// on a connection, which may be kept. Nothing on the way is guessed; what is
-// malformed ends the connection.
+// FastCGI is a server for FastCGI in the responder role. A connection serves one
+// request at a time and may be kept. It is closed if it sends something
+// malformed.
 type FastCGI struct {
 	Service
 	Log *slog.Logger
@@ -50,7 +51,7 @@ type FastCGI struct {
 	filter  *control.Filter
 	once    sync.Once
 	mu      sync.Mutex
-	dropped map[string]bool // parameters whose loss has been logged
+	dropped map[string]bool // parameters that have been logged
 }
 
 // Serve serves a listener until it is closed.
@@ -62,8 +63,57 @@ func (f *FastCGI) Serve(l *Listener) error {
 			return err
 		}
 		c := &fcgiConn{f: f, conn: nc.(*conn)}
-		c.in = bufio.NewReaderSize(c, fcgiBuffer) // most requests come in one piece
+		c.in = bufio.NewReaderSize(c, fcgiBuffer)
 		c.SetReadDeadline(time.Now().Add(f.Times.Header))
-		go c.read()
+		go c.serve()
 	}
+}
+
+func putHeader(b []byte, kind byte, id uint16, content int) {
+	b[0], b[1] = fcgiVersion, kind
+	binary.BigEndian.PutUint16(b[2:], id)
+	binary.BigEndian.PutUint16(b[4:], uint16(content))
+}
+
+func appendRecord(b []byte, kind byte, id uint16, content []byte) []byte {
+	start := len(b)
+	b = append(b, make([]byte, fcgiHeader)...)
+	b = append(b, content...)
+	putHeader(b[start:], kind, id, len(content))
+	return b
+}
+
+func appendEnd(b []byte, id uint16, appStatus uint32, status byte) []byte {
+	content := binary.BigEndian.AppendUint32(nil, appStatus)
+	return appendRecord(b, fcgiEnd, id, append(content, status, 0, 0, 0))
+}
+
+// fcgiError says how a client violates the protocol.
+type fcgiError string
+
+func (e fcgiError) Error() string { return string(e) }
+
+const errPairs fcgiError = "incomplete name-value pair"
+
+// eachPair calls f for each name-value pair (§ 3.4).
+func eachPair(b string, f func(name, value string)) error {
+	for len(b) > 0 {
+		var n [2]int
+		for i := range n {
+			switch {
+			case len(b) >= 1 && b[0]&0x80 == 0:
+				n[i], b = int(b[0]), b[1:]
+			case len(b) >= 4:
+				n[i], b = int(b[0]&0x7f)<<24|int(b[1])<<16|int(b[2])<<8|int(b[3]), b[4:]
+			default:
+				return errPairs
+			}
+		}
+		if n[0] > len(b) || n[1] > len(b)-n[0] {
+			return errPairs
+		}
+		f(b[:n[0]], b[n[0]:n[0]+n[1]])
+		b = b[n[0]+n[1]:]
+	}
+	return nil
 }

@@ -16,47 +16,44 @@ import (
 	"github.com/onewake/onewake/internal/cgi"
 )
 
-// fcgiConn is a connection. One goroutine at a time reads its records: the one
-// that answers a request, until the body has been read, and from then on another
-// one, which goes on with the next request.
+// fcgiConn is a connection. One goroutine at a time reads it. While the body of a
+// request is read, this is the goroutine that answers the request. After that it
+// is a new one, which notices an abort and goes on with the next request.
 type fcgiConn struct {
 	f *FastCGI
 	*conn
-	in     *bufio.Reader
-	buf    []byte       // content of the last record
-	coming *fcgiRequest // its parameters are not whole
 
-	wmu sync.Mutex // of writing
+	// For the goroutine that reads.
+	in       *bufio.Reader
+	buf      []byte       // content of the last record
+	incoming *fcgiRequest // its parameters are incomplete
+
+	wmu sync.Mutex // held during a write
 
 	mu      sync.Mutex
-	current *fcgiRequest // it is being answered
-	over    bool         // nothing is begun any more
+	current *fcgiRequest // is being answered
+	closing bool         // no further request is served
 }
 
 // fcgiRequest is a request.
 type fcgiRequest struct {
-	id     uint16
-	keep   bool // the connection
-	params []byte
-	huge   bool // there are more than maxParams
-	cancel context.CancelCauseFunc
+	id       uint16
+	keep     bool // keep the connection
+	params   []byte
+	tooLarge bool // params is incomplete, because it would exceed maxParams
+	cancel   context.CancelCauseFunc
 }
 
-// record is one record without its padding. The content is good until the next
-// one is read.
+// record is a record without its padding. content is valid until the next record
+// is read.
 type record struct {
 	kind    byte
 	id      uint16
 	content []byte
 }
 
-// notFastCGI is what is wrong with what a client sends.
-type notFastCGI string
-
-func (m notFastCGI) Error() string { return string(m) }
-
-// read reads records until the connection ends, or another goroutine does.
-func (c *fcgiConn) read() {
+// serve reads records until the connection is closed or another goroutine reads.
+func (c *fcgiConn) serve() {
 	for {
 		rec, err := c.next()
 		var r *fcgiRequest
@@ -75,7 +72,9 @@ func (c *fcgiConn) read() {
 
 // next reads a record.
 func (c *fcgiConn) next() (record, error) {
-	c.setBegun(c.in.Buffered() > 0 || c.coming != nil)
+	c.conn.mu.Lock()
+	c.setPartial(c.in.Buffered() > 0 || c.incoming != nil)
+	c.conn.mu.Unlock()
 	var h [fcgiHeader]byte
 	if _, err := io.ReadFull(c.in, h[:]); err != nil {
 		return record{}, err
@@ -83,9 +82,9 @@ func (c *fcgiConn) next() (record, error) {
 	if h[0] != fcgiVersion {
 		hint := ""
 		if 'A' <= h[0] && h[0] <= 'Z' {
-			hint = ", as if by HTTP"
+			hint = ", which could be HTTP"
 		}
-		return record{}, notFastCGI(fmt.Sprintf("a record begins with %d%s", h[0], hint))
+		return record{}, fcgiError(fmt.Sprintf("record begins with %d%s", h[0], hint))
 	}
 	n := int(binary.BigEndian.Uint16(h[4:]))
 	c.buf = slices.Grow(c.buf[:0], n)[:n]
@@ -96,14 +95,15 @@ func (c *fcgiConn) next() (record, error) {
 	return record{kind: h[1], id: binary.BigEndian.Uint16(h[2:]), content: c.buf}, err
 }
 
-// handle handles one record. It returns a request whose parameters are whole.
+// handle handles a record. It returns the request if its parameters are complete.
+// It ignores records of unknown requests.
 func (c *fcgiConn) handle(rec record) (*fcgiRequest, error) {
 	c.mu.Lock()
-	current, over := c.current, c.over
+	current, closing := c.current, c.closing
 	c.mu.Unlock()
-	r := c.coming
+	r := c.incoming
 	switch {
-	case over: // nobody waits for an answer
+	case closing:
 	case rec.id == 0:
 		return nil, c.manage(rec)
 	case rec.kind == fcgiBegin && (r != nil || current != nil):
@@ -112,15 +112,13 @@ func (c *fcgiConn) handle(rec record) (*fcgiRequest, error) {
 		return nil, c.begin(rec)
 	case rec.kind == fcgiAbort && current != nil && current.id == rec.id:
 		current.cancel(cgi.ErrClientGone)
-	case r == nil || r.id != rec.id: // it is over, or never was
+	case r == nil || r.id != rec.id:
 	case rec.kind == fcgiAbort:
-		c.coming = nil
+		c.incoming = nil
 		return nil, c.refuse(r.id, fcgiComplete, r.keep)
-	case rec.kind == fcgiParams:
-		if r.add(rec.content) {
-			c.coming = nil
-			return r, nil
-		}
+	case rec.kind == fcgiParams && r.add(rec.content):
+		c.incoming = nil
+		return r, nil
 	}
 	return nil, nil
 }
@@ -146,21 +144,21 @@ func (c *fcgiConn) manage(rec record) error {
 	return c.write(appendRecord(nil, fcgiResult, 0, out))
 }
 
-// begin begins a request (§ 5.1), which has Times.Header for its parameters.
+// begin begins a request (§ 5.1). Its parameters must arrive within Times.Header.
 func (c *fcgiConn) begin(rec record) error {
 	if len(rec.content) != 8 {
-		return notFastCGI(fmt.Sprintf("a begin record of %d bytes", len(rec.content)))
+		return fcgiError(fmt.Sprintf("begin record of %d bytes", len(rec.content)))
 	}
 	role, keep := binary.BigEndian.Uint16(rec.content), rec.content[2]&fcgiKeepConn != 0
 	if role != fcgiResponder {
 		return c.refuse(rec.id, fcgiUnknownRole, keep)
 	}
 	c.SetReadDeadline(time.Now().Add(c.f.Times.Header))
-	c.coming = &fcgiRequest{id: rec.id, keep: keep}
+	c.incoming = &fcgiRequest{id: rec.id, keep: keep}
 	return nil
 }
 
-// refuse ends a request of which nothing has been answered.
+// refuse ends a request without output.
 func (c *fcgiConn) refuse(id uint16, status byte, keep bool) error {
 	if err := c.write(appendEnd(nil, id, 0, status)); err != nil {
 		return err
@@ -171,24 +169,23 @@ func (c *fcgiConn) refuse(id uint16, status byte, keep bool) error {
 	return c.SetReadDeadline(time.Now().Add(c.f.Times.Idle))
 }
 
-// add takes a part of the parameters, and tells whether that was all: an empty
-// part is their end. Of those that are too many a part is kept for the log.
+// add adds parameters. It reports whether they are complete, or too large; then
+// it keeps a part for the log. An empty record is the last one.
 func (r *fcgiRequest) add(content []byte) bool {
-	if r.huge = len(r.params)+len(content) > maxParams; r.huge {
+	if r.tooLarge = len(r.params)+len(content) > maxParams; r.tooLarge {
 		content = content[:maxParams-len(r.params)]
 		r.keep = false
 	}
 	r.params = append(r.params, content...)
-	return len(content) == 0 || r.huge
+	return len(content) == 0 || r.tooLarge
 }
 
-// answer has a request answered, and ends it. It tells whether another goroutine
-// reads the connection now.
-func (c *fcgiConn) answer(r *fcgiRequest) (read bool) {
+// answer answers a request. It reports whether the caller must not go on reading.
+func (c *fcgiConn) answer(r *fcgiRequest) (stop bool) {
 	req, err := c.request(r)
-	if m := notFastCGI(""); errors.As(err, &m) {
-		c.fail(m)
-		return true // nobody does
+	if e := fcgiError(""); errors.As(err, &e) {
+		c.fail(e)
+		return true
 	}
 	r.params = nil
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -203,112 +200,75 @@ func (c *fcgiConn) answer(r *fcgiRequest) (read bool) {
 	if err != nil {
 		req.Fail(w, err)
 	} else {
-		body.check()
+		body.handOver()
 		c.f.Handler.Serve(ctx, req, w)
 	}
 	cancel(nil)
 	if c.f.Done != nil {
 		c.f.Done(req)
 	}
-	c.end(r, w, body)
-	return body.whole
+	w.finish(r, body)
+	return body.handedOver
 }
 
-// end sends what is left of an answer.
-func (c *fcgiConn) end(r *fcgiRequest, w *fcgiWriter, body *fcgiBody) {
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
-	// The next request may come as soon as the end of this one is sent.
+// fail handles an error of a read: it ends the connection and the current
+// request.
+func (c *fcgiConn) fail(err error) {
 	c.mu.Lock()
-	gone := c.over // nobody reads any more
-	c.over = gone || body.failed || !r.keep || w.r.Record.Cut || c.f.Gate.ending()
-	c.current = nil
-	last := c.over
-	if !last || body.whole {
-		c.setBusy(false)
-	}
-	c.SetReadDeadline(time.Now().Add(c.f.Times.Idle))
+	r, closing := c.current, c.closing
+	c.closing = true
 	c.mu.Unlock()
-	if w.r.Record.Cut || c.send(w.finish(w.r.Record.ExitStatus)) != nil || gone {
+	if !closing {
+		c.logError(err)
+	}
+	if r == nil {
+		c.wmu.Lock() // wait for a write to return
+		defer c.wmu.Unlock()
 		c.Close()
 		return
 	}
-	if last {
-		// It ends when the client ends it, or soon: one that is still sending may
-		// take a connection that is closed for a failure, and never look at its
-		// answer.
-		c.Conn.(interface{ CloseWrite() error }).CloseWrite()
-		c.SetReadDeadline(time.Now().Add(c.f.Times.Grace))
+	if err == io.EOF && c.listener.Unix {
+		c.waitClosed() // the client may have shut down only its sending half
 	}
+	r.cancel(cgi.ErrClientGone) // then fcgiWriter.finish closes the connection
 }
 
-// fail ends the connection, which cannot be read any more, and the request at
-// hand.
-func (c *fcgiConn) fail(err error) {
-	c.mu.Lock()
-	r, over := c.current, c.over
-	c.over = true
-	c.mu.Unlock()
-	if !over {
-		c.complain(err)
-	}
-	if r != nil {
-		if err == io.EOF && c.listener.Unix {
-			c.waitClosed() // only its sending half may be closed, and it still reads
-		}
-		r.cancel(cgi.ErrClientGone)
-		return // the end of the answer closes it
-	}
-	c.wmu.Lock() // not in the middle of what is being written
-	defer c.wmu.Unlock()
-	c.Close()
-}
-
-// complain says once in a while that a client does not speak FastCGI.
-func (c *fcgiConn) complain(err error) {
-	var m notFastCGI
-	if !errors.As(err, &m) {
+// logError logs a violation of the protocol, if there was no such record lately.
+func (c *fcgiConn) logError(err error) {
+	var e fcgiError
+	if !errors.As(err, &e) {
 		return
 	}
-	if more, say := c.f.Gate.said.take("malformed"); say {
-		c.f.Log.Warn("not FastCGI", "listen", c.listener.Name, "error", m, "more", more)
+	if more, ok := c.f.Gate.records.allow("malformed"); ok {
+		c.f.Log.Warn("not FastCGI", "listen", c.listener.Name, "error", e, "more", more)
 	}
 }
 
-// write sends whole records.
+// write writes complete records.
 func (c *fcgiConn) write(b []byte) error {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
-	return c.send(b)
-}
-
-// send is write for who holds wmu.
-func (c *fcgiConn) send(b []byte) error {
-	if len(b) == 0 {
-		return nil
-	}
-	c.SetWriteDeadline(time.Now().Add(c.f.Times.IO))
-	_, err := c.Conn.Write(b)
+	_, err := c.Write(b)
 	return err
 }
 
-// fcgiBody is standard input up to CONTENT_LENGTH, which may be less than what
-// comes; -1 stands for all of it. Its reader reads the records of the connection.
+// fcgiBody reads the body of a request from the records of standard input. It
+// ends after CONTENT_LENGTH bytes even if there are more.
 type fcgiBody struct {
-	c      *fcgiConn
-	id     uint16
-	left   int64
-	rest   []byte // of a record
-	whole  bool   // another goroutine reads the connection
-	failed bool   // and nobody can
+	c          *fcgiConn
+	id         uint16
+	left       int64 // bytes; -1 if the length is unknown
+	rest       []byte
+	handedOver bool // another goroutine reads the connection
+	failed     bool // the connection cannot be read any more
 }
 
 func (b *fcgiBody) Read(p []byte) (int, error) {
 	for len(b.rest) == 0 {
-		if b.whole {
+		if b.handOver(); b.handedOver {
 			return 0, io.EOF
 		}
-		if err := b.more(); err != nil {
+		if err := b.readRecord(); err != nil {
 			return 0, err
 		}
 	}
@@ -317,48 +277,42 @@ func (b *fcgiBody) Read(p []byte) (int, error) {
 	if b.left > 0 {
 		b.left -= int64(n)
 	}
-	b.check()
+	b.handOver()
 	return n, nil
 }
 
-// more reads one more record.
-func (b *fcgiBody) more() error {
+func (b *fcgiBody) readRecord() error {
 	b.c.SetReadDeadline(time.Now().Add(b.c.f.Times.IO))
 	rec, err := b.c.next()
-	switch {
-	case err == nil && rec.id == b.id && rec.kind == fcgiStdin:
-		b.rest = rec.content
-		if b.left >= 0 && int64(len(b.rest)) > b.left {
+	if err == nil && rec.id == b.id && rec.kind == fcgiStdin {
+		if b.rest = rec.content; len(b.rest) == 0 {
+			b.left = 0
+		} else if b.left >= 0 && int64(len(b.rest)) > b.left {
 			b.rest = b.rest[:b.left]
 		}
-		if len(rec.content) == 0 {
-			b.left = 0
-		}
-		b.check()
 		return nil
-	case err == nil:
-		_, err = b.c.handle(rec)
-		if err == nil && rec.id == b.id && rec.kind == fcgiAbort {
-			return cgi.ErrClientGone
-		}
 	}
 	if err == nil {
-		return nil
+		if _, err = b.c.handle(rec); err == nil {
+			if rec.id == b.id && rec.kind == fcgiAbort {
+				return cgi.ErrClientGone
+			}
+			return nil
+		}
 	}
 	b.failed = true
-	b.c.complain(err)
+	b.c.logError(err)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return cgi.ErrBodyStalled
 	}
 	return cgi.ErrClientGone
 }
 
-// check has another goroutine read the connection once the body has been read:
-// the client may go away, and ask for something else.
-func (b *fcgiBody) check() {
-	if b.left == 0 && len(b.rest) == 0 && !b.whole {
-		b.whole = true
+// handOver lets another goroutine read the connection if the body has been read.
+func (b *fcgiBody) handOver() {
+	if b.left == 0 && len(b.rest) == 0 && !b.handedOver {
+		b.handedOver = true
 		b.c.SetReadDeadline(time.Time{})
-		go b.c.read()
+		go b.c.serve()
 	}
 }

@@ -11,33 +11,8 @@ import (
 	"github.com/onewake/onewake/internal/control"
 )
 
-const errPairs notFastCGI = "name-value pairs that end in the middle"
-
-// eachPair takes name-value pairs apart (§ 3.4).
-func eachPair(b string, f func(name, value string)) error {
-	for len(b) > 0 {
-		var n [2]int
-		for i := range n {
-			switch {
-			case len(b) >= 1 && b[0]&0x80 == 0:
-				n[i], b = int(b[0]), b[1:]
-			case len(b) >= 4:
-				n[i], b = int(b[0]&0x7f)<<24|int(b[1])<<16|int(b[2])<<8|int(b[3]), b[4:]
-			default:
-				return errPairs
-			}
-		}
-		if n[0] > len(b) || n[1] > len(b)-n[0] {
-			return errPairs
-		}
-		f(b[:n[0]], b[n[0]:n[0]+n[1]])
-		b = b[n[0]+n[1]:]
-	}
-	return nil
-}
-
-// request makes a request of the parameters. The web server is believed: they
-// are the variables. Of a repeated one the last counts.
+// request makes a request from the parameters. They are the variables, because
+// the web server is trusted. If a name is repeated the last value counts.
 func (c *fcgiConn) request(r *fcgiRequest) (*cgi.Request, error) {
 	f := c.f
 	params, all := make(map[string]string), string(r.params)
@@ -46,14 +21,14 @@ func (c *fcgiConn) request(r *fcgiRequest) (*cgi.Request, error) {
 		switch {
 		case strings.Contains(value, "\x00"):
 			bad = &cgi.Refusal{Status: 400, Reason: fmt.Sprintf("NUL in parameter %.64q", name)}
-		case !f.filter.Allows(name), f.Form && strings.HasPrefix(name, "FORM_"): // those are the form's own
+		case !f.filter.Allows(name), f.Form && strings.HasPrefix(name, "FORM_"): // -form sets these
 			f.drop(name)
 		default:
 			params[name] = value
 		}
 	})
 	switch {
-	case r.huge: // what there is of it, for the log
+	case r.tooLarge: // use what there is for the log
 		bad = &cgi.Refusal{Status: 431, Reason: "parameters larger than 131,072 bytes"}
 	case err != nil:
 		return nil, err
@@ -66,18 +41,18 @@ func (c *fcgiConn) request(r *fcgiRequest) (*cgi.Request, error) {
 	if req.Target == "" {
 		req.Target = params["SCRIPT_NAME"] + params["PATH_INFO"]
 	}
-	if req.ID = params["UNIQUE_ID"]; !isVisible(req.ID, maxRequestID) { // an X-Request-Id is the client's
+	if req.ID = params["UNIQUE_ID"]; !isVisible(req.ID, maxRequestID) { // an X-Request-Id may be the client's
 		req.ID = newRequestID()
 		params["UNIQUE_ID"] = req.ID
 	}
 	if s := params["CONTENT_LENGTH"]; s != "" {
 		n, err := strconv.ParseUint(s, 10, 62)
 		if err != nil && bad == nil {
-			bad = &cgi.Refusal{Status: 400, Reason: fmt.Sprintf("CONTENT_LENGTH is no number: %.64q", s)}
+			bad = &cgi.Refusal{Status: 400, Reason: fmt.Sprintf("CONTENT_LENGTH is not a number: %.64q", s)}
 		}
 		req.Length = int64(n)
 	}
-	delete(params, "CONTENT_LENGTH") // it is set when the body is here
+	delete(params, "CONTENT_LENGTH") // package cgi adds it when it has read the body
 	if params["GATEWAY_INTERFACE"] == "" {
 		params["GATEWAY_INTERFACE"] = "CGI/1.1"
 	}
@@ -92,16 +67,16 @@ func (c *fcgiConn) request(r *fcgiRequest) (*cgi.Request, error) {
 	}
 	l, keep := c.listener, r.keep
 	req.Wire = func() *cgi.Wire {
-		w := &cgi.Wire{Listener: l.Name, Unix: l.Unix, Local: l.local(), Protocol: "FastCGI", Keep: keep}
+		w := l.wire("FastCGI", keep)
 		eachPair(all, func(name, value string) { w.Fields = append(w.Fields, cgi.Field{Name: name, Value: value}) })
 		return w
 	}
 	return req, bad
 }
 
-// script finds the program of a request: by SCRIPT_FILENAME where it lies below
-// the directory, or by DOCUMENT_ROOT and SCRIPT_NAME likewise, else by what
-// follows -script-name in SCRIPT_NAME. What follows its name is PATH_INFO.
+// script finds the script of a request, and sets SCRIPT_FILENAME, SCRIPT_NAME and
+// PATH_INFO. It uses SCRIPT_FILENAME, or DOCUMENT_ROOT and SCRIPT_NAME, if that is
+// below the directory, else SCRIPT_NAME without -script-name.
 func (f *FastCGI) script(req *cgi.Request, params map[string]string) bool {
 	file := scriptFile(params)
 	below, ok := f.below(file)
@@ -116,7 +91,7 @@ func (f *FastCGI) script(req *cgi.Request, params map[string]string) bool {
 		name, info, ok = f.Scripts.Find(squeeze(below))
 	}
 	if strings.Contains(below, "%") && (!ok || !strings.HasSuffix(params["SCRIPT_NAME"], info)) {
-		// Apache's ProxyPass writes the file as in a URL, and SCRIPT_NAME plain.
+		// Apache's ProxyPass percent-encodes the file, but not SCRIPT_NAME.
 		plain, err := url.PathUnescape(below)
 		n, i, found := f.Scripts.Find(plain)
 		if err == nil && found && strings.HasSuffix(params["SCRIPT_NAME"], i) {
@@ -135,14 +110,14 @@ func (f *FastCGI) script(req *cgi.Request, params map[string]string) bool {
 	return true
 }
 
-// below gives the path of a file below the directory, from its slash on.
+// below returns the path of a file relative to the directory, with a slash.
 func (f *FastCGI) below(file string) (string, bool) {
 	rest, ok := strings.CutPrefix(file, f.Config.Scripts)
 	return rest, ok && strings.HasPrefix(rest, "/")
 }
 
-// squeeze writes a path as the file system takes it: web servers join an
-// administrator's "/dir/" and "/name".
+// squeeze removes duplicate slashes and "/./": web servers join "/dir/" and
+// "/name".
 func squeeze(path string) string {
 	for _, more := range []string{"/./", "//"} {
 		for strings.Contains(path, more) {
@@ -152,9 +127,8 @@ func squeeze(path string) string {
 	return path
 }
 
-// scriptFile is the file that the web server names. Apache writes it behind
-// "proxy:fcgi://" and a host, and what mod_rewrite makes of it has a query;
-// after the host there may be one slash or two.
+// scriptFile returns the file that the web server names. Apache precedes it with
+// "proxy:fcgi://", a host and one or two slashes; mod_rewrite appends the query.
 func scriptFile(params map[string]string) string {
 	file := params["SCRIPT_FILENAME"]
 	if file == "" {
@@ -170,7 +144,7 @@ func scriptFile(params map[string]string) string {
 	return file
 }
 
-// drop logs once that a parameter is not passed on.
+// drop logs the first time that a parameter is not passed on.
 func (f *FastCGI) drop(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -180,5 +154,5 @@ func (f *FastCGI) drop(name string) {
 	}
 }
 
-// maxDropped is how many names of dropped parameters are remembered.
+// maxDropped is the largest number of names in FastCGI.dropped.
 const maxDropped = 256

@@ -441,7 +441,7 @@ func TestFastCGIMalformed(t *testing.T) {
 			}
 			f.dial().send(get("/")).ended()
 			log := f.log.String()
-			if strings.Count(log, "level=WARN msg=\"not FastCGI\" listen="+f.l.Name+" error=") != 1 || strings.Contains(tt.name, "HTTP") != strings.Contains(log, "as if by HTTP") {
+			if strings.Count(log, "level=WARN msg=\"not FastCGI\" listen="+f.l.Name+" error=") != 1 || strings.Contains(tt.name, "HTTP") != strings.Contains(log, "which could be HTTP") {
 				t.Errorf("%s", log)
 			}
 		})

@@ -1,6 +1,6 @@
-// Package front holds what speaks to web servers: HTTP over net/http, and
-// FastCGI. Both let connections in by a [Gate] and hand package cgi the same
-// thing, a request and a writer.
+// Package front contains the servers for HTTP, on top of net/http, and FastCGI.
+// Both accept connections through a [Gate], and call package cgi with a request
+// and a writer.
 package front
 
 import (
@@ -19,10 +19,10 @@ import (
 	"github.com/onewake/onewake/perms"
 )
 
-// A Listener is a listening socket and what its requests are told of it.
+// A Listener is a listening socket.
 type Listener struct {
 	net.Listener
-	Name string // as on the command line, with the port that was taken
+	Name string // as on the command line, with the actual port
 	Host string // SERVER_NAME
 	Port string // SERVER_PORT
 	Unix bool
@@ -30,91 +30,90 @@ type Listener struct {
 	gate *Gate
 }
 
-// local tells whether no other machine can reach the listener.
-func (l *Listener) local() bool {
+// wire describes a request for the test page.
+func (l *Listener) wire(protocol string, keep bool) *cgi.Wire {
 	a, ok := l.Addr().(*net.TCPAddr)
-	return !ok || a.IP.IsLoopback()
+	return &cgi.Wire{Listener: l.Name, Unix: l.Unix, Local: !ok || a.IP.IsLoopback(), Protocol: protocol, Keep: keep}
 }
 
-// Scripts finds the program of -scripts that a path begins with, by its name,
-// and what follows it.
+// Scripts finds the script of -scripts that a path begins with. It returns the
+// name of the script and the rest of the path.
 type Scripts interface {
 	Find(path string) (name, info string, ok bool)
 }
 
-// A Service is what a front of either protocol serves.
+// A Service is the part of a server that does not depend on the protocol.
 type Service struct {
 	*cli.Config
 	Gate    *Gate
-	Handler cgi.Handler        // reads a request's body before anything else
+	Handler cgi.Handler        // reads the body before it does anything else
 	Scripts Scripts            // nil without -scripts
-	Done    func(*cgi.Request) // is told of each request when its answer is over
+	Done    func(*cgi.Request) // called after each request
 }
 
-// phase is what a gate does.
+// phase is the phase of a gate. It never decreases.
 type phase = int32
 
 const (
 	serving  phase = iota
-	retiring       // a successor accepts; what is here is answered once more
-	stopping       // nobody accepts any more; what has come is answered
+	retiring       // another core accepts; each connection gets one more answer
+	stopping       // no core accepts; requests that have been sent are answered
 )
 
-// A Gate accepts connections, at most Config.MaxConns at once, from those who
-// may connect, and ends them when the service does. Make one with [NewGate].
+// A Gate accepts connections: at most Config.MaxConns at once, and only from
+// peers that -allow lets in. Make one with [NewGate].
 type Gate struct {
-	cfg   *cli.Config
-	log   *slog.Logger
-	room  chan struct{} // one for each connection
-	phase atomic.Int32
-	over  chan struct{} // closed when nobody waits for room any more
+	cfg    *cli.Config
+	log    *slog.Logger
+	limit  chan struct{} // holds one element for each connection
+	phase  atomic.Int32
+	noRoom chan struct{} // closed when Accept no longer waits for limit
 
 	mu        sync.Mutex
 	listeners []*Listener
 	conns     map[*conn]struct{}
-	gone      sync.Cond // something has been closed
+	closed    sync.Cond // a listener or connection has been closed
 
-	said limiter
+	records limiter
 }
 
-// acceptPause is how long nothing is accepted after a failure.
+// acceptPause is the time before another attempt after an error of accept(2).
 const acceptPause = 50 * time.Millisecond
 
-// NewGate makes a gate for some listeners. One connection a listener is allowed
-// on top of -max-conns, so that none is left without.
+// NewGate makes a gate for listeners. It allows one connection more for each
+// listener but the first, so that no listener has to wait for the others.
 func NewGate(cfg *cli.Config, log *slog.Logger, listeners ...*Listener) *Gate {
 	g := &Gate{
 		cfg: cfg, log: log, listeners: listeners,
-		room: make(chan struct{}, cfg.MaxConns+max(0, len(listeners)-1)),
-		over: make(chan struct{}), conns: make(map[*conn]struct{}),
+		limit:  make(chan struct{}, cfg.MaxConns+max(0, len(listeners)-1)),
+		noRoom: make(chan struct{}), conns: make(map[*conn]struct{}),
 	}
-	g.gone.L = &g.mu
-	g.said.said = make(map[any]*said)
+	g.closed.L = &g.mu
 	for _, l := range listeners {
 		l.gate = g
 	}
 	return g
 }
 
-// Listeners are those of the gate.
+// Listeners returns the listeners that are open.
 func (g *Gate) Listeners() []*Listener { return g.listeners }
 
-// Conns tells how many connections are open.
+// Conns returns the number of open connections.
 func (g *Gate) Conns() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.conns)
 }
 
-// Retire leaves the listeners to a successor. Each connection gets its next
-// answer, the last one; those that are idle have Times.Idle.
-func (g *Gate) Retire() { g.end(retiring) }
+// Retire stops accepting because another core accepts. Each connection gets one
+// more answer; idle connections are closed after Times.Idle.
+func (g *Gate) Retire() { g.enter(retiring) }
 
-// Stop takes in whoever has connected already, and closes the listeners and all
-// connections that are idle. It may follow Retire.
-func (g *Gate) Stop() { g.end(stopping) }
+// Stop accepts the connections that have been made, then closes the listeners.
+// It closes idle connections. It may follow Retire.
+func (g *Gate) Stop() { g.enter(stopping) }
 
-func (g *Gate) end(p phase) {
+func (g *Gate) enter(p phase) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	old := g.phase.Load()
@@ -123,10 +122,10 @@ func (g *Gate) end(p phase) {
 	}
 	g.phase.Store(p)
 	if old == serving {
-		if p == retiring { // a successor has room
-			close(g.over)
-		} else { // there is some when idle connections have ended
-			time.AfterFunc(g.cfg.Times.Grace, func() { close(g.over) })
+		if p == retiring { // the other core accepts the rest
+			close(g.noRoom)
+		} else { // closing idle connections makes room
+			time.AfterFunc(g.cfg.Times.Grace, func() { close(g.noRoom) })
 		}
 		for _, l := range g.listeners {
 			l.Listener.(deadliner).SetDeadline(longAgo)
@@ -139,35 +138,40 @@ func (g *Gate) end(p phase) {
 	}
 }
 
-// ending tells whether an answer is the last of its connection.
-func (g *Gate) ending() bool { return g.phase.Load() != serving }
+// isClosing reports whether each answer is the last one of its connection.
+func (g *Gate) isClosing() bool { return g.phase.Load() != serving }
 
-// WaitListeners returns when, after Retire or Stop, no listener is open.
+// WaitListeners waits until all listeners are closed, after Retire or Stop.
 func (g *Gate) WaitListeners() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for len(g.listeners) > 0 {
-		g.gone.Wait()
+		g.closed.Wait()
 	}
 }
 
-// WaitIdle returns when no listener and no connection is open.
+// WaitIdle waits until all listeners and connections are closed.
 func (g *Gate) WaitIdle() {
+	g.WaitListeners()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for len(g.listeners) > 0 || len(g.conns) > 0 {
-		g.gone.Wait()
+	for len(g.conns) > 0 {
+		g.closed.Wait()
 	}
 }
 
 var longAgo = time.Unix(1, 0)
 
-// Accept waits for a connection of somebody who may connect. At a stop it takes
-// those who have connected already: what the kernel has let in would otherwise
-// be reset when the last listener is closed.
+type deadliner interface{ SetDeadline(time.Time) error }
+
+// Accept accepts a connection from a peer that -allow lets in. After Stop it
+// still accepts what is in the backlog: the kernel would reset these connections
+// when the last listener is closed.
 func (l *Listener) Accept() (net.Conn, error) {
 	g := l.gate
-	if !g.takeRoom() {
+	select {
+	case g.limit <- struct{}{}:
+	case <-g.noRoom:
 		return nil, net.ErrClosed
 	}
 	for {
@@ -178,75 +182,52 @@ func (l *Listener) Accept() (net.Conn, error) {
 				return c, nil
 			}
 			nc.Close()
-		case errors.Is(err, os.ErrDeadlineExceeded) && l.again():
-		case g.ending() || errors.Is(err, net.ErrClosed):
-			<-g.room
+		case errors.Is(err, os.ErrDeadlineExceeded) && l.hasBacklog():
+			l.Listener.(deadliner).SetDeadline(time.Now().Add(acceptPause))
+		case g.isClosing() || errors.Is(err, net.ErrClosed):
+			<-g.limit
 			return nil, net.ErrClosed
 		default:
-			g.acceptLater(l, err)
+			if more, ok := g.records.allow("accept"); ok {
+				g.log.Error("cannot accept", "listen", l.Name, "error", err, "more", more)
+			}
+			time.Sleep(acceptPause) // a descriptor may become free
 		}
 	}
 }
 
-// again tells whether somebody has connected before a stop.
-func (l *Listener) again() bool {
+// hasBacklog reports whether a stopping listener has a connection to accept.
+func (l *Listener) hasBacklog() bool {
 	s, err := l.Listener.(syscall.Conn).SyscallConn()
-	if err != nil || l.gate.phase.Load() != stopping || !hasInput(s) {
-		return false
-	}
-	l.Listener.(deadliner).SetDeadline(time.Now().Add(acceptPause))
-	return true
+	return err == nil && l.gate.phase.Load() == stopping && hasInput(s)
 }
 
-type deadliner interface{ SetDeadline(time.Time) error }
-
-// admit lets a connection in, if its peer may connect.
+// admit returns the connection if its peer may connect.
 func (g *Gate) admit(nc net.Conn, l *Listener) (*conn, bool) {
 	peer, ok := g.identify(nc, l)
 	raw, err := nc.(syscall.Conn).SyscallConn()
 	if !ok || err != nil {
 		return nil, false
 	}
-	c := &conn{Conn: nc, listener: l, peer: peer, raw: raw, came: time.Now()}
+	c := &conn{Conn: nc, listener: l, peer: peer, raw: raw, accepted: time.Now(), http: g.cfg.Protocol != cli.FastCGI}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.conns[c] = struct{}{}
 	return c, true
 }
 
-// acceptLater waits a moment, for a descriptor say, that connections could not be
-// accepted for want of.
-func (g *Gate) acceptLater(l *Listener, err error) {
-	if more, say := g.said.take("accept"); say {
-		g.log.Error("cannot accept", "listen", l.Name, "error", err, "more", more)
-	}
-	time.Sleep(acceptPause)
-}
-
-// takeRoom waits for the room of one more connection. It fails when the service
-// ends: those who are in may be for long, and the listeners are not kept open for
-// those who are not.
-func (g *Gate) takeRoom() bool {
-	select {
-	case g.room <- struct{}{}:
-		return true
-	case <-g.over:
-		return false
-	}
-}
-
-// Close closes a listener for good. It may be called more than once.
+// Close closes the listener. It may be called more than once.
 func (l *Listener) Close() error {
 	err := l.Listener.Close()
 	g := l.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.listeners = slices.DeleteFunc(g.listeners, func(x *Listener) bool { return x == l })
-	g.gone.Broadcast()
+	g.closed.Broadcast()
 	return err
 }
 
-// identify says who a peer is and whether -allow lets it in.
+// identify returns the peer and whether it may connect.
 func (g *Gate) identify(nc net.Conn, l *Listener) (cgi.Peer, bool) {
 	if !l.Unix {
 		host, port, err := net.SplitHostPort(nc.RemoteAddr().String())
@@ -262,49 +243,52 @@ func (g *Gate) identify(nc net.Conn, l *Listener) (cgi.Peer, bool) {
 	}
 	ok := err == nil && (slices.Contains(g.cfg.Allow.UIDs, cred.UID) || slices.ContainsFunc(g.cfg.Allow.GIDs, cred.In))
 	if !ok {
-		if more, say := g.said.take(p.UID); say {
+		if more, ok := g.records.allow(p.UID); ok {
 			g.log.Warn("peer refused", "listen", l.Name, "uid", p.UID, "verdict", "not in -allow", "more", more)
 		}
 	}
 	return p, ok
 }
 
-// limiter lets each thing be said once in a while.
+// limiter limits log records that clients can cause at any rate.
 type limiter struct {
-	mu   sync.Mutex
-	said map[any]*said
+	mu      sync.Mutex
+	records map[any]*lastRecord
 }
 
-// said is when a thing was said, and how often it was not since.
-type said struct {
+// lastRecord is the time of the last record, and the number of those since that
+// were not allowed.
+type lastRecord struct {
 	at   time.Time
 	more int
 }
 
 const (
-	// sayEvery is how long nothing is said twice.
-	sayEvery = 10 * time.Second
-	// maxSaid is how many things are told apart.
-	maxSaid = 64
+	recordInterval = 10 * time.Second // between two records with the same key
+	maxRecordKeys  = 64               // further keys share one
 )
 
-// take tells whether a thing is to be said now, and how often it was not before.
-func (l *limiter) take(what any) (more int, say bool) {
+// allow reports whether a record may be logged now. If so, it returns the number
+// of records that have not been allowed since the last one.
+func (l *limiter) allow(key any) (more int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.said) >= maxSaid && l.said[what] == nil {
-		what = nil
+	if l.records == nil {
+		l.records = make(map[any]*lastRecord)
 	}
-	s := l.said[what]
-	if s == nil {
-		s = new(said)
-		l.said[what] = s
+	if len(l.records) >= maxRecordKeys && l.records[key] == nil {
+		key = nil
 	}
-	if now := time.Now(); now.Sub(s.at) >= sayEvery {
-		more = s.more
-		*s = said{at: now}
+	r := l.records[key]
+	if r == nil {
+		r = new(lastRecord)
+		l.records[key] = r
+	}
+	if now := time.Now(); now.Sub(r.at) >= recordInterval {
+		more = r.more
+		*r = lastRecord{at: now}
 		return more, true
 	}
-	s.more++
+	r.more++
 	return 0, false
 }

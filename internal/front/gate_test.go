@@ -119,7 +119,7 @@ func TestStopSilent(t *testing.T) {
 			f := start(t, cfg, "unix", hello)
 			silent := f.dial()
 			half := f.dial().send("\x01") // it could be the first byte of either
-			f.awaitBegun(1)
+			f.awaitPartial(1)
 			f.gate.Stop()
 			f.within("a stop waits for a silent client", f.gate.WaitIdle)
 			half.ended() // net/http calls it a bad request
@@ -151,7 +151,7 @@ func TestStopHalf(t *testing.T) {
 	kept.send(request[:20])
 	one.send(request[:1])
 	ahead.send(request[:1])
-	f.awaitBegun(4)
+	f.awaitPartial(4)
 	f.gate.Stop()
 	f.gate.WaitListeners()
 	for _, c := range []*client{silent, half, kept, one} {
@@ -176,7 +176,7 @@ func TestStopHalfFastCGI(t *testing.T) {
 		half[sent].send(request).mustEnd(1)
 		half[sent].send(request[:sent])
 	}
-	f.awaitBegun(len(half))
+	f.awaitPartial(len(half))
 	f.gate.Stop()
 	f.gate.WaitListeners()
 	for sent, c := range half {

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -18,19 +17,20 @@ import (
 )
 
 const (
-	// maxRequestLine is the longest request line in bytes, without its end.
+	// maxRequestLine is the largest size of a request line in bytes, without the
+	// line end.
 	maxRequestLine = 64 << 10
-	// maxHead is how much of a head is read, in bytes; net/http adds 4 KiB.
+	// maxHead is the largest size of a header in bytes; net/http adds 4 KiB.
 	maxHead = 128 << 10
 )
 
 const longLine = "request line longer than 65,536 bytes"
 
-// HTTP is the front that speaks HTTP/1.1, by net/http.
+// HTTP is a server for HTTP/1.1, on top of net/http.
 type HTTP struct {
 	Service
 	Software string      // SERVER_SOFTWARE
-	ErrorLog *log.Logger // net/http's own troubles
+	ErrorLog *log.Logger // for net/http
 
 	filter *control.Filter
 	server http.Server
@@ -41,7 +41,7 @@ type connKey struct{}
 // Serve serves a listener until it is closed.
 func (h *HTTP) Serve(l *Listener) error { return h.server.Serve(l) }
 
-// Prepare is to be called once, before Serve.
+// Prepare must be called once before Serve.
 func (h *HTTP) Prepare() {
 	h.filter = h.Filter()
 	h.server = http.Server{
@@ -70,18 +70,17 @@ func (h *HTTP) Prepare() {
 // ServeHTTP answers one request.
 func (h *HTTP) ServeHTTP(hw http.ResponseWriter, hr *http.Request) {
 	c := hr.Context().Value(connKey{}).(*conn)
-	r := &cgi.Request{Method: hr.Method, Target: hr.RequestURI, Peer: c.peer, Query: hr.URL.RawQuery, Type: hr.Header.Get("Content-Type")}
-	r.Record.Received = time.Now()
-	w := &httpWriter{h: h, c: http.NewResponseController(hw), w: hw, r: r, last: hr.ContentLength < 0}
+	r := &cgi.Request{
+		Method: hr.Method, Target: hr.RequestURI, Peer: c.peer, Query: hr.URL.RawQuery, Type: hr.Header.Get("Content-Type"),
+		Vars: &control.Vars{Filter: h.filter}, Record: cgi.Record{Received: time.Now()},
+	}
+	w := &httpWriter{h: h, c: c, w: hw, r: r, unread: hr.ContentLength != 0, last: hr.ContentLength < 0}
 	m := &meta{HTTP: h, hr: hr, r: r, listener: c.listener}
-	r.Vars = &control.Vars{Filter: h.filter}
-	if err := m.own(); err != nil {
-		w.unread = hr.ContentLength != 0
+	if err := m.init(); err != nil {
 		r.Fail(w, err)
 	} else {
 		if hr.ContentLength != 0 || hr.Header["Content-Length"] != nil {
 			r.Body, r.Length = &httpBody{w: w, Reader: hr.Body}, hr.ContentLength
-			w.unread = hr.ContentLength != 0
 		}
 		r.Redirect, r.Wire = m.redirect, m.wire
 		h.Handler.Serve(hr.Context(), r, w)
@@ -91,32 +90,31 @@ func (h *HTTP) ServeHTTP(hw http.ResponseWriter, hr *http.Request) {
 	}
 	if r.Record.Cut {
 		if r.Record.Status != 0 {
-			w.c.Flush() // what there is of the answer shows that it is not whole
+			w.Flush() // so that the client gets a part and sees that it is incomplete
 		}
 		panic(http.ErrAbortHandler)
 	}
-	w.c.SetWriteDeadline(time.Now().Add(h.Times.IO)) // for what net/http still writes
 	if w.unread {
-		w.drain(hr)
+		w.discardBody(hr)
 	}
 }
 
-// drain sends the answer and throws away what comes yet of a body that was not
-// wanted: a client that is still sending may take a connection that is closed
-// for a failure, and never look at the answer (RFC 9112 § 9.6).
-func (w *httpWriter) drain(hr *http.Request) {
-	wait := w.h.Times.IO
-	if hr.Header.Get("Expect") != "" { // it has asked before it sends
-		wait = w.h.Times.Grace
+// discardBody sends the answer and reads the rest of the body. A client that is
+// still sending when the connection is closed may not read the answer (RFC 9112
+// § 9.6).
+func (w *httpWriter) discardBody(hr *http.Request) {
+	limit := w.h.Times.IO
+	if hr.Header.Get("Expect") != "" { // then the client does not send it
+		limit = w.h.Times.Grace
 	}
-	w.c.Flush()
-	w.c.SetReadDeadline(time.Now().Add(wait))
+	w.Flush()
+	w.c.SetReadDeadline(time.Now().Add(limit))
 	io.Copy(io.Discard, hr.Body)
 }
 
-// httpBody is a body on its way from the client, which has Times.IO for each
-// part. From its end on the reads are net/http's own: it watches for a client
-// that goes away, and a deadline would look like one.
+// httpBody reads a body. Each read takes at most Times.IO. After the end it no
+// longer sets a deadline: net/http then reads to see whether the client closes
+// the connection, and a timeout would look like that.
 type httpBody struct {
 	w *httpWriter
 	io.Reader
@@ -144,31 +142,29 @@ func (b *httpBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// httpWriter writes an answer.
+// httpWriter is the [cgi.Writer] of a request.
 type httpWriter struct {
 	h *HTTP
-	c *http.ResponseController
+	c *conn
 	w http.ResponseWriter
 	r *cgi.Request
 
-	// last ends the connection with the answer. A chunked body does: should
-	// somebody have seen another end of it, nothing can hide behind it
-	// (RFC 9112 § 11.2). So does one of which something has not come yet, which
-	// net/http would wait for.
-	last   bool
-	unread bool
+	// The answer is the last one on its connection if the body is chunked, or
+	// not read to its end. If another server sees a different end of a chunked
+	// body, it cannot smuggle a request (RFC 9112 § 11.2).
+	last, unread bool
 }
 
 func (w *httpWriter) Begin(status int, fields []cgi.Field, length int64) {
 	h := w.w.Header()
-	h["Content-Type"] = nil // none is guessed
+	h["Content-Type"] = nil // net/http must not guess it
 	for _, f := range fields {
 		h.Add(f.Name, f.Value)
 	}
 	if length >= 0 {
 		h.Set("Content-Length", strconv.FormatInt(length, 10))
 	}
-	if w.last || w.unread || w.h.Gate.ending() {
+	if w.last || w.unread || w.h.Gate.isClosing() {
 		h.Set("Connection", "close")
 	}
 	w.r.Record.Status = status
@@ -176,7 +172,6 @@ func (w *httpWriter) Begin(status int, fields []cgi.Field, length int64) {
 }
 
 func (w *httpWriter) Write(p []byte) (int, error) {
-	w.c.SetWriteDeadline(time.Now().Add(w.h.Times.IO))
 	n, err := w.w.Write(p)
 	if w.r.Method != http.MethodHead {
 		w.r.Record.Bytes += int64(n)
@@ -184,14 +179,11 @@ func (w *httpWriter) Write(p []byte) (int, error) {
 	return n, clientError(err)
 }
 
-func (w *httpWriter) Flush() error {
-	w.c.SetWriteDeadline(time.Now().Add(w.h.Times.IO))
-	return clientError(w.c.Flush())
-}
+func (w *httpWriter) Flush() error { return clientError(http.NewResponseController(w.w).Flush()) }
 
 func (w *httpWriter) Cut() { w.r.Record.Cut = true }
 
-// clientError is why a client has not got a part of its answer.
+// clientError converts an error of a write.
 func clientError(err error) error {
 	switch {
 	case err == nil:
@@ -200,23 +192,4 @@ func clientError(err error) error {
 		return cgi.ErrClientSlow
 	}
 	return cgi.ErrClientGone
-}
-
-// checkTarget refuses what net/http accepts and no CGI program is to see.
-func checkTarget(hr *http.Request) error {
-	if len(hr.Method)+len(hr.RequestURI)+len(hr.Proto)+2 > maxRequestLine {
-		return &cgi.Refusal{Status: 414, Reason: longLine}
-	}
-	origin := strings.HasPrefix(hr.RequestURI, "/")
-	absolute := hr.URL.Scheme == "http" || hr.URL.Scheme == "https"
-	if hr.Method == http.MethodConnect || !origin && !(absolute && hr.URL.Host != "") {
-		return &cgi.Refusal{Status: 400, Reason: "target is neither a path nor an http or https URL"}
-	}
-	if hr.Host != "" && !isHost(hr.Host) {
-		return &cgi.Refusal{Status: 400, Reason: "Host is not a host"}
-	}
-	if strings.ContainsRune(hr.URL.Path, 0) {
-		return &cgi.Refusal{Status: 400, Reason: "NUL in the path"}
-	}
-	return nil
 }

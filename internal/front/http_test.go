@@ -425,8 +425,8 @@ func TestReadBehindBody(t *testing.T) {
 				t.Errorf("%q: %v; %d, %v", body, err, n, eof)
 			}
 			f.each(func(c *conn) {
-				if !c.until.IsZero() {
-					t.Errorf("%q: a deadline at %v", body, c.until)
+				if !c.deadline.IsZero() {
+					t.Errorf("%q: a deadline at %v", body, c.deadline)
 				}
 			})
 			hello(ctx, r, w)

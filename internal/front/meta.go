@@ -13,7 +13,7 @@ import (
 	"github.com/onewake/onewake/internal/cgi"
 )
 
-// meta makes the meta-variables of RFC 3875 § 4.1 of an HTTP request.
+// meta sets the meta-variables of an HTTP request (RFC 3875 § 4.1).
 type meta struct {
 	*HTTP
 	hr        *http.Request
@@ -22,14 +22,12 @@ type meta struct {
 	forwarded forwarded
 }
 
-// own sets the variables of the request that the client has made.
-func (m *meta) own() error {
-	m.r.ID = newRequestID()
-	f, err := m.parseForwarded()
-	m.forwarded = f
-	m.r.Client = f.addr
-	if f.id != "" {
-		m.r.ID = f.id
+// init sets the variables of the client's request.
+func (m *meta) init() (err error) {
+	m.forwarded, err = m.parseForwarded()
+	m.r.Client = m.forwarded.addr
+	if m.r.ID = m.forwarded.id; m.r.ID == "" {
+		m.r.ID = newRequestID()
 	}
 	if err == nil {
 		err = checkTarget(m.hr)
@@ -40,19 +38,20 @@ func (m *meta) own() error {
 	return m.set(m.hr.Method, m.hr.RequestURI, m.hr.URL.Path, m.hr.URL.RawQuery, false)
 }
 
-// redirect sets those of a local redirect: a GET without a body (RFC 3875
-// § 6.2.2).
+// redirect sets the variables for a local redirect, which is a GET without a body
+// (RFC 3875 § 6.2.2).
 func (m *meta) redirect(location string) error {
 	path, query, _ := strings.Cut(location, "?")
 	path, err := url.PathUnescape(path)
 	if err != nil {
 		return err
 	}
-	m.r.Query, m.r.Type = query, "" // the client's own method stays, for its answer and the log
+	m.r.Query, m.r.Type = query, "" // Method stays, for the answer and the log
 	return m.set(http.MethodGet, location, path, query, true)
 }
 
-func (m *meta) set(method, uri, path, query string, local bool) error {
+// set sets the variables. redirect is true for a local redirect.
+func (m *meta) set(method, uri, path, query string, redirect bool) error {
 	info, ok := strings.CutPrefix(path, m.ScriptName)
 	if !ok || info != "" && info[0] != '/' {
 		return &cgi.Refusal{Status: 404, Reason: "path is outside " + m.ScriptName}
@@ -80,19 +79,18 @@ func (m *meta) set(method, uri, path, query string, local bool) error {
 		v.Add("SCRIPT_FILENAME", file)
 	}
 	v.Add("UNIQUE_ID", m.r.ID)
-	m.parties()
-	m.fields(local)
+	m.addHosts()
+	m.addHeader(redirect)
 	if v.TooLarge() {
 		return &cgi.Refusal{Status: 431, Reason: "header too large for a command's environment"}
 	}
 	return nil
 }
 
-// parties sets who talks to whom: REMOTE_ADDR and REMOTE_HOST (§§ 4.1.8, 4.1.9)
-// are an address that the web server vouches for, else that of our own peer;
-// SERVER_NAME and SERVER_PORT (§§ 4.1.14, 4.1.15) what the client asked for, if
-// the web server says so, else what we are bound to.
-func (m *meta) parties() {
+// addHosts adds REMOTE_ADDR and REMOTE_HOST (§§ 4.1.8, 4.1.9), SERVER_NAME and
+// SERVER_PORT (§§ 4.1.14, 4.1.15). They come from the trusted headers, else from
+// the peer and the listener.
+func (m *meta) addHosts() {
 	v, f, peer := m.r.Vars, m.forwarded, m.r.Peer
 	addr := peer.Addr
 	if f.addr != "" {
@@ -122,10 +120,10 @@ func (m *meta) parties() {
 	v.Add("SERVER_PORT", port)
 }
 
-// fields sets those of the header (§ 4.1.18). Left out are names with characters
-// outside [A-Za-z0-9-], since "X_Y" would become the variable of "X-Y"; fields of
-// one hop; and Proxy, whose variable HTTP_PROXY configures many HTTP clients.
-func (m *meta) fields(local bool) {
+// addHeader adds CONTENT_TYPE and HTTP_* (§ 4.1.18). It drops hop-by-hop fields;
+// names with characters outside [A-Za-z0-9-], because "X_Y" and "X-Y" would be the
+// same variable; and Proxy, because HTTP_PROXY configures many HTTP clients.
+func (m *meta) addHeader(redirect bool) {
 	v := m.r.Vars
 	if m.hr.Host != "" {
 		v.Add("HTTP_HOST", m.hr.Host)
@@ -142,14 +140,14 @@ func (m *meta) fields(local bool) {
 			"Content-Length", "Expect", "Proxy", "X-Request-Id":
 			continue
 		case "Content-Type":
-			if !local {
+			if !redirect {
 				v.Add("CONTENT_TYPE", strings.Join(values, sep))
 			}
 			continue
 		case "Cookie":
 			sep = "; " // RFC 6265 § 4.2.1, RFC 9113 § 8.2.3
 		}
-		// A client's Connection field cannot take the web server's word away.
+		// A client cannot remove a trusted header by naming it in Connection.
 		if !isVariable(name) || slices.Contains(hop, name) && !m.Trusts(name) {
 			continue
 		}
@@ -157,10 +155,9 @@ func (m *meta) fields(local bool) {
 	}
 }
 
-// wire is what the test page tells.
+// wire describes the request for the test page.
 func (m *meta) wire() *cgi.Wire {
-	w := &cgi.Wire{Listener: m.listener.Name, Unix: m.listener.Unix, Local: m.listener.local(), Protocol: m.hr.Proto,
-		Keep: !m.hr.Close && !m.Gate.ending()}
+	w := m.listener.wire(m.hr.Proto, !m.hr.Close && !m.Gate.isClosing())
 	if m.hr.Host != "" {
 		w.Fields = append(w.Fields, cgi.Field{Name: "Host", Value: m.hr.Host})
 	}
@@ -172,7 +169,7 @@ func (m *meta) wire() *cgi.Wire {
 	return w
 }
 
-// isVariable tells whether a field's name becomes a variable of its own.
+// isVariable reports whether a field with this name becomes a variable.
 func isVariable(name string) bool {
 	return !strings.ContainsFunc(name, func(c rune) bool {
 		return c != '-' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z')
@@ -220,8 +217,8 @@ func lastElement(list string) string {
 	return strings.Trim(list[strings.LastIndexByte(list, ',')+1:], " \t")
 }
 
-// setAddr takes an address, with or without a port. A client on a Unix socket
-// has none; nginx writes it so.
+// setAddr accepts an address with an optional port. nginx sends "unix:" for a
+// client on a Unix socket.
 func (f *forwarded) setAddr(s string) bool {
 	if s == "unix:" {
 		f.addr = cgi.NoAddr
@@ -255,23 +252,22 @@ func (f *forwarded) setID(s string) bool {
 	return isVisible(s, maxRequestID)
 }
 
-// setUser takes a user's name. An empty one is that of nobody: the web server
-// has authenticated no one.
+// setUser accepts the name of a user, or an empty value if the web server has not
+// authenticated the client.
 func (f *forwarded) setUser(s string) bool {
 	f.user = s
 	return !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f })
 }
 
-// isVisible tells whether s is 1 to n visible ASCII characters.
+// isVisible reports whether s consists of 1 to n visible ASCII characters.
 func isVisible(s string, n int) bool {
 	return len(s) > 0 && len(s) <= n && !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' })
 }
 
-// maxRequestID is the length of the longest name of a request in bytes.
+// maxRequestID is the largest size of a request ID in bytes.
 const maxRequestID = 128
 
-// newRequestID makes up a name that no other request has: 128 random bits, as
-// nginx's $request_id.
+// newRequestID returns 128 random bits in hexadecimal, like nginx's $request_id.
 func newRequestID() string {
 	var b [16]byte
 	rand.Read(b[:])

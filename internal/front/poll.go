@@ -6,14 +6,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isClosed tells whether the other end of a Unix socket has been closed
-// (poll(2): POLLHUP, and POLLERR after data that nobody has read).
+// isClosed reports whether the other end of a Unix socket is closed. poll(2) then
+// reports POLLHUP, or POLLERR if there was unread data.
 func isClosed(fd uintptr) bool {
 	return poll(fd, 0)&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 }
 
-// hasInput tells whether accept(2) or read(2) would not wait. Go does neither
-// when a deadline has passed, whatever there is.
+// hasInput reports whether accept(2) or read(2) would return at once. Go calls
+// neither when the deadline has passed.
 func hasInput(s syscall.RawConn) (has bool) {
 	err := s.Control(func(fd uintptr) { has = poll(fd, unix.POLLIN)&unix.POLLIN != 0 })
 	return has && err == nil

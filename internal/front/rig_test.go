@@ -113,13 +113,13 @@ func (f *front) each(look func(*conn)) {
 	}
 }
 
-// awaitBegun waits until of n connections a part of a head has been read.
-func (f *front) awaitBegun(n int) {
+// awaitPartial waits until of n connections a part of a head has been read.
+func (f *front) awaitPartial(n int) {
 	f.t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		begun := 0
 		f.each(func(c *conn) {
-			if c.begun {
+			if c.partial {
 				begun++
 			}
 		})
