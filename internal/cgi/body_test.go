@@ -20,10 +20,10 @@ import (
 	"github.com/onewake/onewake/internal/cli"
 )
 
-// plainReader is a reader and nothing else.
+// plainReader hides all methods but Read.
 type plainReader struct{ io.Reader }
 
-// failing reads as many bytes and fails then.
+// failing returns a reader that fails after n bytes.
 func failing(n int, err error) io.Reader {
 	return io.MultiReader(plainReader{strings.NewReader(strings.Repeat("x", n))}, readerFunc(func([]byte) (int, error) { return 0, err }))
 }
@@ -32,8 +32,9 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// Bodies of all sizes reach the command whole, with a true CONTENT_LENGTH,
-// whether the length was known or not; from 64 KiB on in a file.
+// TestBody checks that the command gets the whole body and the right
+// CONTENT_LENGTH, whether the length was announced or not. Bodies larger than
+// 64 KiB go through a file.
 func TestBody(t *testing.T) {
 	for _, n := range []int{0, 1, memoryBody, memoryBody + 1, 300_000} {
 		for _, known := range []bool{true, false} {
@@ -65,7 +66,7 @@ func TestBody(t *testing.T) {
 	}
 }
 
-// A request without a body gives the command none, and an empty stdin.
+// Without a body the command gets no CONTENT_LENGTH and an empty stdin.
 func TestNoBody(t *testing.T) {
 	r := newRig(t, nil)
 	if got := r.serve(request(`printf "${CONTENT_LENGTH-none}"; cat`)); got != "200 4 none" {
@@ -85,8 +86,8 @@ func TestBodyUnread(t *testing.T) {
 	}
 }
 
-// A body past -max-body is refused, before it is read where its length is
-// known.
+// A body larger than -max-body is refused; if the length was announced, without
+// reading it.
 func TestBodyTooLarge(t *testing.T) {
 	for _, limit := range []int{100, memoryBody - 1, memoryBody, memoryBody + 1, 200_000} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
@@ -115,7 +116,7 @@ func TestBodyTooLarge(t *testing.T) {
 	}
 }
 
-// Half of a body never starts a command, and keeps nothing.
+// An incomplete body starts no command, and leaves nothing behind.
 func TestHalfOfABody(t *testing.T) {
 	r := newRig(t, nil)
 	for _, tt := range []struct {
@@ -140,7 +141,7 @@ func TestHalfOfABody(t *testing.T) {
 	}
 }
 
-// Where there is no room on disk: 503, which leaves nothing.
+// If there is no space on disk the request is answered with 503.
 func TestNoRoom(t *testing.T) {
 	const refused = "503: no space for the body"
 	body := func(n int, length int64) *Request {
@@ -162,7 +163,8 @@ func TestNoRoom(t *testing.T) {
 			t.Errorf("%q: what fits memory needs no room", got)
 		}
 	})
-	// hold has a command at work whose body is in a file.
+	// hold starts a command that keeps its body on disk until the returned
+	// function is called.
 	hold := func(r *rig) func() {
 		goOn, said := r.fifo("go"), r.fifo("said")
 		c := r.begin(post(`tell said x; await go`, strings.NewReader(strings.Repeat("x", 100_000)), 100_000))
@@ -218,7 +220,7 @@ func TestNoRoom(t *testing.T) {
 	})
 }
 
-// fill makes the file in which a body is kept one on a full disk.
+// fill replaces the spool file by /dev/full.
 func fill(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
@@ -258,7 +260,7 @@ func TestSpoolLimits(t *testing.T) {
 	}
 }
 
-// More variables than a command can get: 431, and no command.
+// Variables larger than a command can get are refused with 431.
 func TestManyVariables(t *testing.T) {
 	r := newRig(t, nil)
 	req := request(`printf started`)
@@ -271,7 +273,7 @@ func TestManyVariables(t *testing.T) {
 	}
 }
 
-// -form: what a script of the shell gets.
+// TestForms checks what a shell script gets with -form.
 func TestForms(t *testing.T) {
 	const urlencoded = "application/x-www-form-urlencoded"
 	r := newRig(t, func(s *setup) { s.Form, s.CGI = true, true })
@@ -285,7 +287,7 @@ func TestForms(t *testing.T) {
 	if got := r.serve(form(show, "a=1", "a=2&b=%24%28x%29")); !strings.HasSuffix(got, " 1|$(x)|a=2&b=%24%28x%29") {
 		t.Errorf("%q", got)
 	}
-	// Whatever is in a value is one value, and no name is that of another
+	// A value cannot become several variables, and a name cannot become another
 	// variable.
 	const evil = "\n\"'`$(x)\\ \xff;b=2\r\n\x1b"
 	if got := r.serve(form(show, "a="+url.QueryEscape(evil), "b=%E9")); !strings.HasSuffix(got, " "+evil+"|\xe9|b=%E9") {
@@ -299,7 +301,7 @@ func TestForms(t *testing.T) {
 	if got := r.serve(form(show, "a=%", "")); got != "400: malformed percent-encoding in a form" {
 		t.Errorf("%q", got)
 	}
-	// The largest, and one byte more, which goes to a file that nobody gets.
+	// The largest form, and one that is one byte larger and so goes to a file.
 	for _, known := range []bool{true, false} {
 		for n, want := range map[int]string{memoryBody: " 65534", memoryBody + 1: "413: form larger than 64 KiB"} {
 			req := form(`printf 'X: y\n\n%s' "${#FORM_a}"`, "", large[:n])
@@ -312,7 +314,7 @@ func TestForms(t *testing.T) {
 			r.idle()
 		}
 	}
-	// A local redirect has a query of its own, and no body.
+	// A local redirect has its own query and no body.
 	req := form(`printf 'Location: /end?b=3\n\n'`, "a=1", "a=2")
 	redirects(req, map[string]string{"/end": show})
 	if got := r.serve(req); !strings.HasSuffix(got, " |3|") {

@@ -12,8 +12,8 @@ import (
 
 func cgiOn(s *setup) { s.CGI = true }
 
-// The rows of the design's table for CGI output that is all there when it is
-// looked at.
+// TestCGI checks the design's table for CGI output that is complete when it is
+// read.
 func TestCGI(t *testing.T) {
 	r := newRig(t, cgiOn)
 	const bad = "502: malformed response from the command"
@@ -87,8 +87,8 @@ func TestCGI(t *testing.T) {
 	}
 }
 
-// The longest header, and one byte more. A command that writes without an end
-// is ended.
+// The header has a largest size. A command that writes without end is
+// terminated.
 func TestHeaderSize(t *testing.T) {
 	r := newRig(t, cgiOn)
 	for _, tt := range []struct{ script, want, log string }{
@@ -106,7 +106,7 @@ func TestHeaderSize(t *testing.T) {
 	}
 }
 
-// Output that comes in pieces, each when the client has what was there before.
+// Output that comes in parts is passed on before the next part comes.
 func TestCGIStreams(t *testing.T) {
 	for _, tt := range []struct {
 		name, script string
@@ -157,8 +157,7 @@ func TestHeaderInPieces(t *testing.T) {
 	}
 }
 
-// What a command writes to nobody is read to its end, so that it is not hurt by
-// a closed pipe.
+// Output that is not sent is still read, so that the command gets no SIGPIPE.
 func TestDrained(t *testing.T) {
 	for _, tt := range []struct{ method, head, want string }{
 		{"HEAD", "X: y", "200 - "}, {"GET", "Status: 204", "204 - "}, {"GET", "Status: 304", "304 - "}, {"GET", "Content-Length: 0", "200 0 "},
@@ -179,8 +178,7 @@ func TestDrained(t *testing.T) {
 	}
 }
 
-// redirects is what a front does for local redirects: each goes to the script
-// of its path.
+// redirects lets r follow local redirects to scripts, by their path.
 func redirects(r *Request, scripts map[string]string) {
 	r.Redirect = func(location string) error {
 		path, query, _ := strings.Cut(location, "?")
@@ -196,7 +194,7 @@ func redirects(r *Request, scripts map[string]string) {
 	}
 }
 
-// What is followed: a GET without a body. The one slot is free again for it.
+// A local redirect is a GET without a body. The only slot is free again for it.
 func TestRedirect(t *testing.T) {
 	for _, tt := range []struct{ name, script, want string }{
 		{"inside", `printf 'Location: /app/end?a=b\n\nignored'`, "200 17 GET,/app/end,a=b,"},
@@ -218,7 +216,8 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
-// One that works on behind its closed output is waited for.
+// A redirect is followed only after its command has exited, even if that has
+// closed its output.
 func TestRedirectAfterTheEnd(t *testing.T) {
 	r := newRig(t, func(s *setup) { s.CGI, s.ScriptName, s.Times.Grace = true, "/app", 1 })
 	goOn := r.fifo("go")
@@ -232,7 +231,7 @@ func TestRedirectAfterTheEnd(t *testing.T) {
 	}
 }
 
-// What is the client's to follow.
+// These redirects go to the client.
 func TestRedirectOutside(t *testing.T) {
 	r := newRig(t, func(s *setup) { s.CGI, s.ScriptName = true, "/app" })
 	for _, tt := range []struct{ name, script, want, header string }{
@@ -250,7 +249,7 @@ func TestRedirectOutside(t *testing.T) {
 	}
 }
 
-// Without a front that follows them all redirects go to the client.
+// Without Request.Redirect all redirects go to the client.
 func TestNoRedirect(t *testing.T) {
 	r := newRig(t, cgiOn)
 	c := r.late(request(`printf 'Location: /end\n\nbody'`))
@@ -263,7 +262,7 @@ func TestRedirectTenTimes(t *testing.T) {
 	for n, want := range map[int]string{1: "200 3 end", 10: "200 3 end", 11: "502: too many local redirects"} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			r := newRig(t, func(s *setup) { s.CGI, s.MaxProcs, s.MaxQueue = true, 1, 0 })
-			// Counts down in the query; each step is a process of its own.
+			// The script counts down in the query; each step is a process.
 			const count = `[ "$QUERY_STRING" = 0 ] && { printf 'Content-Length: 3\n\nend'; exit; }
 printf 'Location: /count?%d\n\n' $((QUERY_STRING - 1))`
 			req := request(count)
@@ -277,7 +276,7 @@ printf 'Location: /count?%d\n\n' $((QUERY_STRING - 1))`
 	}
 }
 
-// No request has two processes at work.
+// A request never has two processes at once.
 func TestRedirectOneAfterTheOther(t *testing.T) {
 	r := newRig(t, cgiOn)
 	goOn, said := r.fifo("go"), r.fifo("said")

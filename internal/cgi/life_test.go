@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// -timeout passes before the client has anything: 504. Whoever has closed its
-// output works on.
+// A command that exceeds -timeout before the answer has begun is answered with
+// 504. This includes a command that runs on with its output closed.
 func TestTimeout(t *testing.T) {
 	const late = "504: the command took too long"
 	for _, tt := range []struct {
@@ -77,7 +77,7 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
-// -timeout passes when an answer has begun: it is cut.
+// A timeout cuts an answer that has begun.
 func TestTimeoutCuts(t *testing.T) {
 	for _, tt := range []struct {
 		name, script string
@@ -113,11 +113,11 @@ func TestTimeoutCuts(t *testing.T) {
 	}
 }
 
-// The same by the monitor: a command that writes when it is told to end, and
-// then ends by itself.
+// So does a timeout of the monitor, even if the command writes and exits 0
+// after SIGTERM.
 func TestTimeoutOfTheMonitorCuts(t *testing.T) {
 	for head, want := range map[string]string{"X: y": "200 - hello cut", "Content-Length: 9": "200 9 hello cut"} {
-		// It may be told before it has said what it will do then.
+		// SIGTERM may come before the trap is set; then try a longer timeout.
 		for timeout, begun := soon, false; !begun; timeout *= 2 {
 			t.Run(head, func(t *testing.T) {
 				r := newRig(t, func(s *setup) { s.CGI, s.monitor = true, limits{64, timeout, never} })
@@ -143,7 +143,8 @@ func TestTimeoutOfTheMonitorCuts(t *testing.T) {
 	}
 }
 
-// What works on behind its answer has its time too, and its end is told.
+// A command that runs on after its answer is also subject to -timeout, and that
+// is logged.
 func TestTimeoutBehindTheAnswer(t *testing.T) {
 	for script, exit := range map[string]string{"exec sleep 600": "signal 15", "trap 'exit 0' TERM; while :; do :; done": "exit 0"} {
 		for timeout, whole := soon, false; !whole; timeout *= 2 {
@@ -161,14 +162,14 @@ func TestTimeoutBehindTheAnswer(t *testing.T) {
 	}
 }
 
-// -timeout is that of the command, not of a client that is slow to read what
-// has been written in time.
+// -timeout does not apply to a client that reads slowly what the command wrote
+// in time.
 func TestTimeoutIsTheCommands(t *testing.T) {
 	for _, cgi := range []bool{false, true} {
 		r := newRig(t, func(s *setup) { s.CGI, s.Timeout = cgi, 1 })
 		for range 8 { // of two that are ready select takes any
 			c := r.late(request(`printf 'Content-Length: 5\n\nhello'`), func(w *writer) {
-				// The time has passed, and it was seen that the command has ended.
+				// -timeout has passed after the command exited.
 				w.write = func() error {
 					blocked(t, "chan receive", "(*answer).interrupt", 1)
 					return nil
@@ -182,7 +183,8 @@ func TestTimeoutIsTheCommands(t *testing.T) {
 	}
 }
 
-// The command is ended when its client goes, and told of by that name.
+// A command is terminated when its client disconnects. The reason is in the
+// access record.
 func TestClientGone(t *testing.T) {
 	for _, tt := range []struct {
 		name, script string
@@ -224,7 +226,7 @@ func TestClientGone(t *testing.T) {
 	}
 }
 
-// Output that never ends does so at once: nothing is written any more.
+// This is also true of a command that writes without end.
 func TestClientGoneAtOnce(t *testing.T) {
 	r := newRig(t, cgiOn)
 	var c *call
@@ -246,7 +248,7 @@ func TestClientGoneAtOnce(t *testing.T) {
 	}
 }
 
-// So it is when a write tells it, or that the client does not read.
+// The same when a write fails.
 func TestClientDoesNotTake(t *testing.T) {
 	for _, why := range []error{ErrClientGone, ErrClientSlow} {
 		fails := func() error { return why }
@@ -277,7 +279,7 @@ func TestClientDoesNotTake(t *testing.T) {
 	}
 }
 
-// A client may also go while its command waits for the monitor.
+// A client may also disconnect while its command waits for the monitor.
 func TestClientGoneBeforeTheStart(t *testing.T) {
 	r := newRig(t, func(s *setup) { s.monitor.max = 1 })
 	goOn, said := r.fifo("go"), r.fifo("said")
@@ -298,7 +300,7 @@ func TestClientGoneBeforeTheStart(t *testing.T) {
 	first.wait()
 }
 
-// When the monitor is gone, or says that the service ends, so is the request.
+// A request ends when the monitor exits or -drain has passed.
 func TestServiceEnds(t *testing.T) {
 	for _, tt := range []struct {
 		name, script string
@@ -324,7 +326,7 @@ func TestServiceEnds(t *testing.T) {
 			if got := c.wait(); got != tt.want || !errors.Is(c.record.Ended, ErrEnding) || c.record.Exit != "" {
 				t.Errorf("%q, ended %v, exit %q", got, c.record.Ended, c.record.Exit)
 			}
-			// Nothing can be started any more, nor can a body be kept.
+			// No command can be started and no body stored any more.
 			for _, n := range []int{1, memoryBody + 1} {
 				c := r.begin(post(`:`, strings.NewReader(strings.Repeat("x", n)), int64(n)))
 				if got := c.wait(); got != "nothing cut" || !errors.Is(c.record.Ended, ErrEnding) {
@@ -356,7 +358,8 @@ func TestServiceEnds(t *testing.T) {
 	}
 }
 
-// 502 where a command can never be started, 503 where it may be later.
+// The status is 502 if a command can never be started, and 503 if it may be
+// possible later.
 func TestCannotStart(t *testing.T) {
 	r := newRig(t, nil)
 	plain := filepath.Join(r.dir, "plain")
@@ -380,7 +383,7 @@ func TestCannotStart(t *testing.T) {
 	}
 }
 
-// Standard error is logged as it comes, quoted, 8 KiB of it.
+// Standard error is logged as it comes, quoted, up to 8 KiB.
 func TestStderr(t *testing.T) {
 	t.Run("as it comes", func(t *testing.T) {
 		r := newRig(t, nil)
@@ -426,15 +429,15 @@ func TestStderr(t *testing.T) {
 	})
 }
 
-// What has left the group and holds a pipe keeps neither answer nor slot, and
-// what is in the pipe is read.
+// A process that has left the group and holds a pipe open delays neither the
+// answer nor the slot. The contents of the pipe are logged.
 func TestStray(t *testing.T) {
 	if _, err := exec.LookPath("setsid"); err != nil || runtime.GOOS != "linux" { // on FreeBSD it is a part of the group
 		t.Skip("Linux with setsid(1) only")
 	}
 	r := newRig(t, nil)
 	goOn, said, started := r.fifo("go"), r.fifo("said"), r.fifo("started")
-	// When the first part of it is logged the command is over.
+	// The first record is written when the command is over.
 	var once sync.Once
 	r.log.write = func() {
 		once.Do(func() { blocked(t, "chan receive", "(*answer).cleanUp", 1) })

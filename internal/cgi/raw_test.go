@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// The rows of the design's table for raw output.
+// TestRaw checks the design's table for raw output.
 func TestRaw(t *testing.T) {
 	r := newRig(t, nil)
 	for _, tt := range []struct{ name, script, want, exit, log string }{
@@ -51,7 +51,7 @@ func TestRaw(t *testing.T) {
 	}
 }
 
-// The exit status decides, also of a command that has closed its output.
+// The exit status decides even if the command has closed its output before.
 func TestRawWaitsForTheExit(t *testing.T) {
 	for _, tt := range []struct{ script, want string }{
 		{`printf hi; exec >&-; tell said x; await go`, "200 2 hi"},
@@ -72,7 +72,7 @@ func TestRawWaitsForTheExit(t *testing.T) {
 	}
 }
 
-// With -stream the first line is there before the end.
+// With -stream the first line is sent before the command exits.
 func TestStream(t *testing.T) {
 	for _, tt := range []struct{ script, want string }{
 		{`echo one; await go; echo two`, "200 - one\ntwo\n"},
@@ -102,7 +102,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// Nothing waits for what is there: output is flushed when there is none.
+// Output is flushed only when no more is available.
 func TestFlush(t *testing.T) {
 	for _, cgi := range []bool{false, true} {
 		t.Run(fmt.Sprintf("cgi=%t", cgi), func(t *testing.T) {

@@ -35,7 +35,7 @@ func TestParseResponse(t *testing.T) {
 		{"Location: /x\nLocation: /y\n\n", response{}, "a second Location"},
 		{"Transfer-Encoding: chunked\n\n", response{}, "Transfer-Encoding is not"},
 		{"Connection: close\nTE: x\nKeep-Alive: 5\nX: y\n\n", response{length: -1, fields: []Field{{"X", "y"}}}, ""},
-		// RFC 3875 § 6.3: a field without a value is as good as not sent.
+		// RFC 3875 § 6.3: a field without a value counts as not sent.
 		{"X:\nLocation: \nStatus:\nContent-Length:\nTransfer-Encoding:\nY: z\n\n", response{length: -1, fields: []Field{{"Y", "z"}}}, ""},
 		{"Content-Type: a/b\ncontent-type: c/d\n\n", response{length: -1, fields: []Field{{"Content-Type", "a/b"}}, twice: true}, ""},
 		{"Set-Cookie: a\nset-cookie: b\n\n", response{length: -1, fields: []Field{{"Set-Cookie", "a"}, {"Set-Cookie", "b"}}}, ""},
@@ -61,7 +61,7 @@ func TestParseResponse(t *testing.T) {
 	}
 }
 
-// The design's table of redirects.
+// TestRedirects checks the design's table of redirects.
 func TestRedirects(t *testing.T) {
 	for _, tt := range []struct {
 		script, head string
@@ -102,7 +102,7 @@ func FuzzResponse(f *testing.F) {
 	f.Add([]byte("Location: /x\r\n\r\n"))
 	f.Add([]byte("X:\n\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		// Wherever reading stops, the end of the header is found at one place.
+		// The end of the header does not depend on the sizes of the reads.
 		end, next := headerEnd(b, 0)
 		for i := range b {
 			e, n := headerEnd(b[:i], 0)

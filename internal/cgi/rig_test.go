@@ -24,9 +24,9 @@ import (
 	"github.com/onewake/onewake/internal/process"
 )
 
-// The tests start real processes, most of them scripts of sh(1). Pipes with
-// names decide what comes first. They do not run in parallel, since each of them
-// sees to it that nothing is left of what it has started.
+// The tests start real processes, most of them shell scripts, and synchronize
+// with them through named pipes. They do not run in parallel, because each
+// checks that no process, descriptor or goroutine is left.
 
 const (
 	bound = time.Minute           // ends a test that waits for what does not come
@@ -34,13 +34,13 @@ const (
 	soon  = 10 * time.Millisecond // and for those that must
 )
 
-// monitor is the other half of onewake. It serves all tests.
+// monitor is the monitor's part, in this process. All tests use it.
 var monitor struct {
 	loop        *process.Loop
 	supervisors map[limits]*process.Supervisor
 }
 
-// limits are those of a supervisor.
+// limits are the options of a supervisor.
 type limits struct {
 	max                int
 	timeout, killAfter time.Duration
@@ -90,14 +90,14 @@ func supervisor(t *testing.T, l limits) (s *process.Supervisor) {
 	return s
 }
 
-// setup is what a test changes.
+// setup is what a test can change.
 type setup struct {
 	*cli.Config
 	monitor limits
 	env     []string // of the commands
 }
 
-// rig is a gateway on a control socket of its own.
+// rig is a gateway with its own control socket.
 type rig struct {
 	*Gateway
 	t      *testing.T
@@ -111,7 +111,7 @@ type rig struct {
 	ends   sync.Once
 }
 
-// newRig makes a gateway in which no time passes by itself.
+// newRig makes a gateway with timeouts that never pass.
 func newRig(t *testing.T, change func(*setup)) *rig {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ow")
@@ -146,13 +146,13 @@ func newRig(t *testing.T, change func(*setup)) *rig {
 			return
 		}
 		eventually(t, "all descriptors to be closed", func() bool { return descriptors() == files })
-		// There may have been one more, that of the test before.
+		// A goroutine of the previous test may have been counted.
 		eventually(t, "all goroutines to end", func() bool { return runtime.NumGoroutine() <= routines })
 	})
 	return r
 }
 
-// connect makes a control socket.
+// connect makes the control socket.
 func (r *rig) connect(cfg *cli.Config) *control.Client {
 	r.t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -180,7 +180,7 @@ func (r *rig) connect(cfg *cli.Config) *control.Client {
 	return c
 }
 
-// disconnect ends the control socket, and with it all that runs.
+// disconnect closes the control socket, which terminates all processes.
 func (r *rig) disconnect() {
 	r.ends.Do(func() {
 		select {
@@ -198,14 +198,14 @@ func (r *rig) disconnect() {
 	})
 }
 
-// fails are scripts that cannot be started.
-var fails = map[string]error{
+// startErrors are names of scripts that cannot be started.
+var startErrors = map[string]error{
 	"EAGAIN": unix.EAGAIN, "EMFILE": unix.EMFILE, "ENOMEM": unix.ENOMEM, "E2BIG": unix.E2BIG, "ECANCELED": unix.ECANCELED, "ESRCH": unix.ESRCH,
 }
 
 // command is what the monitor starts: the name of a script is its text.
 func (r *rig) command(script string) (*process.Command, error) {
-	if err := fails[script]; err != nil {
+	if err := startErrors[script]; err != nil {
 		return nil, err
 	}
 	if strings.HasPrefix(script, "/") {
@@ -218,8 +218,8 @@ bytes() { head -c "$1" /dev/zero; }
 	return &process.Command{Path: "/bin/sh", Args: []string{"sh", "-c", functions + script}, Dir: "/", Env: r.env}, nil
 }
 
-// fifo is a pipe with a name, by which a test and its commands tell each other
-// how far they are: "await NAME" and "tell NAME TEXT" in a script.
+// fifo is a named pipe for synchronization with commands. Scripts use "await
+// NAME" and "tell NAME TEXT".
 type fifo struct {
 	t *testing.T
 	f *os.File
@@ -240,7 +240,7 @@ func (r *rig) fifo(name string) *fifo {
 	return &fifo{r.t, f}
 }
 
-// tell lets one command go on that awaits.
+// tell lets one command continue that awaits f.
 func (f *fifo) tell() {
 	f.t.Helper()
 	if _, err := io.WriteString(f.f, "go\n"); err != nil {
@@ -248,7 +248,7 @@ func (f *fifo) tell() {
 	}
 }
 
-// hear waits for a line of a command.
+// hear waits for a line from a command.
 func (f *fifo) hear() string {
 	f.t.Helper()
 	var line []byte
@@ -262,7 +262,7 @@ func (f *fifo) hear() string {
 	}
 }
 
-// pid is hear for the number of a process.
+// pid waits for a process ID from a command.
 func (f *fifo) pid() (pid int) {
 	f.t.Helper()
 	if _, err := fmt.Sscan(f.hear(), &pid); err != nil {
@@ -271,7 +271,7 @@ func (f *fifo) pid() (pid int) {
 	return pid
 }
 
-// news is something that changes and that tests wait for.
+// news is a state that changes. Tests can wait for changes.
 type news struct {
 	mu   sync.Mutex
 	more chan struct{}
@@ -279,7 +279,7 @@ type news struct {
 
 func (n *news) init() { n.more = make(chan struct{}) }
 
-// change makes a change known.
+// change changes the state by calling f.
 func (n *news) change(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -288,7 +288,7 @@ func (n *news) change(f func()) {
 	n.more = make(chan struct{})
 }
 
-// wait waits until something is so, which f looks at under the lock of n.
+// wait waits until f returns true. It calls f with n.mu held.
 func (n *news) wait(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	for late := time.After(bound); ; {
@@ -309,7 +309,7 @@ func (n *news) wait(t *testing.T, what string, f func() bool) {
 	}
 }
 
-// logged is the log.
+// logged collects the log.
 type logged struct {
 	news
 	b     bytes.Buffer
@@ -330,13 +330,13 @@ func (l *logged) String() string {
 	return l.b.String()
 }
 
-// logs waits for a part of a record.
+// logs waits for a text in the log.
 func (r *rig) logs(text string) {
 	r.t.Helper()
 	r.log.wait(r.t, text, func() bool { return strings.Contains(r.log.b.String(), text) })
 }
 
-// call is a request that is being served.
+// call is a request in progress.
 type call struct {
 	*Request
 	w      *writer
@@ -359,7 +359,7 @@ func post(script string, body io.Reader, length int64) *Request {
 	return r
 }
 
-// begin has a request served.
+// begin starts serving a request.
 func (r *rig) begin(req *Request, hooks ...func(*writer)) *call {
 	return r.beginBy(req, func(ctx context.Context, w Writer) { r.Serve(ctx, req, w) }, hooks...)
 }
@@ -382,7 +382,7 @@ func (r *rig) beginBy(req *Request, serve func(context.Context, Writer), hooks .
 	return c
 }
 
-// wait waits until a request has been served, and gives the answer.
+// wait waits until the request has been served, and returns the answer.
 func (c *call) wait() string {
 	c.w.t.Helper()
 	select {
@@ -393,14 +393,13 @@ func (c *call) wait() string {
 	return c.w.String()
 }
 
-// serve serves a request and gives the answer.
+// serve serves a request and returns the answer.
 func (r *rig) serve(req *Request, hooks ...func(*writer)) string {
 	r.t.Helper()
 	return r.begin(req, hooks...).wait()
 }
 
-// late begins a request whose process has ended before anything of its output
-// is looked at.
+// late starts serving a request after its process has exited.
 func (r *rig) late(req *Request, hooks ...func(*writer)) *call {
 	r.t.Helper()
 	p := r.start(req)
@@ -421,7 +420,7 @@ func (r *rig) start(req *Request) *control.Process {
 	return p
 }
 
-// idle waits until nothing runs or waits, and nothing is kept for it.
+// idle waits until no process runs, no request waits and no body is stored.
 func (r *rig) idle() {
 	r.t.Helper()
 	r.counts(0, 0)
@@ -431,7 +430,7 @@ func (r *rig) idle() {
 	r.Wait()
 }
 
-// counts waits until so many processes run, and so many requests wait.
+// counts waits for the numbers of running processes and queued requests.
 func (r *rig) counts(running, queued int) {
 	r.t.Helper()
 	eventually(r.t, fmt.Sprintf("%d running, %d queued", running, queued), func() bool {
@@ -440,7 +439,7 @@ func (r *rig) counts(running, queued int) {
 	})
 }
 
-// eventually waits for a condition that nothing tells of.
+// eventually polls a condition for which there is no event.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(bound); !ok(); time.Sleep(2 * time.Millisecond) {
@@ -451,7 +450,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// blocked waits until so many goroutines wait, in a state, in a method.
+// blocked waits until n goroutines are in the given state and method.
 func blocked(t *testing.T, state, method string, n int) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%d in %s", n, method), func() bool {
@@ -469,13 +468,13 @@ func blocked(t *testing.T, state, method string, n int) {
 
 func isAlive(pid int) bool { return unix.Kill(pid, 0) == nil }
 
-// gone waits for a process to be away.
+// gone waits until a process does not exist any more.
 func gone(t *testing.T, pid int) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("process %d to be gone", pid), func() bool { return unix.Kill(pid, 0) == unix.ESRCH })
 }
 
-// descriptors counts what this process has open.
+// descriptors counts the open descriptors of this process.
 func descriptors() (n int) {
 	for fd := range 1024 { // FreeBSD's /dev/fd may be nothing but 0, 1 and 2
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
@@ -485,8 +484,7 @@ func descriptors() (n int) {
 	return n
 }
 
-// writer takes an answer, and fails the test if it is none that a front could
-// send.
+// writer is a [Writer] that checks the order of calls.
 type writer struct {
 	news
 	t *testing.T
@@ -554,7 +552,7 @@ func (w *writer) Cut() {
 	w.r.Record.Cut = true
 }
 
-// end checks an answer as a whole.
+// end checks the complete answer.
 func (w *writer) end() {
 	w.change(func() {
 		w.ended = true
@@ -571,8 +569,8 @@ func (w *writer) end() {
 	})
 }
 
-// String is the status, the length, "-" if it was not known, the body, and
-// "cut". Instead of the length an error has a colon.
+// String returns status, length ("-" if unknown), body and "cut"; for an error
+// "STATUS: REASON".
 func (w *writer) String() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -596,7 +594,7 @@ func (w *writer) String() string {
 	return s
 }
 
-// flushed waits for a body that has been flushed.
+// flushed waits until the body is this and has been flushed.
 func (w *writer) flushed(body string) {
 	w.t.Helper()
 	w.wait(w.t, body+", flushed", func() bool {
@@ -604,7 +602,7 @@ func (w *writer) flushed(body string) {
 	})
 }
 
-// header gives the fields in one line.
+// header returns the fields on one line.
 func (w *writer) header() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// First come, first served; who leaves loses no place but its own.
+// Slots are given in the order of arrival. A request that gives up does not
+// change the order of the others.
 func TestQueue(t *testing.T) {
 	r := newRig(t, func(s *setup) { s.MaxProcs, s.MaxQueue = 1, 10 })
 	goOn, said := r.fifo("go"), r.fifo("said")
@@ -47,7 +48,7 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// Who finds the queue full is turned away at once, before a body is read.
+// When the queue is full a request is refused before its body is read.
 func TestQueueFull(t *testing.T) {
 	r := newRig(t, func(s *setup) { s.MaxProcs, s.MaxQueue = 1, 1 })
 	goOn := r.fifo("go")
@@ -74,7 +75,7 @@ func TestQueueFull(t *testing.T) {
 	}
 }
 
-// The queue may also fill up while a body is read.
+// The queue may also become full while a body is read.
 func TestQueueFillsUp(t *testing.T) {
 	r := newRig(t, func(s *setup) { s.MaxProcs, s.MaxQueue = 1, 0 })
 	goOn := r.fifo("go")
@@ -94,7 +95,7 @@ func TestQueueFillsUp(t *testing.T) {
 	first.wait()
 }
 
-// A request that has had a process is not turned away when it needs another.
+// A local redirect is not refused because the queue is full.
 func TestRedirectIsNotTurnedAway(t *testing.T) {
 	r := newRig(t, func(s *setup) { s.CGI, s.MaxProcs, s.MaxQueue = true, 1, 0 })
 	goOn := r.fifo("go")
@@ -117,7 +118,7 @@ func TestRedirectIsNotTurnedAway(t *testing.T) {
 	other.wait()
 }
 
-// An answer that is whole is over, and its process works on, in its slot.
+// When an answer is complete its process runs on and keeps its slot.
 func TestWorksOn(t *testing.T) {
 	for _, tt := range []struct {
 		name, script string
@@ -139,7 +140,7 @@ func TestWorksOn(t *testing.T) {
 			goOn, said, goThird := r.fifo("go"), r.fifo("said"), r.fifo("third")
 			c := r.begin(request(tt.script))
 			pid := said.pid()
-			// The client has its answer, and may go.
+			// The client has its answer and may disconnect.
 			got := c.wait()
 			if want := strings.Replace(tt.want, "*", "-", 1); got != want && got != strings.Replace(tt.want, "*", "5", 1) {
 				t.Errorf("%q", got)
@@ -148,7 +149,7 @@ func TestWorksOn(t *testing.T) {
 				t.Errorf("%q, %v", c.record.Exit, c.record.Ended)
 			}
 			c.cancel(ErrClientGone)
-			// There is one more slot, and no other.
+			// There is exactly one more slot.
 			second := r.begin(request(`printf 'Content-Length: 2\n\nok'`))
 			if got := second.wait(); !strings.HasSuffix(got, "ok") {
 				t.Errorf("%q", got)
@@ -175,7 +176,7 @@ func TestWorksOn(t *testing.T) {
 	}
 }
 
-// What fails later is in the log.
+// A failure after the answer is logged.
 func TestFailsLater(t *testing.T) {
 	for _, tt := range []struct{ name, script string }{
 		{"length", `printf 'Content-Length: 5\n\nhello'; tell said x; await go; exit 7`},
@@ -206,7 +207,7 @@ func TestFailsLater(t *testing.T) {
 	})
 }
 
-// What is in the pipe is the command's, however long it takes to pass it on.
+// Output that is in the pipe is sent even if Times.Grace has passed.
 func TestNothingIsLost(t *testing.T) {
 	for _, tt := range []struct {
 		name, script string
@@ -230,7 +231,7 @@ func TestNothingIsLost(t *testing.T) {
 			goOn.tell()
 		})
 	}
-	// A client that is slow enough for the process to have ended long ago.
+	// The client is so slow that the process exits before it has read.
 	for _, head := range []string{"X: y", "Content-Length: 60001"} {
 		t.Run(head, func(t *testing.T) {
 			r := newRig(t, func(s *setup) { s.CGI, s.Times.Grace = true, 1 })

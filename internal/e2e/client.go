@@ -13,15 +13,15 @@ import (
 	"time"
 )
 
-// conn is a client's connection. What it sends is written out by each test;
-// what comes back is parsed by net/http, which is not what answers.
+// conn is a client's connection. Tests write requests as text. Answers are
+// parsed by net/http.
 type conn struct {
 	net.Conn
 	t *testing.T
 	r *bufio.Reader
 }
 
-// answer is one response. err says how its body ended short.
+// answer is a response. err is an error of reading its body.
 type answer struct {
 	status int
 	proto  string
@@ -64,13 +64,13 @@ func (c *conn) send(format string, args ...any) *conn {
 	return c
 }
 
-// trySend sends what the server may not want to read to its end.
+// trySend sends what the server may refuse before it has read everything.
 func (c *conn) trySend(text string) *conn {
 	io.WriteString(c, text)
 	return c
 }
 
-// answer reads a response to a request of that method.
+// answer reads the response to a request with this method.
 func (c *conn) answer(method string) *answer {
 	c.t.Helper()
 	a, err := c.tryAnswer(method)
@@ -91,7 +91,7 @@ func (c *conn) tryAnswer(method string) (*answer, error) {
 	return a, nil
 }
 
-// until reads up to some text.
+// until reads up to and including some text.
 func (c *conn) until(text string) {
 	c.t.Helper()
 	var got []byte
@@ -104,7 +104,7 @@ func (c *conn) until(text string) {
 	}
 }
 
-// closed makes sure that the server has ended the connection.
+// closed checks that the server has closed the connection.
 func (c *conn) closed() {
 	c.t.Helper()
 	if b, err := c.r.ReadByte(); err == nil {
@@ -112,7 +112,7 @@ func (c *conn) closed() {
 	}
 }
 
-// cutWithoutAnswer reads to the end and tells whether not a byte came.
+// cutWithoutAnswer reads up to the end and reports whether there was nothing.
 func (c *conn) cutWithoutAnswer() bool {
 	n, _ := io.Copy(io.Discard, c.r)
 	return n == 0
@@ -125,7 +125,7 @@ func (c *conn) halfClose() {
 	}
 }
 
-// request sends one request, as written, on a connection of its own.
+// request sends a request on a new connection.
 func (s *server) request(method, raw string) *answer {
 	s.t.Helper()
 	c := dial(s.t, s.addr)
@@ -133,13 +133,13 @@ func (s *server) request(method, raw string) *answer {
 	return c.trySend(raw).answer(method)
 }
 
-// get is the usual request, with more field lines.
+// get sends a GET request with additional fields.
 func (s *server) get(target string, fields ...string) *answer {
 	s.t.Helper()
 	return s.request("GET", get11(target, fields...))
 }
 
-// get11 is the text of a GET that closes its connection.
+// get11 returns the text of a GET request that closes its connection.
 func get11(target string, fields ...string) string {
 	return text11("GET", target, append(fields, "Connection: close")...)
 }
@@ -153,7 +153,7 @@ func post11(target, body string, fields ...string) string {
 	return text11("POST", target, append(fields, fmt.Sprintf("Content-Length: %d", len(body)), "Connection: close")...) + body
 }
 
-// want checks status and body of an answer that ended well.
+// want checks status and body of a complete answer.
 func (a *answer) want(t *testing.T, status int, body string) {
 	t.Helper()
 	if a.status != status || a.body != body || a.err != nil {
@@ -169,7 +169,7 @@ func (a *answer) wantStatus(t *testing.T, status int) {
 	}
 }
 
-// chunked11 is a POST whose length only its end tells.
+// chunked11 returns the text of a POST request with a chunked body.
 func chunked11(target, body string, fields ...string) string {
 	return text11("POST", target, append(fields, "Transfer-Encoding: chunked", "Connection: close")...) +
 		fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body)

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// The documents, read as a reader would.
+// These tests check the documents.
 
 var (
 	docLink    = regexp.MustCompile(`!?\[[^\]]*\]\(([^)\s]+)\)`)
@@ -23,7 +23,7 @@ var (
 	goFunc = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Za-z0-9]*)\(`)
 )
 
-// documents are all Markdown files of the project, by their path from its root.
+// documents returns all Markdown files of the project, by their path.
 func documents(t *testing.T) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -59,7 +59,7 @@ func walkSources(t *testing.T, f func(path string)) {
 	}
 }
 
-// anchor is what a heading is linked by.
+// anchor is the anchor of a heading.
 func anchor(heading string) string {
 	heading = strings.ToLower(strings.TrimSpace(heading))
 	return strings.Map(func(r rune) rune {
@@ -73,7 +73,7 @@ func anchor(heading string) string {
 	}, heading)
 }
 
-// TestLinks: every link within the project leads somewhere.
+// TestLinks checks that every link within the project has a target.
 func TestLinks(t *testing.T) {
 	t.Parallel()
 	docs := documents(t)
@@ -107,7 +107,7 @@ func TestLinks(t *testing.T) {
 	t.Logf("%d links in %d documents", n, len(docs))
 }
 
-// TestIndex: the index of the documents leads to each of them.
+// TestIndex checks that the index has a link to each document.
 func TestIndex(t *testing.T) {
 	t.Parallel()
 	index := documents(t)["docs/README.md"]
@@ -126,7 +126,7 @@ func TestIndex(t *testing.T) {
 	}
 }
 
-// TestNamedTests: every test that a document names is there.
+// TestNamedTests checks that every test that a document names exists.
 func TestNamedTests(t *testing.T) {
 	t.Parallel()
 	have := make(map[string]bool)

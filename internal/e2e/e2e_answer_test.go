@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Answer now, work on, as scripts write it: the job that is left behind, with
-// the output or without it, and the script itself behind its closed output.
+// These scripts answer and then work on: with a background job that holds the
+// output open or not, or with the script itself, which closes its output.
 const (
 	say202 = `printf 'Status: 202 Accepted\nContent-Type: text/plain\n\naccepted\n'; `
 	work   = `echo $$ >told; read x <go; echo done >told`
@@ -23,8 +23,8 @@ var answerNow = []struct{ name, script, ended string }{
 	{"closed output", say202 + `exec >&-; ` + work, "command failed"},
 }
 
-// The client has its whole answer while the job runs, which holds its slot until
-// it ends by itself.
+// The client gets the complete answer while the job runs. The job keeps its
+// slot until it exits.
 func TestAnswerNow(t *testing.T) {
 	t.Parallel()
 	for _, tt := range answerNow {
@@ -38,8 +38,8 @@ func TestAnswerNow(t *testing.T) {
 			if isGone(pid[0]) {
 				t.Error("the job does not work on")
 			}
-			// One waits for the slot, and there is no room for another one. The
-			// first may come on the connection that has had its answer.
+			// One request waits for the slot, and another one is refused. The
+			// first may use the same connection as before.
 			waiting := answers(c.send("%s", get11("/")), dial(t, s.addr).send("%s", get11("/")))
 			if a := <-waiting; a == nil || a.status != 503 {
 				t.Fatalf("got %v, want 503 from a full queue", a)
@@ -64,8 +64,8 @@ func TestAnswerNow(t *testing.T) {
 	}
 }
 
-// -timeout counts from the start of the command, and ends what is behind the
-// answer; so does a stop when -drain is over. Each is told.
+// -timeout counts from the start of the command and also terminates what runs
+// after the answer. So does a stop when -drain has passed. Both are logged.
 func TestAnswerNowEnded(t *testing.T) {
 	t.Parallel()
 	for _, tt := range answerNow {

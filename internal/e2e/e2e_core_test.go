@@ -15,17 +15,16 @@ import (
 	"github.com/onewake/onewake/internal/control"
 )
 
-// A core that has been taken over: this test binary, put in the place of
-// onewake and executed by an honest monitor at a reload. What it is to do is in
-// a file beside it, "plan". It sees what a core sees and can do more, since it
-// is not confined.
+// This test binary can act as a compromised core. It takes the place of
+// onewake, and the monitor executes it at a reload. A file beside it, "plan",
+// says what it does. It has the descriptors of a core and is not confined.
 func init() {
 	if os.Args[0] == coreName {
 		os.Exit(poseAsCore())
 	}
 }
 
-// A core's argv[0] and its control socket, for who poses as one.
+// argv[0] and the control socket of a core.
 const (
 	coreName    = "onewake: core"
 	coreControl = 3
@@ -55,7 +54,7 @@ func frameBytes(kind byte, id uint64, payload string) []byte {
 	return append(b, payload...)
 }
 
-// taken is a core that has been taken over, in its own eyes.
+// taken is a compromised core.
 type taken struct {
 	dir      string // of the plan
 	arg      string // of the plan
@@ -63,23 +62,24 @@ type taken struct {
 	maxProcs int
 }
 
-// say writes a message. Whoever is not listened to waits for its end.
+// say writes a message. If that fails, it waits to be killed.
 func (c *taken) say(kind byte, id uint64, payload string) { c.write(frameBytes(kind, id, payload)) }
 
 func (c *taken) write(b []byte) {
 	if _, err := c.control.Write(b); err != nil {
-		// Killed in a moment. An exit would be less of an attack.
+		// It will be killed soon. Exiting would be harmless.
 		select {}
 	}
 }
 
-// startText is the payload of a harmless start.
+// startText is the payload of a valid start message.
 const startText = "\x00\x00QUERY_STRING=x\x00"
 
-// plans are what it can do when it is ready. It waits for its end afterwards.
+// plans are what a compromised core can do when it is ready. Then it waits to
+// be killed.
 var plans = map[string]func(*taken){
 	"silent": func(*taken) {},
-	// The bytes are given as a Go string.
+	// arg is a quoted Go string.
 	"frame": func(c *taken) {
 		q, _ := strconv.Unquote(c.arg)
 		c.write([]byte(q))
@@ -95,7 +95,7 @@ var plans = map[string]func(*taken){
 	},
 }
 
-// poseAsCore does what the plan says and then waits for its end.
+// poseAsCore executes the plan and waits to be killed.
 func poseAsCore() int {
 	exe, err := os.Executable()
 	if err != nil {
@@ -106,7 +106,7 @@ func poseAsCore() int {
 	if err != nil {
 		return 1
 	}
-	// The next core is an honest one, if there is one to put in our place.
+	// The next core is the real one, if it is in this directory.
 	os.Rename(filepath.Join(c.dir, "honest"), exe)
 	what, arg, _ := strings.Cut(string(text), ": ")
 	c.arg = arg
@@ -129,17 +129,17 @@ func poseAsCore() int {
 	select {}
 }
 
-// replace puts one program in the place of another, as an upgrade does.
+// replace replaces a program by another, like an upgrade.
 func replace(path, by string) error {
 	if os.Link(by, path+".link") != nil {
 		return copyFile(path, by, 0o755)
 	}
-	// Where both are one file already, rename(2) does nothing.
+	// If both are the same file, rename(2) does nothing.
 	defer os.Remove(path + ".link")
 	return os.Rename(path+".link", path)
 }
 
-// ownBinary is an onewake that a test may replace.
+// ownBinary makes a copy of onewake that a test can replace.
 func ownBinary(t *testing.T) (path string) {
 	t.Helper()
 	path = filepath.Join(newDir(t, nil), "onewake")

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What must always be true of both processes and of the command.
+// These tests check what both processes and the command must always get.
 
-// told is what a command sees of its own surroundings.
+// told is what a command sees of its environment.
 type told struct {
 	Args    []string
 	Env     []string
@@ -32,7 +32,7 @@ type told struct {
 	Stdin   string
 }
 
-// roleTell is a command that tells what it sees.
+// roleTell is a command that prints what it sees.
 func roleTell(args []string) int {
 	v := told{Args: args, Env: os.Environ(), PGID: syscall.Getpgrp(), PID: os.Getpid(), UID: os.Getuid()}
 	v.Dir, _ = os.Getwd()
@@ -47,8 +47,8 @@ func roleTell(args []string) int {
 	return 0
 }
 
-// inherited are the descriptors that this process was started with, but for
-// those that the Go runtime opens itself, which have close-on-exec set.
+// inherited are the descriptors that this process was started with. Those that
+// the Go runtime has opened have close-on-exec set.
 var inherited = func() (open []int) {
 	for fd := range 1024 {
 		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
@@ -58,7 +58,7 @@ var inherited = func() (open []int) {
 	return open
 }()
 
-// ask has such a command tell.
+// ask requests the output of roleTell.
 func (s *server) ask(target string, fields ...string) (v told) {
 	s.t.Helper()
 	a := s.get(target, fields...)
@@ -68,7 +68,7 @@ func (s *server) ask(target string, fields ...string) (v told) {
 	return v
 }
 
-// teller is the command line of that command.
+// teller is the command line of roleTell.
 func teller(t *testing.T) []string {
 	t.Helper()
 	path, err := self()
@@ -133,7 +133,7 @@ func TestCommandSurroundings(t *testing.T) {
 	}
 }
 
-// On TCP the bound host and port are the server's name, and peers have
+// On TCP SERVER_NAME and SERVER_PORT are those of the listener, and peers have
 // addresses.
 func TestCommandSurroundingsTCP(t *testing.T) {
 	t.Parallel()
@@ -173,14 +173,14 @@ func TestCommandSurroundingsTCP(t *testing.T) {
 	s.stop()
 }
 
-// onewake is meant to run as an ordinary user, and needs nothing more.
+// onewake works as an ordinary user.
 func TestAsOrdinaryUser(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "an ordinary user runs all of the tests as one")
 	launch{cred: nobody(t)}.life(t)
 }
 
-// What -env sets no request can set, and one that would is answered all the same.
+// A request cannot set the variables of -env. It is answered nevertheless.
 func TestEnvWins(t *testing.T) {
 	t.Parallel()
 	s := shell(t, `echo "$FORM_a $FORM_b $REMOTE_USER $HTTP_X_A"`, "-form", "-forwarded", "X-Remote-User",

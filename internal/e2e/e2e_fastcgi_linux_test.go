@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// stockParams is nginx's own file of parameters.
+// stockParams is nginx's fastcgi_params.
 func stockParams(t *testing.T) string {
 	t.Helper()
 	const params = "/etc/nginx/fastcgi_params"
@@ -19,7 +19,7 @@ func stockParams(t *testing.T) string {
 	return params
 }
 
-// A directory of scripts by FastCGI, behind nginx with its stock parameters.
+// A directory of scripts over FastCGI, behind nginx with its fastcgi_params.
 func TestNginxFastCGI(t *testing.T) {
 	t.Parallel()
 	params := stockParams(t)
@@ -48,8 +48,8 @@ func TestNginxFastCGI(t *testing.T) {
 	s.stop()
 }
 
-// The test page by FastCGI: what nginx gave, and what of it would reach no
-// command.
+// The test page over FastCGI shows nginx's parameters, and which of them a
+// command would not get.
 func TestNginxFastCGIPage(t *testing.T) {
 	t.Parallel()
 	params := stockParams(t)
@@ -84,8 +84,8 @@ func TestNginxFastCGIPage(t *testing.T) {
 		}
 	}
 	s.await("parameter not passed on", "name", "COLOUR")
-	// Where nobody is asked for a password, nginx's own parameters have whatever
-	// name the client claims. This pins what docs/recipes say about it.
+	// Without a password, REMOTE_USER in nginx's parameters is what the client
+	// claims. The recipes say so; this pins it.
 	for path, user := range map[string]string{"/": "evil", "/nobody": ""} {
 		a := (&server{t: t, addr: "tcp:" + addr}).get(path, "Authorization: Basic ZXZpbDpldmls")
 		if a.status != 200 || !strings.Contains(a.body, "\nREMOTE_USER='"+user+"'\n") {
@@ -95,8 +95,8 @@ func TestNginxFastCGIPage(t *testing.T) {
 	s.stop()
 }
 
-// The table of scripts by HTTP: a script that is new is found, one that is gone
-// is not run, and a reload reads them anew.
+// A directory of scripts over HTTP: a new script is found, a removed one is not
+// run, and a reload reads the directory.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	root := newDir(t, nil)
@@ -115,7 +115,7 @@ func TestScripts(t *testing.T) {
 	s.signal(syscall.SIGHUP)
 	s.await("core replaced")
 	s.get("/cgi/c/d").want(t, 200, "/cgi/c /d")
-	// Its interpreter is not there, which is not as if it were not itself.
+	// A missing interpreter is different from a missing script.
 	if err := os.WriteFile(root+"/d", []byte("#!/none\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,8 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// -stream: the first line goes out before the command ends. -form: no parsing.
+// With -stream the first line is sent before the command exits. With -form it
+// need not parse anything.
 func TestStreamAndForm(t *testing.T) {
 	t.Parallel()
 	m := meet(t, nil)

@@ -15,7 +15,8 @@ import (
 	"testing"
 )
 
-// The command line: what each flag does to the service, -check, exit statuses.
+// These tests check what each flag does to the service, -check and exit
+// statuses.
 
 func TestFlagVersion(t *testing.T) {
 	t.Parallel()
@@ -87,7 +88,7 @@ func TestExits(t *testing.T) {
 	}
 }
 
-// snapshot tells everything about a directory that a check must not change.
+// snapshot returns everything about a directory that -check must not change.
 func snapshot(t *testing.T, dir string) string {
 	t.Helper()
 	var b strings.Builder
@@ -229,7 +230,7 @@ func TestFlagForwarded(t *testing.T) {
 		if rec := s.await("request"); rec["peer"] != "<unix>" || (tt.id == "") != madeID.MatchString(rec["request_id"]) || tt.id != "" && rec["request_id"] != tt.id {
 			t.Errorf("%q: access record %v", tt.list, rec)
 		}
-		// What is no address is refused if it would be believed.
+		// A trusted header with an invalid address is refused.
 		status := 400
 		if tt.list == "" {
 			status = 200
@@ -239,11 +240,12 @@ func TestFlagForwarded(t *testing.T) {
 	}
 }
 
-// madeID is a request id that was made up.
+// madeID is a generated request ID.
 var madeID = regexp.MustCompile("^[0-9a-f]{32}$")
 
-// TestRequestID: one name for a request in its variables, in its access record
-// and in all that its commands say, through a redirect and to a failure.
+// TestRequestID checks that a request has the same ID in its variables, in its
+// access record and in all records about its commands, also after a redirect
+// and a failure.
 func TestRequestID(t *testing.T) {
 	t.Parallel()
 	s := shell(t, `echo "$PATH_INFO $HTTP_X_REQUEST_ID" >&2
@@ -302,7 +304,7 @@ func TestFlagMaxConns(t *testing.T) {
 	s.stop()
 }
 
-// A large body goes through a file that leaves no trace.
+// A large body goes through a file that has no name.
 func TestFlagSpoolDir(t *testing.T) {
 	t.Parallel()
 	dir := newDir(t, nil)
@@ -324,8 +326,8 @@ func TestFlagSpoolDir(t *testing.T) {
 
 var timeForm = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$`)
 
-// The log: one record a line, fields as the contract names them, everything
-// that a client or a command sent in quotes.
+// TestLog checks that each record is one line with the documented keys, and
+// that everything from a client or a command is quoted.
 func TestLog(t *testing.T) {
 	t.Parallel()
 	for _, format := range []string{"text", "json"} {
@@ -381,7 +383,7 @@ func TestLog(t *testing.T) {
 	}
 }
 
-// A command that writes no end of errors costs 8 KiB of log.
+// Of a command that writes errors without end 8 KiB are logged.
 func TestLogStderrBounded(t *testing.T) {
 	t.Parallel()
 	const size = 300000

@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What only FreeBSD has, besides capability mode: its tools, mounts and jails,
-// and the service under the real rc.subr. Each says what it saw.
+// These tests check what only FreeBSD has, besides capability mode: its tools,
+// mounts, jails and rc.subr.
 
-// Neither monitor nor command is confined, and the core is not either if it is
-// not to be.
+// Monitor and command are not confined, and neither is the core with -sandbox
+// off.
 func TestUnconfined(t *testing.T) {
 	t.Parallel()
 	s := shell(t, `procstat -s $$`)
@@ -42,13 +42,12 @@ func TestUnconfined(t *testing.T) {
 	s.stop()
 }
 
-// No signal is ignored by a command or blocked, whatever onewake was started
-// with.
+// A command ignores and blocks no signals, whatever onewake was started with.
 func TestCommandSignals(t *testing.T) {
 	t.Parallel()
 	l := dirty(t)
 	l.args = sh(`exec procstat -i $$`)
-	// procstat looks at itself, after exec: what it ignores it was made to.
+	// procstat shows its own signals after exec.
 	s := l.start(t)
 	a := s.get("/")
 	a.wantStatus(t, 200)
@@ -67,7 +66,7 @@ func TestCommandSignals(t *testing.T) {
 	s.stop()
 }
 
-// INFO, as Ctrl-T sends it.
+// SIGINFO, as Ctrl-T sends it.
 func TestSignalInfo(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -80,7 +79,7 @@ func TestSignalInfo(t *testing.T) {
 	s.stop()
 }
 
-// A web server elsewhere reaches the socket through a nullfs mount, also a
+// A web server in a jail can use the socket through a nullfs mount, even a
 // read-only one, and cannot remove it.
 func TestNullfs(t *testing.T) {
 	t.Parallel()
@@ -110,7 +109,7 @@ func TestNullfs(t *testing.T) {
 	s.stop()
 }
 
-// In a jail without network the service works over its unix socket, and its
+// In a jail without network the service works over its Unix socket, and its
 // command has no network.
 func TestJailWithoutNetwork(t *testing.T) {
 	t.Parallel()

@@ -16,11 +16,11 @@ import (
 	"time"
 )
 
-// The life of monitor, core and socket file, from start to stop, whichever way
-// it goes.
+// These tests check the life of monitor, core and socket file from start to
+// stop.
 
-// When the monitor is killed, core and command go with it, whatever the command
-// ignores. The next start is TestNeverTwo's.
+// When the monitor is killed, core and command are killed too, whatever the
+// command ignores. TestNeverTwo checks the next start.
 func TestLifeKillMonitor(t *testing.T) {
 	t.Parallel()
 	cred := ordinary(t)
@@ -45,8 +45,8 @@ wait`)...)}.start(t)
 		t.Errorf("the socket file after kill -9: %v", err)
 	}
 	if runtime.GOOS == "linux" {
-		// The system ends the monitor's children, not theirs. This pins what
-		// docs/reliability.md says, so that mending it breaks the test.
+		// The system kills only the monitor's children. docs/reliability.md
+		// says so; this pins it.
 		m.release(1)
 		if got := m.line(); got != "alive" {
 			t.Errorf("a grandchild says %q", got)
@@ -54,8 +54,8 @@ wait`)...)}.start(t)
 	}
 }
 
-// A core that dies takes along what it was answering, with what runs for that,
-// and nothing else: whoever connects meanwhile is served by the next one.
+// When a core dies, its requests and their processes end, and nothing else.
+// Clients that connect meanwhile are served by the next core.
 func TestLifeKillCore(t *testing.T) {
 	t.Parallel()
 	m := meet(t, nil)
@@ -110,7 +110,7 @@ func TestLifeDrain(t *testing.T) {
 		idle.answer("GET").want(t, 200, "done\n")
 		running := dial(t, s.addr).send("%s", text11("GET", "/")) // to be kept
 		m.pids(1)
-		// One of these finds the other in the queue.
+		// One of these finds the queue full.
 		others := answers(dial(t, s.addr).send("%s", get11("/")), dial(t, s.addr).send("%s", get11("/")))
 		if a := <-others; a == nil || a.status != 503 {
 			t.Fatalf("got %v, want 503 from a full queue", a)
@@ -121,7 +121,7 @@ func TestLifeDrain(t *testing.T) {
 		if _, err := dialErr(s.addr); err == nil {
 			t.Error("a connection after the stop began")
 		}
-		// The address is free for a successor before the drain is over.
+		// The address is free for the next onewake before -drain has passed.
 		next := launch{dir: s.dir}.start(t)
 		next.get("/").wantStatus(t, 200)
 		m.release(2)
@@ -170,13 +170,13 @@ func TestLifeStopWithoutTheCore(t *testing.T) {
 	s.stop()
 }
 
-// What a stop asks to end has the time of -kill-after for that, all of its
-// group, and nothing is started any more.
+// After SIGTERM a process group has -kill-after to exit. Nothing is started any
+// more.
 func TestLifeDrainOver(t *testing.T) {
 	t.Parallel()
 	t.Run("a group may clean up", func(t *testing.T) {
 		m := meet(t, nil)
-		// $$ is the leader, which does not clean up. Its end is another SIGTERM.
+		// $$ is the leader. A second SIGTERM ends the service.
 		s := shell(t, `(trap 'trap "" TERM; echo asked >told; read x <go; echo clean >told; exit' TERM; echo $$ >told; read x <go) & wait`,
 			"-dir", m.dir, "-drain", "1ms", "-kill-after", "10m")
 		dial(t, s.addr).send("%s", get11("/"))
@@ -202,7 +202,7 @@ func TestLifeDrainOver(t *testing.T) {
 		m.pids(1)
 		others := answers(dial(t, s.addr).send("%s", get11("/")), dial(t, s.addr).send("%s", get11("/")), dial(t, s.addr).send("%s", get11("/")))
 		for i := range 3 {
-			// The first by the full queue, then those that were in it.
+			// First the one that finds the queue full, then those in the queue.
 			if a := <-others; a == nil || a.status != 503 || a.header.Get("Retry-After") == "" {
 				t.Errorf("who was queued got %v, want 503", a)
 			}
@@ -219,9 +219,9 @@ func TestLifeDrainOver(t *testing.T) {
 	})
 }
 
-// Listeners do not take each other's place where there are fewer than them.
-// Whoever has connected before a stop is answered, whether there is a place or
-// not; those of them that are gone do no harm to those behind.
+// With fewer connections than listeners, each listener still gets one. Clients
+// that have connected before a stop are answered even if all connections are in
+// use. Those that have disconnected do not affect the others.
 func TestLifeFewConns(t *testing.T) {
 	t.Parallel()
 	dir := newDir(t, nil)
@@ -256,9 +256,9 @@ func TestLifeFewConns(t *testing.T) {
 	}
 }
 
-// A reload replaces the core and loses no request: neither one that runs, nor
-// one that is half sent, nor one on a connection that is kept, nor one that
-// nobody has accepted yet.
+// A reload replaces the core and loses no request: neither one that is running,
+// nor one that has been sent in part, nor one on a kept connection, nor one
+// that has not been accepted.
 func TestLifeReload(t *testing.T) {
 	t.Parallel()
 	m := meet(t, nil)
@@ -290,7 +290,7 @@ func TestLifeReload(t *testing.T) {
 	}
 	half.send("%s", whole[20:]).answer("GET").want(t, 200, "/half\n")
 
-	// The second time the old core lets nobody in any more.
+	// The second reload: the old core accepts no more connections.
 	stopProcess(t, cores[1])
 	waiting := dial(t, s.addr).send("%s", get11("/waiting"))
 	reload()
@@ -309,8 +309,8 @@ func TestLifeReload(t *testing.T) {
 	s.stop()
 }
 
-// A reload takes the binary that is on disk by then. Where that cannot serve
-// the old core stays, and the log says why.
+// A reload executes the binary that is on disk then. If it cannot serve, the
+// old core stays, and the log says why.
 func TestLifeReloadBinary(t *testing.T) {
 	t.Parallel()
 	bin := ownBinary(t)
@@ -364,8 +364,8 @@ func TestLifeReloadBinary(t *testing.T) {
 	s.stop()
 }
 
-// A core that cannot start three times in a row: exit 71, with the reason, and
-// no socket file is left.
+// After three cores that cannot start the exit status is 71, the reason is
+// logged, and no socket file is left.
 func TestLifeCoreCannotStart(t *testing.T) {
 	t.Parallel()
 	bin := ownBinary(t)
@@ -432,8 +432,8 @@ func TestLifeSignals(t *testing.T) {
 	})
 }
 
-// A stderr that nobody reads for a while, or any more, ends or stops nothing.
-// Whoever reads again learns how much was lost.
+// The service goes on if nobody reads stderr. When it is read again, the number
+// of lost records is logged.
 func TestLifeDeafLog(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()
@@ -483,8 +483,8 @@ func TestLifeDeafLog(t *testing.T) {
 	}
 }
 
-// Nothing that commands have started outlives the service, whatever they do and
-// whether it stays in its group or leaves it.
+// No process of a command outlives the service, whether it stays in its group
+// or leaves it.
 func TestLifeLeftovers(t *testing.T) {
 	t.Parallel()
 	cred := ordinary(t)
@@ -519,8 +519,8 @@ read x <go`)...)}.start(t)
 	}
 }
 
-// roleEscape starts a process in a session of its own, tells its pid in the
-// first file and ends. The process lives until there is a line in the second.
+// roleEscape starts a process in a new session, writes its pid to the first
+// file and exits. The process lives until the second file contains a line.
 func roleEscape(args []string) int {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {

@@ -9,13 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Statuses for want of something, which Linux can take away from a process that
-// runs.
+// These statuses are for a lack of resources, which Linux can take away from a
+// running process.
 
 func init() { roles["limit"] = roleLimit }
 
-// roleLimit sets a soft limit of a process of the same user. Root in a container
-// may not do it for others.
+// roleLimit sets a soft limit of a process of the same user. Root in a
+// container may not be allowed to do it for other users.
 func roleLimit(args []string) int {
 	var pid, resource int
 	var soft uint64
@@ -38,8 +38,8 @@ func (s *server) limit(resource int, soft uint64) {
 	as(s.t, s.cred, "limit", fmt.Sprint(s.pid), fmt.Sprint(resource), fmt.Sprint(soft))
 }
 
-// A monitor without descriptors to spare answers 503 and goes on when it has
-// some again.
+// A monitor without free descriptors answers 503, and works again when it has
+// some.
 func TestStatusNoDescriptor(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it counts the descriptors of a process that is closed to its own user")
@@ -72,7 +72,7 @@ func TestStatusNoDescriptor(t *testing.T) {
 	s.stop()
 }
 
-// A user without processes to spare: 503.
+// If the user may not have more processes the status is 503.
 func TestStatusNoProcess(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it needs a user that runs nothing else")

@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// meeting is a directory with two named pipes by which a test and the commands
-// that it wakes wait for each other. A command writes to "told" what the test
-// is to know, and reads a line from "go" before it goes on:
+// meeting is a directory with two named pipes for synchronization with
+// commands. A command writes to "told", and reads a line from "go" before it
+// continues:
 //
 //	echo $$ >told; read x <go
 type meeting struct {
@@ -27,7 +27,7 @@ type meeting struct {
 	in         *bufio.Reader
 }
 
-// meet makes a meeting for commands of that user.
+// meet makes a meeting for commands of this user.
 func meet(t *testing.T, cred *syscall.Credential) *meeting {
 	t.Helper()
 	m := &meeting{t: t, dir: newDir(t, cred)}
@@ -38,7 +38,7 @@ func meet(t *testing.T, cred *syscall.Credential) *meeting {
 			t.Fatal(err)
 		}
 		os.Chmod(path, 0o666) // whatever the umask
-		// Both ends are open, so that nobody waits in open(2).
+		// Both ends are open, so that open(2) does not block.
 		f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -51,7 +51,7 @@ func meet(t *testing.T, cred *syscall.Credential) *meeting {
 	return m
 }
 
-// line waits for a line that a command has told.
+// line waits for a line from a command.
 func (m *meeting) line() string {
 	m.t.Helper()
 	m.told.SetReadDeadline(time.Now().Add(patience))
@@ -79,7 +79,7 @@ func (m *meeting) pids(n int) (pids []int) {
 	return pids
 }
 
-// rest is what has been told and not been read yet. It waits for nothing.
+// rest returns what has been written and not read. It does not wait.
 func (m *meeting) rest() string {
 	m.t.Helper()
 	text := make([]byte, m.in.Buffered())
@@ -97,7 +97,7 @@ func (m *meeting) rest() string {
 	return string(text)
 }
 
-// release lets n commands go on that read from "go".
+// release lets n commands continue that read from "go".
 func (m *meeting) release(n int) {
 	m.t.Helper()
 	if _, err := m.gate.WriteString(strings.Repeat("\n", n)); err != nil {
@@ -105,8 +105,8 @@ func (m *meeting) release(n int) {
 	}
 }
 
-// ordinary is the user that a service is meant to run as: nobody, where the
-// tests can choose.
+// ordinary is the user that a service should run as: nobody if root runs the
+// tests.
 func ordinary(t *testing.T) *syscall.Credential {
 	if os.Geteuid() != 0 {
 		return nil
@@ -114,8 +114,8 @@ func ordinary(t *testing.T) *syscall.Credential {
 	return nobody(t)
 }
 
-// answers gives the answers on some connections in the order in which they
-// come, nil for one that is cut.
+// answers returns the answers on several connections in the order in which they
+// arrive, nil for one that is cut.
 func answers(conns ...*conn) <-chan *answer {
 	ch := make(chan *answer, len(conns))
 	for _, c := range conns {

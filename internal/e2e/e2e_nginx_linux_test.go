@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// The main job: a command behind nginx, configured as docs/nginx.conf has it.
+// These tests run a command behind nginx, configured like docs/nginx.conf.
 
 const installNginx = "apt-get install nginx-light"
 
@@ -28,9 +28,9 @@ type webServer struct {
 	exited chan struct{}
 }
 
-// startWebServer starts a web server, or a FastCGI one, waits until it accepts
-// connections at addr, and ends it with the test. What it writes goes to a file
-// in dir.
+// startWebServer starts a web server or FastCGI server, waits until it accepts
+// connections at addr, and kills it at the end of the test. Its output goes to
+// a file in dir.
 func startWebServer(t *testing.T, addr, dir string, cred *syscall.Credential, argv ...string) *webServer {
 	t.Helper()
 	log, err := os.Create(filepath.Join(dir, filepath.Base(argv[0])+".out"))
@@ -43,7 +43,7 @@ func startWebServer(t *testing.T, addr, dir string, cred *syscall.Credential, ar
 	w.cmd.Dir = dir
 	w.cmd.Env = []string{"PATH=" + commandPath, "HOME=" + dir}
 	w.cmd.Stdout, w.cmd.Stderr = log, log
-	// A process group of its own, so that its workers end with it.
+	// With a process group of its own its workers can be killed too.
 	w.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Setpgid: true}
 	if err := w.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -76,8 +76,8 @@ func startWebServer(t *testing.T, addr, dir string, cred *syscall.Credential, ar
 	return w
 }
 
-// stop ends the server and its workers, before the one that was started is waited
-// for, so that the group is still theirs.
+// stop kills the server and its workers. The group exists until the leader has
+// been waited for.
 func (w *webServer) stop() {
 	select {
 	case <-w.exited:
@@ -94,8 +94,8 @@ func (w *webServer) stop() {
 	}
 }
 
-// freeAddr gives a free port of the loopback network. Its address has the pid
-// in it, so that no other process takes the port before the web server does.
+// freeAddr returns a free port of the loopback network. The address contains
+// the pid, so that no other process takes the port meanwhile.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	pid := os.Getpid()
@@ -107,8 +107,9 @@ func freeAddr(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// asWebServer is a line for nginx.conf, and onewake's flags for it. In earnest
-// the web server's workers are another user, who gets in by the socket's group.
+// asWebServer returns a line for nginx.conf and flags of onewake. As in
+// production, nginx's workers are another user and have access through the
+// group of the socket.
 func asWebServer() (line string, flags []string) {
 	if u, err := user.Lookup("www-data"); err == nil && os.Geteuid() == 0 {
 		return "user www-data;", []string{"-socket-group", u.Gid}
@@ -116,7 +117,7 @@ func asWebServer() (line string, flags []string) {
 	return "", nil
 }
 
-// change replaces what has to be there.
+// change replaces text that must be present.
 func change(t *testing.T, text string, oldnew ...string) string {
 	t.Helper()
 	for i := 0; i < len(oldnew); i += 2 {
@@ -128,8 +129,7 @@ func change(t *testing.T, text string, oldnew ...string) string {
 	return text
 }
 
-// startNginx starts nginx with what stands in http { }, which says that it is to
-// listen at addr.
+// startNginx starts nginx with an http block that listens at addr.
 func startNginx(t *testing.T, dir, addr, workers, http string) *webServer {
 	t.Helper()
 	nginx := need(t, "nginx", installNginx)
@@ -152,19 +152,19 @@ http {
 	return startWebServer(t, addr, dir, nil, nginx, "-e", "error.log", "-p", dir, "-c", dir+"/nginx.conf")
 }
 
-// nginxSite is docs/nginx.conf with another upstream and another address to
-// listen at, and with some other changes.
+// nginxSite is docs/nginx.conf with another upstream, another address and some
+// other changes.
 func nginxSite(t *testing.T, upstream, addr string, oldnew ...string) string {
 	t.Helper()
 	return change(t, shipped(t, "docs/nginx.conf"),
 		append([]string{"server unix:/var/run/onewake/onewake.sock;", "server " + upstream + ";", "listen 80;", "listen " + addr + ";"}, oldnew...)...)
 }
 
-// unbuffered lets nginx pass on bodies of any size as they come.
+// unbuffered makes nginx pass on bodies of any size as they come.
 var unbuffered = []string{"client_max_body_size 16m;", "client_max_body_size 0; proxy_request_buffering off;"}
 
-// proxy starts nginx in front of upstream, with a line for its workers, and
-// gives where it listens.
+// proxy starts nginx in front of upstream and returns its address. workers is a
+// line about nginx's workers.
 func proxy(t *testing.T, upstream, workers string, oldnew ...string) (addr string) {
 	t.Helper()
 	addr = freeAddr(t)
@@ -172,8 +172,8 @@ func proxy(t *testing.T, upstream, workers string, oldnew ...string) (addr strin
 	return addr
 }
 
-// front starts onewake on a socket and nginx in front of it, which passes on
-// bodies as they come, and gives where nginx listens.
+// front starts onewake, and nginx in front of it, which does not buffer bodies.
+// It returns nginx's address.
 func front(t *testing.T, family string, args ...string) (s *server, addr string) {
 	t.Helper()
 	need(t, "nginx", installNginx)
@@ -186,15 +186,14 @@ func front(t *testing.T, family string, args ...string) (s *server, addr string)
 	return s, proxy(t, s.addr, workers, unbuffered...)
 }
 
-// via is the server as seen through a web server.
+// via is the server seen through a web server.
 func via(s *server, addr string) *server {
 	return &server{t: s.t, addr: "tcp:" + addr}
 }
 
-// TestNginxSpoofing: whatever a client sends, only nginx's own word is taken,
-// under the names that are believed, and no other. It names the host that nginx
-// was asked for, and the port, since nginx is on another one than 80: a command
-// that makes a URL of HTTP_HOST makes one that leads back to it.
+// TestNginxSpoofing checks that a client cannot set trusted headers through
+// nginx. It also checks that HTTP_HOST leads back to nginx, which does not
+// listen on port 80.
 func TestNginxSpoofing(t *testing.T) {
 	t.Parallel()
 	s, addr := front(t, "unix", "--", "/bin/sh", "-c",
@@ -209,15 +208,15 @@ func TestNginxSpoofing(t *testing.T) {
 		{"GET / HTTP/1.1\r\nHost: " + addr, addr, []string{
 			"X-Real-IP: 6.6.6.6", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil:666", "X-Request-Id: evil",
 			"X-Remote-User: evil", "Authorization: Basic ZXZpbDpldmls", "Forwarded: for=6.6.6.6;proto=https;host=evil", "X-Client-IP: 6.6.6.6", "True-Client-IP: 6.6.6.6"}},
-		// The usual port is not named.
+		// The default port is omitted.
 		{"GET / HTTP/1.1\r\nHost: example.org", "example.org", []string{
 			"x-real-ip: 6.6.6.6", "X-REAL-IP: 6.6.6.7", "x-forwarded-proto: https", "X-Forwarded-Host: a/b", "X-Request-Id: a b"}},
-		// A port that something else passes on to nginx's.
+		// A port that is forwarded to nginx's.
 		{"GET / HTTP/1.1\r\nHost: example.org:8042", "example.org:8042", []string{"X_Real_IP: 6.6.6.6", "X_Forwarded_Proto: https", "X_Request_Id: evil"}},
 		{"GET / HTTP/1.1\r\nHost: [::1]:8042", "[::1]:8042", []string{"Connection: X-Real-IP, X-Forwarded-Proto, Host", "X-Real-IP: 6.6.6.6", "X-Forwarded-Proto:"}},
 		// No Host: the server_name.
 		{"GET / HTTP/1.0", "example.org", nil},
-		// A proxy's form of request, in which Host does not count.
+		// An absolute target takes precedence over Host.
 		{"GET http://example.net:8042/ HTTP/1.1\r\nHost: evil.example:8042", "example.net:8042", nil},
 	} {
 		raw := strings.Join(append([]string{tt.request, "Connection: close"}, tt.fields...), "\r\n") + "\r\n\r\n"
@@ -234,7 +233,7 @@ func TestNginxSpoofing(t *testing.T) {
 	s.stop()
 }
 
-// TestNginxRaw: what a command writes, over each family of sockets.
+// TestNginxRaw checks raw output over each family of sockets.
 func TestNginxRaw(t *testing.T) {
 	t.Parallel()
 	need(t, "nginx", installNginx)
@@ -287,12 +286,12 @@ func TestNginxRaw(t *testing.T) {
 		}
 	}
 	w.request("POST", post11("/body", strings.Repeat("x", 1<<20+1))).wantStatus(t, 413)
-	// One after the other on connections that are kept.
+	// Several requests on kept connections.
 	c := dial(t, w.addr)
 	c.send("%s", text11("HEAD", "/")).answer("HEAD").want(t, 200, "")
 	c.send("%s", text11("GET", "/a%20b")).answer("GET").want(t, 200, "hello /a b\n")
 	s.stop()
-	// 502 by nginx, since nobody is there.
+	// nginx answers 502 because nobody listens.
 	w.get("/").wantStatus(t, 502)
 }
 
@@ -358,7 +357,7 @@ func TestNginxWSGI(t *testing.T) {
 	}
 	s, addr := front(t, "unix", "-cgi", "--", program)
 	w := via(s, addr)
-	// A redirect that leads to nginx's port.
+	// A redirect that contains nginx's port.
 	c := dial(t, w.addr)
 	a := c.send("GET /there HTTP/1.1\r\nHost: %s\r\n\r\n", addr).answer("GET")
 	a.wantStatus(t, 302)
@@ -378,13 +377,13 @@ func TestNginxWSGI(t *testing.T) {
 	s.stop()
 }
 
-// gitEnv keeps git to what a test gives it.
+// gitEnv isolates git from the user's configuration.
 func gitEnv(home string) []string {
 	return []string{"PATH=" + commandPath, "HOME=" + home, "LANG=C.UTF-8", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0",
 		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@example.org", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@example.org"}
 }
 
-// TestNginxGit: a push whose body nginx passes on in chunks.
+// TestNginxGit checks a push whose body nginx passes on in chunks.
 func TestNginxGit(t *testing.T) {
 	t.Parallel()
 	need(t, "nginx", installNginx)
@@ -411,13 +410,13 @@ func TestNginxGit(t *testing.T) {
 
 	s, addr := front(t, "unix", "-cgi", "-max-body", "64MiB", "-script-name", "/git",
 		"-env", "GIT_PROJECT_ROOT="+dir+"/repos", "-env", "GIT_HTTP_EXPORT_ALL=1", "-env", "HOME="+dir, "-env", "GIT_CONFIG_NOSYSTEM=1",
-		// Who may push, and how fast the disk is, is not what this test is about.
+		// This test is not about permissions to push and the speed of the disk.
 		"-env", "GIT_CONFIG_COUNT=2", "-env", "GIT_CONFIG_KEY_0=http.receivepack", "-env", "GIT_CONFIG_VALUE_0=true",
 		"-env", "GIT_CONFIG_KEY_1=core.fsync", "-env", "GIT_CONFIG_VALUE_1=none", "--", backend)
 	url := "http://" + addr + "/git/r.git"
 	run("", "-C", "one", "-c", "core.compression=0", "-c", "http.postBuffer=100000", "push", "-q", url, "main")
 	s.await("request", "method", "POST", "target", "/git/r.git/git-receive-pack", "status", "200", "exit", "exit 0")
-	// git looks for all that a commit needs before it takes it.
+	// git checks a commit completely before it accepts it.
 	want, err := os.ReadFile(dir + "/one/refs/heads/main")
 	if got, err2 := os.ReadFile(dir + "/repos/r.git/refs/heads/main"); err != nil || err2 != nil || !bytes.Equal(got, want) {
 		t.Errorf("main is %s, want %s: %v, %v", got, want, err, err2)

@@ -24,9 +24,9 @@ import (
 	"github.com/onewake/onewake/perms"
 )
 
-// The test page as an administrator sees it: in a browser, through nginx.
+// These tests load the test page in a browser, through nginx.
 
-// envScreenshot is a directory that the pictures of docs are written to.
+// envScreenshot names a directory for the pictures of the documents.
 const envScreenshot = "ONEWAKE_SCREENSHOT"
 
 func TestInteropBrowser(t *testing.T) {
@@ -36,8 +36,8 @@ func TestInteropBrowser(t *testing.T) {
 	l := launch{args: []string{"-forwarded", "X-Real-IP,X-Forwarded-Proto"}}
 	workers, peer := "", perms.UserName(os.Geteuid())
 	if os.Geteuid() == 0 {
-		// As it is in earnest: two ordinary users, and the web server's gets in
-		// by the socket's group.
+		// As in production: two ordinary users, and the web server has access
+		// through the socket's group.
 		workers, peer = "user www-data;", "www-data"
 		l.cred = nobody(t)
 		l.cred.Gid = credential(t, peer).Gid
@@ -46,8 +46,8 @@ func TestInteropBrowser(t *testing.T) {
 	addr := proxy(t, s.addr, workers)
 	url := "http://" + addr
 
-	// The usual request: who came, and nothing that the page's policy forbids or
-	// that has to be asked for.
+	// The usual request: the page shows the peer, and loads nothing that its
+	// policy forbids.
 	b.open(url + "/")
 	if got := b.requests(); len(got) != 1 {
 		t.Errorf("the page asks for more than itself: %q", got)
@@ -63,8 +63,7 @@ func TestInteropBrowser(t *testing.T) {
 		}
 	}
 
-	// A request full of script, and a browser that would run it, as it lets the
-	// policy be.
+	// A request full of scripts, and a browser that ignores the policy.
 	const evil = `<script>document.title='evil'</script><img src="/x" onerror="document.title='evil'">`
 	b.call("Page.setBypassCSP", `{"enabled":true}`)
 	b.call("Network.setExtraHTTPHeaders", fmt.Sprintf(`{"headers":{"X-Evil":%q,"X-Forwarded-Host":%[1]q,"Cookie":%[1]q}}`, evil))
@@ -83,7 +82,8 @@ func TestInteropBrowser(t *testing.T) {
 		}
 	}
 
-	// HTML without a fault, through nginx, and past it with more to be mended.
+	// The HTML is valid, through nginx and also without it, when there is more
+	// to fix.
 	for _, w := range []*server{via(s, addr), s} {
 		for _, target := range []string{"/", "/" + escaped + "%01%FF%E2%80%AE?'\""} {
 			check := exec.Command(tidy, "-errors", "-quiet")
@@ -94,7 +94,7 @@ func TestInteropBrowser(t *testing.T) {
 		}
 	}
 
-	// On a telephone and on a desk, by day and by night.
+	// On a telephone and on a desktop, in light and dark mode.
 	paper := make(map[string]color.Gray)
 	for _, scheme := range []string{"light", "dark"} {
 		b.call("Emulation.setEmulatedMedia", fmt.Sprintf(`{"features":[{"name":"prefers-color-scheme","value":%q}]}`, scheme))
@@ -125,11 +125,11 @@ func TestInteropBrowser(t *testing.T) {
 	}
 }
 
-// tooWide names what is cut off or wider than its place.
+// tooWide returns the elements that are cut off or wider than their parent.
 const tooWide = `[...document.querySelectorAll("body *")].filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 ||
 	e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(e => e.tagName + " " + e.textContent).join("\n")`
 
-// marks counts the pixels that differ from the paper.
+// marks counts the pixels that differ from the background.
 func marks(img image.Image, paper color.Gray) (n int) {
 	for y := range img.Bounds().Dy() {
 		for x := range img.Bounds().Dx() {
@@ -141,9 +141,9 @@ func marks(img image.Image, paper color.Gray) (n int) {
 	return n
 }
 
-// takePictures writes what docs show: the page as the usual installation has
-// it, with its path and its users. They are put in place for this onewake
-// alone, in a mount namespace.
+// takePictures writes the pictures of the documents. They show the usual
+// installation with its path and its users, which exist only in a mount
+// namespace for this onewake.
 func takePictures(t *testing.T, b *browser, dir string) {
 	needRoot(t, "it mounts")
 	www := credential(t, "www-data").Gid
@@ -171,7 +171,7 @@ exec setpriv --reuid 2000 --regid 2000 --groups ` + fmt.Sprint(www) + ` "$@"`, "
 	b.resize(720)
 	for _, scheme := range []string{"light", "dark"} {
 		b.call("Emulation.setEmulatedMedia", fmt.Sprintf(`{"features":[{"name":"prefers-color-scheme","value":%q}]}`, scheme))
-		// As far as the variables, which are those of one browser on one machine.
+		// Up to the variables, which differ from browser to browser.
 		img := b.picture()
 		height, err := strconv.ParseFloat(b.text(`String(document.querySelectorAll("h2")[3].getBoundingClientRect().top - 20)`), 64)
 		if err != nil {
@@ -192,8 +192,7 @@ exec setpriv --reuid 2000 --regid 2000 --groups ` + fmt.Sprint(www) + ` "$@"`, "
 	s.wait()
 }
 
-// fewColours cuts a part out of a picture and gives it a palette: the colours
-// that are there, or, past 256, the nearest of those that came first.
+// fewColours crops a picture and gives it a palette of at most 256 colours.
 func fewColours(img image.Image, part image.Rectangle) image.Image {
 	p := image.NewPaletted(part, nil)
 	for y := part.Min.Y; y < part.Max.Y; y++ {
@@ -208,8 +207,8 @@ func fewColours(img image.Image, part image.Rectangle) image.Image {
 	return p
 }
 
-// browser is Chromium without a window, spoken to by its DevTools protocol over
-// two pipes: JSON, with a NUL at its end.
+// browser is headless Chromium, controlled by its DevTools protocol over two
+// pipes: JSON messages that end in NUL.
 type browser struct {
 	t       *testing.T
 	to      *os.File
@@ -240,13 +239,13 @@ func openBrowser(t *testing.T) *browser {
 		t.Fatal(err)
 	}
 	b := &browser{t: t, to: to, from: bufio.NewReader(from)}
-	// Its own sandbox does not work for root; it sees our page alone.
+	// Its sandbox does not work for root; it loads only our page.
 	cmd := exec.Command(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
 		"--no-first-run", "--no-proxy-server", "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--disable-sync",
 		"--force-color-profile=srgb", "--lang=en", "--user-data-dir="+home, "--remote-debugging-pipe", "about:blank")
 	cmd.Env = []string{"PATH=" + commandPath, "HOME=" + home, "LANG=C.UTF-8", "TZ=UTC"}
 	cmd.ExtraFiles = []*os.File{fromUs, toUs}
-	// A process group of its own, which ends with us and as a whole.
+	// With a process group of its own all its processes can be killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var noise bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &noise, &noise
@@ -311,7 +310,7 @@ func (b *browser) call(method, params string) json.RawMessage {
 	}
 }
 
-// next reads one message; events are kept.
+// next reads a message and keeps events.
 func (b *browser) next(why string) (m message) {
 	b.t.Helper()
 	text, err := b.from.ReadBytes(0)
@@ -334,7 +333,7 @@ func (b *browser) result(method, params string, to any) {
 	}
 }
 
-// open loads a page and waits until all of it is there.
+// open loads a page and waits until it is complete.
 func (b *browser) open(url string) {
 	b.t.Helper()
 	b.events = nil
@@ -349,7 +348,7 @@ func (b *browser) open(url string) {
 	}
 }
 
-// text evaluates what gives a string, or a promise of one.
+// text evaluates a string or a promise of a string.
 func (b *browser) text(expression string) string {
 	b.t.Helper()
 	params, _ := json.Marshal(map[string]any{"expression": expression, "awaitPromise": true})
@@ -363,7 +362,7 @@ func (b *browser) text(expression string) string {
 	return r.Result.Value
 }
 
-// requests are the addresses that the page has made the browser ask for.
+// requests returns the URLs that the page has loaded.
 func (b *browser) requests() (urls []string) {
 	for _, m := range b.events {
 		var p struct{ Request struct{ URL string } }
@@ -374,8 +373,8 @@ func (b *browser) requests() (urls []string) {
 	return urls
 }
 
-// complaints are what stands in the browser's console, and what it would tell a
-// developer of, such as a style that the policy forbids.
+// complaints returns the browser's console messages and issues, such as a style
+// that the policy forbids.
 func (b *browser) complaints() (list []string) {
 	for _, m := range b.events {
 		switch m.Method {
@@ -391,7 +390,7 @@ func (b *browser) resize(width int) {
 	b.call("Emulation.setDeviceMetricsOverride", fmt.Sprintf(`{"width":%d,"height":800,"deviceScaleFactor":1,"mobile":false}`, width))
 }
 
-// picture is all of the page, also what does not fit the window.
+// picture returns a picture of the whole page.
 func (b *browser) picture() image.Image {
 	b.t.Helper()
 	var r struct{ Data string }

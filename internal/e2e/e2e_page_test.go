@@ -18,7 +18,7 @@ import (
 	"github.com/onewake/onewake/perms"
 )
 
-// The test page: what an administrator sees before there is a command.
+// These tests check the test page.
 
 func TestPage(t *testing.T) {
 	t.Parallel()
@@ -83,8 +83,8 @@ func TestPageSandboxOff(t *testing.T) {
 	s.stop()
 }
 
-// askPage asks as a browser does, with markup in all that a client can choose,
-// and gives the rows of the page.
+// askPage requests the page like a browser, with markup in everything that a
+// client can choose, and returns its rows.
 func askPage(t *testing.T, c *conn) map[string]string {
 	t.Helper()
 	c.send("%s", get11("/<b>?a=1&b=\"", "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", "X-Evil: <script>alert(1)</script>'\""))
@@ -111,8 +111,8 @@ func wantRows(t *testing.T, rows, want map[string]string) {
 	}
 }
 
-// parsePage reads the page, whose markup is well-formed, and gives its title
-// and the rows of its lists: names and what is set as code beside them.
+// parsePage parses the page, which is well-formed XML. It returns the title and
+// the rows of its lists: names, and the code beside them.
 func parsePage(t *testing.T, page string) (title string, rows map[string]string) {
 	t.Helper()
 	d := xml.NewDecoder(strings.NewReader(page))
@@ -156,7 +156,7 @@ func parsePage(t *testing.T, page string) (title string, rows map[string]string)
 	return title, rows
 }
 
-// The page tells who the peer is, also one whom nothing names.
+// The page shows the peer, also one that no database knows.
 func TestPagePeer(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it connects as other users")

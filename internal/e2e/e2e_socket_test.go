@@ -14,11 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The life of the socket file. sock's own tests take each of its steps apart;
-// here the binary takes them.
+// These tests check the life of the socket file with the binary. The tests of
+// package sock check each step.
 
-// giveAway makes a file that the test has made that of the user who onewake runs
-// as.
+// giveAway makes the user that onewake runs as the owner of a file.
 func giveAway(t *testing.T, path string, cred *syscall.Credential) {
 	t.Helper()
 	if cred == nil {
@@ -29,7 +28,7 @@ func giveAway(t *testing.T, path string, cred *syscall.Credential) {
 	}
 }
 
-// leftover makes a socket file that no server listens at.
+// leftover makes a socket file without a server.
 func leftover(t *testing.T, path string, cred *syscall.Credential) {
 	t.Helper()
 	ln, err := net.Listen("unix", path)
@@ -48,7 +47,7 @@ func wantGone(t *testing.T, path string) {
 	}
 }
 
-// wantSame makes sure that the file at a path is still the one it was.
+// wantSame checks that the file at a path has not been replaced.
 func wantSame(t *testing.T, path string, before os.FileInfo) {
 	t.Helper()
 	after, err := os.Lstat(path)
@@ -149,7 +148,7 @@ func TestLifeSocketFile(t *testing.T) {
 	}
 }
 
-// lockUser is who the tests of the lock run as: an ordinary user.
+// lockUser is the user of the tests of the lock: an ordinary user.
 func lockUser(t *testing.T) *syscall.Credential {
 	if os.Geteuid() == 0 {
 		return nobody(t)
@@ -157,9 +156,9 @@ func lockUser(t *testing.T) *syscall.Credential {
 	return nil
 }
 
-// A lockWatch tells when the next process has opened the lock file of a socket.
-// Such a process corrects the file's mode, whether it gets the lock or not. When
-// it opens the file it has set up all else: signals, the log.
+// A lockWatch notices when the next process has opened the lock file of a
+// socket, because it then sets the file's mode. At that time it has set up
+// signals and the log.
 type lockWatch struct {
 	t    *testing.T
 	path string
@@ -179,7 +178,7 @@ func (w lockWatch) await() {
 	eventually(w.t, "a process opens "+w.path, func() bool { return lstat(w.t, w.path).Mode() == 0o600 })
 }
 
-// While a server serves, the next one waits for its lock and touches nothing.
+// While one server serves, the next one waits for the lock and changes nothing.
 func TestLifeSuccessor(t *testing.T) {
 	t.Parallel()
 	cred := lockUser(t)
@@ -188,7 +187,7 @@ func TestLifeSuccessor(t *testing.T) {
 	w := watchLock(t, first.dir)
 	second := launch{cred: cred, dir: first.dir}.begin(t)
 	w.await()
-	// Stopped, it does not lose its patience, however long the first takes.
+	// While it is stopped by SIGSTOP, its patience does not run out.
 	stopProcess(t, second.pid)
 	wantSame(t, first.path, before)
 	first.get("/").wantStatus(t, 200)
@@ -203,7 +202,7 @@ func TestLifeSuccessor(t *testing.T) {
 	second.stop()
 }
 
-// A stop that comes while the lock is waited for.
+// A stop while waiting for the lock.
 func TestLifeStopWhileWaiting(t *testing.T) {
 	t.Parallel()
 	cred := lockUser(t)
@@ -240,8 +239,8 @@ func hasExited(s *server) bool {
 	}
 }
 
-// Of several starts at once one serves, and the next one when it has ended.
-// sock's tests, and those under load, do this with many.
+// Of several starts at once one serves, and the next one serves after it. The
+// tests of package sock and the stress tests do this with many.
 func TestLifeRacingStarts(t *testing.T) {
 	t.Parallel()
 	const n = 3
@@ -288,7 +287,7 @@ func TestLifeRacingStarts(t *testing.T) {
 	wantGone(t, path)
 }
 
-// Who may not delete the file says so, and that is all.
+// A socket file that cannot be deleted for lack of permission is a warning.
 func TestLifeCannotDelete(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it takes a directory away from its user")
@@ -314,13 +313,13 @@ func TestLifeCannotDelete(t *testing.T) {
 	lstat(t, s.path)
 }
 
-// Listeners of each family, and several at once. The test page says what they
-// are called.
+// Listeners of each family, and several at once. The test page shows their
+// names.
 func TestLifeListeners(t *testing.T) {
 	t.Parallel()
 	t.Run("several", func(t *testing.T) {
 		dir := newDir(t, nil)
-		// As long as a path may be.
+		// The longest path.
 		limit := len(unix.RawSockaddrUnix{}.Path) - 1
 		long := dir + "/" + strings.Repeat("x", limit-len(dir)-1)
 		host, err := os.Hostname()

@@ -13,11 +13,12 @@ import (
 	"time"
 )
 
-// Every row of the design's table of statuses, by a real request. Deadlines of
-// clients (408) are not set by flags; package http1 tests them.
+// These tests check every row of the design's table of statuses with a real
+// request. The tests of package front check 408, because no flag sets its
+// timeout.
 
-// scripted is a server whose command is the shell script that a request's query
-// names, so that one server is enough for many commands. It runs in dir.
+// scripted starts a server whose command is the shell script that the query
+// names. The script runs in dir.
 type scripted struct {
 	*server
 	dir string
@@ -30,7 +31,7 @@ func startScripted(t *testing.T, flags ...string) *scripted {
 	return &scripted{shell(t, `. "./$QUERY_STRING"`, append(flags, "-dir", dir)...), dir, 0}
 }
 
-// target gives the target of a request for a script.
+// target returns the target of a request for a script.
 func (s *scripted) target(t *testing.T, script string) string {
 	t.Helper()
 	s.n++
@@ -41,7 +42,7 @@ func (s *scripted) target(t *testing.T, script string) string {
 	return "/?" + name
 }
 
-// zeros is a script that writes n bytes, without a program.
+// zeros returns a script that writes n bytes without another program.
 func zeros(n int) string { return fmt.Sprintf("printf %%0%dd 0", n) }
 
 func TestStatusRaw(t *testing.T) {
@@ -58,7 +59,8 @@ func TestStatusRaw(t *testing.T) {
 		{"output", "echo hello", 200, 6, 6, "exit 0"},
 		{"no output", ":", 200, 0, 0, "exit 0"},
 		{"nearly a block", zeros(block - 1), 200, block - 1, block - 1, "exit 0"},
-		// Whether the end is seen in time to tell the length is a matter of luck.
+		// Whether the end of the output is seen in time for a Content-Length
+		// depends on timing.
 		{"just a block", zeros(block), 200, -2, block, "exit 0"},
 		{"more than a block", zeros(block + 1), 200, -1, block + 1, "exit 0"},
 		{"a lot", zeros(50*block + 7), 200, -1, 50*block + 7, "exit 0"},
@@ -132,7 +134,7 @@ func TestStatusCGI(t *testing.T) {
 			if c := a.header.Values("Set-Cookie"); !slices.Equal(c, []string{"a=1", "b=2"}) {
 				t.Errorf("Set-Cookie %q", c)
 			}
-			// Connection is ours; net/http takes it out.
+			// net/http removes Connection from the header of the answer.
 			for _, f := range []string{"Connection", "Keep-Alive", "Upgrade", "Trailer", "Proxy-Connection"} {
 				wantNoField(f)(t, a)
 			}
@@ -177,8 +179,8 @@ func TestStatusCGI(t *testing.T) {
 			}
 		})
 	}
-	// Whether anything has been sent when the command ends is a matter of
-	// chance; whole the answer is in no case.
+	// Whether a part has been sent before the command exits depends on timing.
+	// The answer is never complete.
 	for _, tt := range []struct{ name, script string }{
 		{"killed", `printf 'X-A: 1\n\nbody'; kill -9 $$`},
 		{"length too large", `printf 'Content-Length: 5\n\nbody'`},
@@ -190,9 +192,9 @@ func TestStatusCGI(t *testing.T) {
 			}
 		})
 	}
-	// Output is passed on as it comes: each line is here while the command still
-	// waits for us. After that a death by a signal and a length that is not kept
-	// can only be shown by a cut.
+	// Output is passed on as it comes: each line arrives while the command
+	// still waits. After that, death by a signal and a wrong Content-Length can
+	// only cut the answer.
 	for _, tt := range []struct{ name, head, end, rest string }{
 		{"streamed", "X-A: 1", "exit 3", "0\r\n\r\n"},
 		{"streamed and killed", "X-A: 1", "kill -9 $$", ""},
@@ -244,8 +246,8 @@ func wantNoField(name string) func(*testing.T, *answer) {
 func TestStatusLocalRedirect(t *testing.T) {
 	t.Parallel()
 	dir := newDir(t, nil)
-	// The command notes its begin and its end, which comes some time after that
-	// of its output where another command is to follow.
+	// The command logs its begin and its exit, which comes after the end of its
+	// output.
 	s := cgi(t, `echo begin >>notes
 n=${QUERY_STRING#n=}
 if test "$n" -gt 0
@@ -265,7 +267,7 @@ echo end >>notes`, "-dir", dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// One process at a time, and ten redirects at most.
+	// One process at a time, and at most ten redirects.
 	if want := strings.Repeat("begin\nend\n", 1+3+11); string(b) != want {
 		t.Errorf("the commands have noted %q, want %q", b, want)
 	}
@@ -307,9 +309,8 @@ func TestStatusNotStarted(t *testing.T) {
 
 func TestStatusTimeout(t *testing.T) {
 	t.Parallel()
-	// The time must be long enough for the command to come to the point where
-	// it waits, and nobody knows how long that is. One that was too short tells
-	// by try, and a longer one is tried.
+	// The timeout must be long enough for the command to reach the point where
+	// it waits. How long that takes is unknown, so the test tries longer ones.
 	longEnough := func(t *testing.T, try func(timeout string) bool) {
 		for d := 200 * time.Millisecond; !try(d.String()); d *= 4 {
 			if d > patience {
@@ -397,7 +398,7 @@ esac`)...)}.start(t)
 		c := dial(t, s.addr)
 		c.send("%s", get11("/answer"))
 		c.halfClose()
-		// One that comes later is gone, so this one has been looked at too.
+		// A later request has been finished, so this one has been read too.
 		leave(t, s.addr, get11("/wait?later"))
 		open()
 		c.answer("GET").want(t, 200, "answer\n")
@@ -462,7 +463,7 @@ func TestStatusTooLarge(t *testing.T) {
 	s.stop()
 }
 
-// A body announced as too large is refused before the client sends it.
+// A body that is announced as too large is refused before the client sends it.
 func TestStatusExpect(t *testing.T) {
 	t.Parallel()
 	s := shell(t, `read -r line; echo "$line"`, "-max-body", "1000")
@@ -481,8 +482,8 @@ func TestStatusExpect(t *testing.T) {
 	s.stop()
 }
 
-// -max-procs commands run, -max-queue requests wait for one to end, the next is
-// refused. One that gives up waiting wakes no command.
+// -max-procs commands run, -max-queue requests wait, and the next one is
+// refused. A request whose client gives up waiting starts no command.
 func TestStatusQueueFull(t *testing.T) {
 	t.Parallel()
 	dir := newDir(t, nil)
@@ -499,7 +500,7 @@ func TestStatusQueueFull(t *testing.T) {
 		return strings.Fields(string(b))
 	}
 	eventually(t, "two commands that have begun", func() bool { return len(ran()) >= 2 })
-	// One of six is too many, whichever comes last.
+	// One of six is refused, whichever comes last.
 	waiting["/5"] = dial(t, s.addr).send("%s", get11("/5"))
 	type outcome struct {
 		path string
@@ -518,7 +519,7 @@ func TestStatusQueueFull(t *testing.T) {
 	}
 	first.a.wantStatus(t, 503)
 	delete(waiting, first.path)
-	// Refused before its body is read: it is never sent.
+	// It is refused before its body is read.
 	a := s.request("POST", text11("POST", "/", "Content-Length: 5"))
 	a.wantStatus(t, 503)
 	wantField("Retry-After", "1")(t, a)

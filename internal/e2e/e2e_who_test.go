@@ -12,16 +12,16 @@ import (
 	"testing"
 )
 
-// Who gets in: modes of the socket file against users and groups, and -allow.
-// sock's own tests have more modes.
+// These tests check who can connect: the mode of the socket file for users and
+// groups, and -allow. The tests of package sock check more modes.
 
-// The users of the tables need no entry in a database.
+// These users need no entry in a database.
 const (
 	gidWeb   = 30033 // the group that may connect
 	uidOther = 30001
 )
 
-// wantOwner looks at who a socket file belongs to.
+// wantOwner checks the owner of a socket file.
 func wantOwner(t *testing.T, path string, uid, gid uint32) {
 	t.Helper()
 	if st := lstat(t, path).Sys().(*syscall.Stat_t); st.Uid != uid || st.Gid != gid {
@@ -29,7 +29,7 @@ func wantOwner(t *testing.T, path string, uid, gid uint32) {
 	}
 }
 
-// wantNote makes sure that a remark about permissions is in the log, once.
+// wantNote checks that a warning about permissions is logged once.
 func (s *server) wantNote(msg string) {
 	s.t.Helper()
 	if found := s.find(msg); len(found) != 1 || found[0]["level"] != "WARN" {
@@ -86,8 +86,8 @@ func TestWhoByMode(t *testing.T) {
 	}
 }
 
-// The usual layout: the directory lets in the web server's group alone, whatever
-// the mode of the socket.
+// The usual layout: the directory gives access only to the web server's group,
+// whatever the mode of the socket.
 func TestWhoByDirectory(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it connects as several users")
@@ -107,8 +107,8 @@ func TestWhoByDirectory(t *testing.T) {
 	s.stop()
 }
 
-// A set-group-id directory on Linux, and any on FreeBSD, gives the socket its
-// group; no membership is needed for that.
+// The socket gets the group of a set-group-id directory on Linux, and of any
+// directory on FreeBSD, without membership.
 func TestWhoGroupOfDirectory(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it gives a directory to a group")
@@ -144,7 +144,7 @@ func TestWhoOwner(t *testing.T) {
 	s.stop()
 }
 
-// As far as an ordinary user alone can tell.
+// What an ordinary user can test.
 func TestWhoOneself(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() == 0 {
@@ -159,7 +159,7 @@ func TestWhoOneself(t *testing.T) {
 	}
 }
 
-// A directory that others can write is refused, unless it is sticky.
+// A directory that others can write to is refused unless it is sticky.
 func TestWhoStickyDirectory(t *testing.T) {
 	t.Parallel()
 	dir := newDir(t, nil)
@@ -208,7 +208,7 @@ func TestWhoAllow(t *testing.T) {
 			}
 		})
 	}
-	// TCP peers have no credentials; -allow is about unix listeners.
+	// TCP peers have no credentials; -allow is for Unix listeners.
 	s.addr = dialable(splitList(s.await("start")["listen"])[1])
 	s.get("/").wantStatus(t, 200)
 	s.stop()

@@ -13,13 +13,14 @@ import (
 	"testing"
 )
 
-// What the tests of other packages use: those at the top of the repository,
-// which show what only one system can show.
+// The following functions are for the tests at the top of the repository, which
+// are specific to one system.
 
 // Main is the TestMain of a package that uses this one.
 func Main(m *testing.M) int { return testMain(m, false) }
 
-// Build builds onewake with more arguments of go build and gives its path.
+// Build builds onewake with additional arguments of go build and returns its
+// path.
 func Build(t *testing.T, args ...string) string {
 	t.Helper()
 	path := filepath.Join(newDir(t, nil), "onewake")
@@ -30,20 +31,20 @@ func Build(t *testing.T, args ...string) string {
 	return path
 }
 
-// Need skips a test for want of a program and says how to get it.
+// Need skips the test if a program is missing, and says how to install it.
 func Need(t *testing.T, program, install string) string {
 	t.Helper()
 	return need(t, program, install)
 }
 
-// NeedRoot skips what an ordinary user cannot do.
+// NeedRoot skips the test unless root runs it.
 func NeedRoot(t *testing.T, why string) {
 	t.Helper()
 	needRoot(t, why)
 }
 
-// SkipRace skips a test that looks at the system calls of a core: the race
-// detector makes calls of its own.
+// SkipRace skips a test of the system calls of a core: the race detector makes
+// others.
 func SkipRace(t *testing.T) {
 	t.Helper()
 	if raceEnabled {
@@ -51,13 +52,12 @@ func SkipRace(t *testing.T) {
 	}
 }
 
-// Cores is how many cores one [Life] has.
+// Cores is the number of cores that one call of [Life] starts.
 const Cores = 4
 
-// Life lets onewake, or another build of it, serve a request of each kind: raw
-// output, a body that goes through a file, CGI, one that runs into its timeout.
-// In between comes a reload, at the end a stop. Words in before are put in front
-// of its command line.
+// Life starts onewake, or another build of it, and sends it requests of each
+// kind: raw output, a body that goes through a file, CGI, a timeout. It reloads
+// once and then stops. before precedes the command line of onewake.
 func Life(t *testing.T, bin string, before ...string) {
 	t.Helper()
 	launch{bin: bin, before: before}.life(t)
@@ -70,8 +70,8 @@ func (l launch) life(t *testing.T) {
 		l.args = args
 		return l.start(t)
 	}
-	// No program is run: those of FreeBSD's base system enter capability mode
-	// themselves.
+	// The command runs no programs, because those of FreeBSD's base system
+	// enter capability mode themselves.
 	s := with(sh(`case $PATH_INFO in
 /body) read -r line; echo "$CONTENT_LENGTH $line";;
 *) echo hello;;
@@ -97,9 +97,8 @@ esac`)...)
 	s.stop()
 }
 
-// Process is what the system tells of a process. A descriptor is told as
-// "NUMBER NAME" on Linux, and as "NUMBER TYPE NAME RIGHTS" on FreeBSD, with
-// procstat's abbreviations.
+// Process describes a process. A descriptor is "NUMBER NAME" on Linux, and
+// "NUMBER TYPE NAME RIGHTS" on FreeBSD, with the abbreviations of procstat.
 type Process struct {
 	PID         int
 	Environment string
@@ -113,10 +112,10 @@ func look(t *testing.T, pid int) Process {
 	return p
 }
 
-// EachCore starts onewake as root and as an ordinary user, in a way that leaves
-// descriptors open and secrets in the environment. It has two Unix listeners and
-// one of TCP. The first core, one after a reload and one after a crash are shown
-// when they have no connection.
+// EachCore starts onewake as root and as an ordinary user, with open
+// descriptors and with secrets in the environment. It has two Unix listeners
+// and a TCP listener. It calls show for the first core, for one after a reload
+// and for one after a crash, when they have no connection.
 func EachCore(t *testing.T, show func(t *testing.T, monitor int, core Process)) {
 	t.Helper()
 	needRoot(t, "monitor and core are closed to their own user")
@@ -154,7 +153,7 @@ func EachCore(t *testing.T, show func(t *testing.T, monitor int, core Process)) 
 	}
 }
 
-// CoreAtWork shows a core while a command runs that has been given a body.
+// CoreAtWork calls show while a command runs that has a body.
 func CoreAtWork(t *testing.T, show func(core Process)) {
 	t.Helper()
 	needRoot(t, "the core is closed to its own user")
@@ -170,8 +169,8 @@ func CoreAtWork(t *testing.T, show func(core Process)) {
 	s.stop()
 }
 
-// Untraceable makes sure that a command cannot look into monitor or core, which
-// run as the same user.
+// Untraceable checks that a command cannot trace monitor and core, which run as
+// the same user.
 func Untraceable(t *testing.T) {
 	t.Helper()
 	cred := (*syscall.Credential)(nil)
@@ -183,8 +182,9 @@ func Untraceable(t *testing.T) {
 		t.Fatal(err)
 	}
 	pids := filepath.Join(newDir(t, nil), "pids")
-	// One that does not forbid it shows that the test can tell. It is there first:
-	// FreeBSD has refused its environment right after execve(2).
+	// A process that can be traced shows that the test works. It is started
+	// first, because FreeBSD refuses to show the environment right after
+	// execve(2).
 	open := background(t, cred, "/bin/sleep", "1000").Process.Pid
 	s := launch{cred: cred, args: []string{"-env", envRole + "=spy", "--", path, pids}}.start(t)
 	if err := os.WriteFile(pids, fmt.Appendf(nil, "%d %d %d", open, s.pid, s.core), 0o644); err != nil {
@@ -210,7 +210,7 @@ type spying struct {
 	do   func(pid int) error
 }
 
-// roleSpy tries to look into the processes that a file names.
+// roleSpy tries to trace the processes that are listed in a file.
 func roleSpy(args []string) int {
 	b, err := os.ReadFile(args[0])
 	if err != nil {

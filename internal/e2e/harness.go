@@ -1,9 +1,8 @@
 //go:build freebsd || linux
 
 // Package e2e tests the built binary over real sockets. This file and client.go
-// are the harness: build a onewake, start it, wait for its start record, talk to
-// it, read its log, end it. What tests of other packages use of it is in
-// export.go.
+// are the harness: they build onewake, start it, send requests, read its log
+// and stop it. export.go is for the tests of other packages.
 package e2e
 
 import (
@@ -32,18 +31,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Environment of the tests.
+// Environment variables of the tests.
 const (
 	envBinary = "ONEWAKE_TEST_BINARY" // a onewake that is built already
 	envRole   = "ONEWAKE_TEST_ROLE"   // what this test binary poses as
 	envNoSkip = "ONEWAKE_TEST_NOSKIP" // 1: a missing tool is a failure
 )
 
-// patience bounds every wait. It is there to end a hang: nothing that it bounds
-// takes as long on a machine that works, however slow.
+// patience limits every wait, to end tests that hang. It is much longer than
+// anything takes on a slow machine.
 const patience = time.Minute
 
-// sources is the directory of the program.
+// sources is the directory of go.mod.
 var sources = func() string {
 	dir, _ := os.Getwd()
 	for dir != "/" {
@@ -55,7 +54,7 @@ var sources = func() string {
 	return dir
 }()
 
-// testVersion is what the binary under test says it is.
+// testVersion is the version of the binary under test.
 const testVersion = "0.0-test"
 
 var (
@@ -63,21 +62,22 @@ var (
 	underTest string // onewake
 )
 
-// roles are what the test binary can pose as, in a process of its own: another
-// user's client, a command. Each gives an exit status.
+// roles are the programs that the test binary can act as in a process of its
+// own, for example a client of another user or a command. Each returns an exit
+// status.
 var roles = map[string]func(args []string) int{
 	"connect": roleConnect,
 	"spy":     roleSpy,
 }
 
-// testMain runs the tests of a package, or a role. The binary under test is
-// built at once, or else when a test first starts it.
+// testMain runs the tests of a package, or a role. It builds the binary under
+// test at once, or when a test first starts it.
 func testMain(m *testing.M, atOnce bool) int {
 	if role := os.Getenv(envRole); role != "" {
 		return roles[role](os.Args[1:])
 	}
 	flag.Parse()
-	// Nearly all of the time is spent waiting for other processes.
+	// Most of the time is spent waiting for other processes.
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
 		flag.Set("test.parallel", "6")
 	}
@@ -102,7 +102,7 @@ func testMain(m *testing.M, atOnce bool) int {
 	return m.Run()
 }
 
-// built makes sure that the binary under test is there.
+// built builds the binary under test.
 var built = sync.OnceValue(func() error {
 	if os.Getenv(envBinary) != "" {
 		return nil
@@ -118,7 +118,7 @@ func needBinary(t *testing.T) {
 	}
 }
 
-// build builds onewake with some string variables set.
+// build builds onewake with the given string variables set.
 func build(to string, vars ...string) error {
 	args := []string{"build", "-o", to}
 	cgo := "CGO_ENABLED=0"
@@ -142,9 +142,9 @@ func goBuild(cgo string, args ...string) error {
 	return nil
 }
 
-// lookAtSources has go test see that results depend on all of the sources: most
-// of them are in the binary that is built here, and not in the test binary, and
-// a result from the cache would be that of an older one.
+// lookAtSources makes go test see that the results depend on all sources. They
+// are in the binary that is built here, not in the test binary, so a cached
+// result could be outdated.
 var lookAtSources = sync.OnceFunc(func() {
 	filepath.WalkDir(sources, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && strings.HasSuffix(path, ".go") {
@@ -154,7 +154,7 @@ var lookAtSources = sync.OnceFunc(func() {
 	})
 })
 
-// self is a copy of this test binary that every user can execute.
+// self returns a copy of this test binary that every user can execute.
 var self = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(tools, "self")
 	exe, err := os.Executable()
@@ -172,9 +172,9 @@ func copyFile(to, from string, mode os.FileMode) error {
 	return writeProgram(to, b, mode)
 }
 
-// writeProgram writes what is to be executed. No other test may fork meanwhile:
-// its child would have the file open for writing for a moment, and executing it
-// would fail with ETXTBSY.
+// writeProgram writes an executable file. It prevents forks meanwhile: a child
+// would have the file open for writing for a moment, and executing it would
+// fail with ETXTBSY.
 func writeProgram(path string, text []byte, mode os.FileMode) error {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
@@ -187,7 +187,7 @@ func writeProgram(path string, text []byte, mode os.FileMode) error {
 	return os.Rename(path+".new", path)
 }
 
-// need skips a test for want of a program and says how to get it.
+// need skips the test if a program is missing, and says how to install it.
 func need(t *testing.T, program, install string) string {
 	t.Helper()
 	for _, dir := range append(filepath.SplitList(commandPath), "/usr/lib/git-core", "/usr/libexec/git-core", "/usr/local/libexec/git-core") {
@@ -200,7 +200,7 @@ func need(t *testing.T, program, install string) string {
 	return ""
 }
 
-// missing skips a test, unless the machine is one where nothing may be missing.
+// missing skips the test, or fails it if ONEWAKE_TEST_NOSKIP is 1.
 func missing(t *testing.T, format string, args ...any) {
 	t.Helper()
 	if os.Getenv(envNoSkip) == "1" {
@@ -209,8 +209,7 @@ func missing(t *testing.T, format string, args ...any) {
 	t.Skipf(format, args...)
 }
 
-// needRoot skips what an ordinary user cannot do. When root runs the tests,
-// nothing is skipped by this.
+// needRoot skips the test unless root runs it.
 func needRoot(t *testing.T, why string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -230,7 +229,8 @@ func nobody(t *testing.T) *syscall.Credential {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 }
 
-// newDir makes a short directory that others can enter, owned by cred.
+// newDir makes a directory with a short path that others can enter, owned by
+// cred.
 func newDir(t *testing.T, cred *syscall.Credential) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ow")
@@ -257,7 +257,7 @@ func script(t *testing.T, dir, name, text string) string {
 	return path
 }
 
-// sh is the command line of a shell script.
+// sh returns the command line of a shell script.
 func sh(text string) []string { return []string{"--", "/bin/sh", "-c", text} }
 
 func shell(t *testing.T, text string, flags ...string) *server {
@@ -270,8 +270,8 @@ func cgi(t *testing.T, text string, flags ...string) *server {
 	return shell(t, text, append(flags, "-cgi")...)
 }
 
-// users are whom the tests start servers as: root and an ordinary user if root
-// runs them.
+// users returns the users that tests start servers as: root and an ordinary
+// user if root runs the tests.
 func users(t *testing.T) []*syscall.Credential {
 	if os.Geteuid() == 0 {
 		return []*syscall.Credential{nil, nobody(t)}
@@ -286,8 +286,8 @@ func userLabel(cred *syscall.Credential) string {
 	return "uid " + strconv.Itoa(int(cred.Uid))
 }
 
-// newGate makes a FIFO at which commands wait, by `: <path`, until open is
-// called. Then all pass, also those that come later.
+// newGate makes a FIFO. Commands wait at it with `: <path` until open is
+// called. After that all pass.
 func newGate(t *testing.T, path string) (open func()) {
 	t.Helper()
 	if err := unix.Mkfifo(path, 0o666); err != nil {
@@ -303,8 +303,8 @@ func newGate(t *testing.T, path string) (open func()) {
 	}
 }
 
-// dirty is how a careless script starts a daemon: with secrets in the
-// environment, descriptors left open, signals ignored.
+// dirty is a launch like that of a careless script: with secrets in the
+// environment, open descriptors and ignored signals.
 func dirty(t *testing.T) launch {
 	t.Helper()
 	secret := filepath.Join(newDir(t, nil), "secret")
@@ -326,8 +326,7 @@ func dirty(t *testing.T) launch {
 	}
 }
 
-// A launch is a way to start onewake. Its zero value, with some arguments, is
-// what most tests need.
+// A launch says how to start onewake. Most tests set only args.
 type launch struct {
 	args   []string
 	bin    string              // instead of the binary under test
@@ -362,7 +361,7 @@ type server struct {
 	exited  chan struct{}
 }
 
-// record is one log record. Lists are as they stand in the log.
+// record is a log record. Lists are strings as in the log.
 type record map[string]string
 
 func (r record) String() string {
@@ -376,7 +375,7 @@ func (r record) String() string {
 	return b.String()
 }
 
-// start starts onewake on a Unix socket of its own and waits until it serves.
+// start starts onewake on its own Unix socket and waits until it serves.
 func start(t *testing.T, args ...string) *server {
 	t.Helper()
 	return launch{args: args}.start(t)
@@ -394,7 +393,7 @@ func (l launch) start(t *testing.T) *server {
 	return s
 }
 
-// begin starts onewake without waiting for anything.
+// begin starts onewake and does not wait.
 func (l launch) begin(t *testing.T) *server {
 	t.Helper()
 	needBinary(t)
@@ -420,7 +419,7 @@ func (l launch) begin(t *testing.T) *server {
 	s.cmd = exec.Command(argv[0], argv[1:]...)
 	s.cmd.Env = l.env
 	if raceEnabled && l.env == nil {
-		// Else the end of each process takes a second, as that of cores does.
+		// Otherwise each process takes a second to exit, like the cores.
 		s.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	}
 	s.cmd.ExtraFiles = l.files
@@ -486,8 +485,8 @@ func (s *server) readLog(r *os.File) {
 	}
 }
 
-// cleanup ends what a test has left running, by pid, and looks for what no log
-// may hold.
+// cleanup kills what the test has left running, and checks the log for records
+// that should not occur.
 func (s *server) cleanup() {
 	select {
 	case <-s.exited:
@@ -522,7 +521,7 @@ func (s *server) cleanup() {
 	}
 }
 
-// until waits for a condition, which is looked at with the log locked.
+// until waits for a condition. It calls ok with s.mu held.
 func (s *server) until(what string, ok func() bool) {
 	s.t.Helper()
 	deadline := time.After(patience)
@@ -544,7 +543,7 @@ func (s *server) until(what string, ok func() bool) {
 	}
 }
 
-// find gives the records with a message and some keys and values.
+// find returns the records with this message and these keys and values.
 func (s *server) find(msg string, kv ...string) []record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -567,13 +566,13 @@ next:
 	return found
 }
 
-// await waits for such a record and gives the first.
+// await waits for a record and returns the first one.
 func (s *server) await(msg string, kv ...string) record {
 	s.t.Helper()
 	return s.awaitN(1, msg, kv...)
 }
 
-// awaitN waits for n of them and gives the nth.
+// awaitN waits for n records and returns the nth.
 func (s *server) awaitN(n int, msg string, kv ...string) (r record) {
 	s.t.Helper()
 	s.until(fmt.Sprintf("record %q %q (%d)", msg, kv, n), func() bool {
@@ -586,7 +585,7 @@ func (s *server) awaitN(n int, msg string, kv ...string) (r record) {
 	return r
 }
 
-// logText is the whole log, for what must not be in it.
+// logText returns the whole log.
 func (s *server) logText() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -608,7 +607,7 @@ func (s *server) signal(sig syscall.Signal) {
 	}
 }
 
-// wait waits for the end and gives the exit status, or -1 for a signal.
+// wait waits for the exit and returns the status, or -1 for a signal.
 func (s *server) wait() int {
 	s.t.Helper()
 	select {
@@ -620,7 +619,8 @@ func (s *server) wait() int {
 	return s.cmd.ProcessState.ExitCode()
 }
 
-// stop stops the server in good order and checks that nothing is left of it.
+// stop stops the server and checks its exit status and that the socket file is
+// removed.
 func (s *server) stop() {
 	s.t.Helper()
 	s.signal(syscall.SIGTERM)
@@ -633,7 +633,7 @@ func (s *server) stop() {
 	s.await("stopped")
 }
 
-// currentCore is the core that serves now, as the status line tells.
+// currentCore returns the core that serves, according to the status record.
 func (s *server) currentCore() (pid int) {
 	s.t.Helper()
 	eventually(s.t, "a core that serves", func() bool {
@@ -643,7 +643,7 @@ func (s *server) currentCore() (pid int) {
 	return pid
 }
 
-// status asks for the status line.
+// status requests a status record.
 func (s *server) status() record {
 	s.t.Helper()
 	n := len(s.find("status"))
@@ -651,7 +651,7 @@ func (s *server) status() record {
 	return s.awaitN(n+1, "status")
 }
 
-// parseRecord takes a line of the log apart, in either format.
+// parseRecord parses a log line in either format.
 func parseRecord(line string) (record, bool) {
 	r := make(record)
 	if strings.HasPrefix(line, "{") {
@@ -691,7 +691,7 @@ func parseRecord(line string) (record, bool) {
 
 func splitList(s string) []string { return strings.Split(s, ", ") }
 
-// dialable turns a listener's name into what dial takes.
+// dialable converts the name of a listener to an address for dial.
 func dialable(name string) string {
 	network, address, _ := strings.Cut(name, ":")
 	if network == "unix" {
@@ -700,13 +700,13 @@ func dialable(name string) string {
 	return "tcp:" + address
 }
 
-// result is what a onewake that ended by itself has left.
+// result is the result of an onewake that has exited by itself.
 type result struct {
 	status         int
 	stdout, stderr string
 }
 
-// run runs onewake to its end.
+// run runs onewake until it exits.
 func run(t *testing.T, args ...string) result {
 	t.Helper()
 	return launch{args: args, raw: true}.run(t)
@@ -744,8 +744,8 @@ func (l launch) run(t *testing.T) result {
 	return result{cmd.ProcessState.ExitCode(), out.String(), errs.String()}
 }
 
-// as runs a role of this test binary as another user, or as ourselves if cred
-// is nil, and gives what it prints.
+// as runs a role of this test binary as another user, or as the same user if
+// cred is nil, and returns its output.
 func as(t *testing.T, cred *syscall.Credential, role string, args ...string) string {
 	t.Helper()
 	path, err := self()
@@ -765,8 +765,8 @@ func as(t *testing.T, cred *syscall.Credential, role string, args ...string) str
 	return string(out)
 }
 
-// roleConnect tries to be served at each path and prints a line for each: "in"
-// with the status, or why not.
+// roleConnect sends a request to each path and prints a line for each: "in" and
+// the status, or the error.
 func roleConnect(paths []string) int {
 	for _, p := range paths {
 		c, err := net.DialTimeout("unix", p, patience)
@@ -789,7 +789,7 @@ func roleConnect(paths []string) int {
 	return 0
 }
 
-// eventually waits for a condition that nothing tells of.
+// eventually polls a condition for which there is no event.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
@@ -799,7 +799,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// readPID waits for a file with a pid in it, as a command writes one.
+// readPID waits for a file with a process ID and a newline.
 func readPID(t *testing.T, path string) (pid int) {
 	t.Helper()
 	eventually(t, "a pid in "+path, func() bool {
@@ -810,7 +810,7 @@ func readPID(t *testing.T, path string) (pid int) {
 	return pid
 }
 
-// awaitGone waits for the end of processes.
+// awaitGone waits until processes have exited.
 func awaitGone(t *testing.T, pids ...int) {
 	t.Helper()
 	for _, pid := range pids {
@@ -818,7 +818,7 @@ func awaitGone(t *testing.T, pids ...int) {
 	}
 }
 
-// background starts a program and ends it with the test.
+// background starts a program and kills it at the end of the test.
 func background(t *testing.T, cred *syscall.Credential, argv ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -834,7 +834,7 @@ func background(t *testing.T, cred *syscall.Credential, argv ...string) *exec.Cm
 	return cmd
 }
 
-// startWithLog starts onewake with a stderr of the test's own.
+// startWithLog starts onewake with a given stderr.
 func startWithLog(t *testing.T, stderr *os.File, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(underTest, args...)
@@ -850,7 +850,8 @@ func startWithLog(t *testing.T, stderr *os.File, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// awaitServing waits until connections are accepted, where no log tells.
+// awaitServing waits until a server accepts connections. It is for servers
+// whose log the test cannot read.
 func awaitServing(t *testing.T, addr string) {
 	t.Helper()
 	eventually(t, "a server at "+addr, func() bool {
@@ -862,7 +863,7 @@ func awaitServing(t *testing.T, addr string) {
 	})
 }
 
-// stopProcess stops a process and waits until it has stopped.
+// stopProcess sends SIGSTOP to a process and waits until it has stopped.
 func stopProcess(t *testing.T, pid int) {
 	t.Helper()
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {

@@ -13,9 +13,8 @@ import (
 	"github.com/onewake/onewake/perms"
 )
 
-// What the binary says and ends with. The texts of all mistakes are looked at
-// where they are made, in the root folder; here it is that they come out, and
-// where.
+// These tests check where messages are printed, and exit statuses. The texts of
+// all errors are tested in package cli.
 func TestMessages(t *testing.T) {
 	t.Parallel()
 	dir := newDir(t, nil)
@@ -51,7 +50,7 @@ func TestMessages(t *testing.T) {
 			}
 		})
 	}
-	// What ends a service that has begun to start is a record.
+	// An error after the beginning of a start is a record.
 	for _, tt := range []struct {
 		path, want string
 		status     int

@@ -1,9 +1,9 @@
 package e2e
 
-// What the binary under test shows to the outside, in words of their own: a
-// test that took them from the program could not see them change.
+// These values are repeated here and not taken from the program, so that a test
+// notices if they change there.
 
-// Exit statuses, of sysexits(3).
+// Exit statuses, see sysexits(3).
 const (
 	statusOK       = 0
 	statusUsage    = 64

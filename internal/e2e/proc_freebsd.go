@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What FreeBSD's base system tells of processes: procstat(1), ps(1).
+// These functions use procstat(1) and ps(1).
 
-// hasSandbox tells whether -sandbox on confines the core here.
+// hasSandbox reports whether -sandbox on confines the core here.
 const hasSandbox = true
 
 // output runs a program of the base system.
@@ -33,8 +33,7 @@ func psField(pid int, field string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// isGone tells whether a process has ended. One that nobody has waited for yet
-// has.
+// isGone reports whether a process has exited; it may be a zombie.
 func isGone(pid int) bool {
 	state := psField(pid, "state")
 	return state == "" || state[0] == 'Z'
@@ -42,11 +41,12 @@ func isGone(pid int) bool {
 
 func isStopped(pid int) bool { return strings.HasPrefix(psField(pid, "state"), "T") }
 
-// combined are the abbreviations that stand for several rights, or for the same
-// as others.
+// combined are abbreviations for several rights, or for rights that have
+// another abbreviation.
 var combined = []string{"prd", "pwr", "mmr", "mmw", "mmx", "mrw", "mrx", "mwx", "mma", "re", "sd", "scl", "ssr"}
 
-// descriptors tells what a process has open, as NUMBER TYPE NAME RIGHTS.
+// descriptors returns the open descriptors of a process, as NUMBER TYPE NAME
+// RIGHTS.
 func descriptors(t *testing.T, pid int) (list []string) {
 	t.Helper()
 	out := output(t, "/usr/bin/procstat", "-fC", strconv.Itoa(pid))
@@ -69,10 +69,10 @@ func descriptors(t *testing.T, pid int) (list []string) {
 	return list
 }
 
-// environment is what a process was executed with.
+// environment returns the initial environment of a process.
 func environment(t *testing.T, pid int) string {
 	t.Helper()
-	// Of an empty one it says that it cannot allocate memory, before that.
+	// If it is empty procstat also prints "cannot allocate memory".
 	out, err := exec.Command("/usr/bin/procstat", "-e", strconv.Itoa(pid)).CombinedOutput()
 	t.Logf("procstat -e %d: %v\n%s", pid, err, out)
 	for line := range strings.Lines(string(out)) {
@@ -85,11 +85,10 @@ func environment(t *testing.T, pid int) string {
 	return ""
 }
 
-// ignoredSignals cannot be told from inside a Go program here; see
-// TestCommandSignals.
+// A Go program cannot find out here; see TestCommandSignals.
 func ignoredSignals() (ignored []int, mask string) { return nil, "" }
 
-// Confined tells whether procstat shows a process in capability mode.
+// Confined reports whether procstat shows a process in capability mode.
 func Confined(t *testing.T, pid int) bool {
 	t.Helper()
 	out := output(t, "/usr/bin/procstat", "-s", strconv.Itoa(pid))
@@ -106,7 +105,7 @@ func Confined(t *testing.T, pid int) bool {
 	return f[i] == "C"
 }
 
-// spyings are the ways into another process of the same user.
+// spyings are ways to look into another process of the same user.
 var spyings = []spying{
 	{"ptrace", func(pid int) error {
 		if err := unix.PtraceAttach(pid); err != nil {

@@ -16,10 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What /proc tells about a process. Monitor and core close it to all but root.
+// These functions use /proc. Only root can read all about monitor and core.
 
-// isGone tells whether a process has ended. One that nobody has waited for yet
-// has.
+// isGone reports whether a process has exited; it may be a zombie.
 func isGone(pid int) bool {
 	state := processState(pid)
 	return state == "" || state == "Z" || state == "X"
@@ -35,7 +34,8 @@ func processState(pid int) string {
 	return ""
 }
 
-// descriptors tells what a process has open, "0 /dev/null" and so on.
+// descriptors returns the open descriptors of a process, "0 /dev/null" and so
+// on.
 func descriptors(t *testing.T, pid int) (list []string) {
 	t.Helper()
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
@@ -59,7 +59,7 @@ func descriptors(t *testing.T, pid int) (list []string) {
 	return list
 }
 
-// environment is what a process was executed with.
+// environment returns the initial environment of a process.
 func environment(t *testing.T, pid int) string {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
@@ -71,11 +71,11 @@ func environment(t *testing.T, pid int) string {
 
 const trueProgram = "/bin/true"
 
-// ignoredSignals tells which signals this process was started to ignore, and
-// which are blocked, as a mask.
+// ignoredSignals returns the signals that this process ignores, and the mask of
+// blocked signals.
 func ignoredSignals() (ignored []int, mask string) {
-	// The thread that is read about must be the one that reads: another may be
-	// inside pthread_create(3), which blocks all signals for that time.
+	// Read the status of this thread: another one may be in pthread_create(3),
+	// which blocks all signals.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	b, _ := os.ReadFile("/proc/thread-self/status")
@@ -95,7 +95,7 @@ func ignoredSignals() (ignored []int, mask string) {
 	return ignored, mask
 }
 
-// spyings are the ways into another process of the same user.
+// spyings are ways to look into another process of the same user.
 var spyings = []spying{
 	{"ptrace", func(pid int) error {
 		runtime.LockOSThread()
@@ -137,7 +137,7 @@ var spyings = []spying{
 		var b [1]byte
 		local := []unix.Iovec{{Base: &b[0]}}
 		local[0].SetLen(1)
-		// The address is looked at after the permission.
+		// The kernel checks the permission before the address.
 		_, err := unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: 1, Len: 1}}, 0)
 		if err == unix.EFAULT {
 			err = nil
@@ -146,5 +146,5 @@ var spyings = []spying{
 	}},
 }
 
-// hasSandbox tells whether -sandbox on confines the core here.
+// hasSandbox reports whether -sandbox on confines the core here.
 const hasSandbox = false

@@ -10,11 +10,11 @@ import (
 	"testing"
 )
 
-// hidden is a request that a client hides in another one's body, or behind its
-// end, hoping that two parsers disagree about which it is.
+// hidden is a request that a client hides in the body of another one or after
+// its end.
 const hidden = "GET /hidden-000000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
-// vectors are requests whose end is doubtful, or whose fields are.
+// vectors are requests with an ambiguous end or ambiguous fields.
 func vectors() map[string]string {
 	post := func(body string, fields ...string) string {
 		return "POST /first-000000 HTTP/1.1\r\nHost: x\r\n" + strings.Join(append(fields, ""), "\r\n") + "\r\n" + body
@@ -104,8 +104,8 @@ func vectors() map[string]string {
 	return v
 }
 
-// accepted are the vectors that leave nothing to doubt, with what is served of
-// each; all others are refused.
+// accepted are the vectors that are not ambiguous, with what is served; all
+// others are refused.
 var accepted = map[string]string{
 	"plain":                    "first hidden",
 	"chunked":                  "first",
@@ -123,8 +123,8 @@ var accepted = map[string]string{
 	"invalid UTF-8":            "first hidden",
 	"upgrade":                  "first hidden",
 
-	// What net/http takes as RFC 9112 lets it (§§ 2.2, 5.2, 6.3), and reads as
-	// that says. A chunked body ends the connection, whatever stands behind it.
+	// net/http accepts these as RFC 9112 allows (§§ 2.2, 5.2, 6.3). A chunked
+	// body ends the connection, whatever follows.
 	"bare LF in the header":       "first hidden",
 	"only LF":                     "first hidden",
 	"LF at the end of the header": "first hidden",
@@ -138,8 +138,8 @@ var accepted = map[string]string{
 	"HTTP/1.0 chunked":            "first",
 }
 
-// Wherever a request of doubtful shape ends: what is refused takes along what
-// hides behind it, and what is served ends where the specification says.
+// A hidden request is never served: the connection is closed after a refused
+// request, and a request that is served ends where the specification says.
 func TestSmuggling(t *testing.T) {
 	t.Parallel()
 	s := start(t)

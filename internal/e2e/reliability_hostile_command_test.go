@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// Whatever a command does, it ends when its client goes, and so does its process
-// group; what has left the group ends with the service at the latest. In the end
-// the core is gone.
+// Whatever a command does, it and its process group are terminated when its
+// client disconnects. Processes that have left the group are terminated with
+// the service at the latest.
 func TestHostileCommand(t *testing.T) {
 	t.Parallel()
 	m := meet(t, nil)
@@ -60,9 +60,8 @@ func inOwnGroup(pid int) bool {
 	return err == nil && pgid == pid
 }
 
-// Children that the monitor had before it was onewake are reaped, and so is a
-// child of a command that dies in the monitor's hands, even while another
-// request goes on.
+// Children that the monitor has inherited from the program before it are
+// reaped. So is an orphan of a command while another request runs.
 func TestOrphansAreReaped(t *testing.T) {
 	t.Parallel()
 	m := meet(t, nil)

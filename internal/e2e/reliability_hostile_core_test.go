@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// hijacked is a server whose core can be replaced by one that is not honest.
+// hijacked is a server whose core can be replaced by a compromised one.
 type hijacked struct {
 	*server
 	bin string
@@ -25,8 +25,8 @@ func hijack(t *testing.T, args ...string) *hijacked {
 	return h
 }
 
-// take replaces the core by one for each plan, one after the other. Those that
-// follow are honest.
+// take replaces the core by a compromised one for each plan, one after the
+// other. After those the real core follows.
 func (h *hijacked) take(plans ...string) (core int) {
 	h.t.Helper()
 	if err := replace(filepath.Join(filepath.Dir(h.bin), "honest"), underTest); err != nil {
@@ -38,10 +38,9 @@ func (h *hijacked) take(plans ...string) (core int) {
 	return core
 }
 
-// What no honest core says ends the service: exit 70, no socket file, and nothing
-// left of what was started. Here is one of each kind; all of them are in
-// control.TestViolations. A core that dies in the middle of a message has only
-// crashed.
+// A protocol violation ends the service: exit 70, no socket file, no process
+// left. control.TestViolations has all violations; here is one of each kind. A
+// core that dies in the middle of a message has only crashed.
 func TestHostileCoreViolations(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it looks at processes that are closed to their own user")

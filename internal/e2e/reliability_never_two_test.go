@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// who asks at a path which monitor listens there, and whether it serves.
+// who asks the server at a path for the pid of its monitor, and whether it
+// serves.
 func who(t *testing.T, path string) (pid int) {
 	t.Helper()
 	c := dial(t, "unix:"+path)
@@ -44,7 +45,7 @@ func (s *server) wantServing(when string) {
 	}
 }
 
-// hasEnded tells whether the server's process has been waited for.
+// hasEnded reports whether the server has exited and been waited for.
 func (s *server) hasEnded() bool {
 	select {
 	case <-s.exited:
@@ -54,10 +55,10 @@ func (s *server) hasEnded() bool {
 	}
 }
 
-// lockHeld is why a start gives up beside another server.
+// lockHeld is the error of a start while another server runs.
 const lockHeld = "address already in use: a running server holds "
 
-// gaveUp checks a start that has ended because another server is there.
+// gaveUp checks the exit of a start while another server runs.
 func (s *server) gaveUp() {
 	s.t.Helper()
 	st, text := s.wait(), s.logText()
@@ -67,8 +68,8 @@ func (s *server) gaveUp() {
 	s.troubles = true // its last words are no record
 }
 
-// takeOver waits until a server that has been started beside another one
-// serves. One that has given up, as it does after 5 s, is started again.
+// takeOver waits until a server serves that was started while another one ran.
+// If it has given up after 5 s, it is started again.
 func (l launch) takeOver(t *testing.T, s *server) *server {
 	t.Helper()
 	for {
@@ -81,8 +82,8 @@ func (l launch) takeOver(t *testing.T, s *server) *server {
 	}
 }
 
-// Of many that start at once on one path, leftover file or not, one serves at a
-// time.
+// If many are started at once on one path, with or without a leftover file,
+// only one serves at a time.
 func TestRacingStarts(t *testing.T) {
 	t.Parallel()
 	const n, rounds = 8, 3
@@ -140,8 +141,8 @@ func TestRacingStarts(t *testing.T) {
 	}
 }
 
-// Whatever happens to one server, another that has been started beside it
-// serves when the first one does not, and never before.
+// Whatever happens to a server, another one that waits for it serves
+// afterwards, and never before.
 func TestNeverTwo(t *testing.T) {
 	t.Parallel()
 	l := launch{dir: newDir(t, nil)}
@@ -162,8 +163,8 @@ func TestNeverTwo(t *testing.T) {
 	}
 	first.signal(syscall.SIGKILL)
 	first.wait()
-	// Of a process that is killed the system may close the lock a moment before
-	// the socket: that is waited for.
+	// When a process is killed the system may close the lock just before the
+	// socket. The next server waits for that.
 	second = l.takeOver(t, second)
 	second.wantServing("monitor killed")
 	awaitGone(t, core)
@@ -182,7 +183,7 @@ func TestNeverTwo(t *testing.T) {
 	third.stop()
 }
 
-// mount mounts a small tmpfs for the time of the test.
+// mount mounts a small tmpfs until the end of the test.
 func mount(t *testing.T, options string) string {
 	t.Helper()
 	needRoot(t, "it mounts a file system")
@@ -195,7 +196,7 @@ func mount(t *testing.T, options string) string {
 	return dir
 }
 
-// What may happen to the directory of a socket.
+// These are changes to the directory of a socket.
 func TestSocketDirectory(t *testing.T) {
 	t.Parallel()
 	fails := func(t *testing.T, l launch, status int, says string) {
@@ -207,7 +208,7 @@ func TestSocketDirectory(t *testing.T) {
 		}
 	}
 	t.Run("full disk", func(t *testing.T) {
-		// The root of it and two files: not one is left.
+		// The root directory and two files: no inode is left.
 		dir := mount(t, "size=64k,nr_inodes=3")
 		for _, name := range []string{"/a", "/b"} {
 			if err := os.WriteFile(dir+name, nil, 0o644); err != nil {
@@ -239,7 +240,8 @@ func TestSocketDirectory(t *testing.T) {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Fatal(err)
 		}
-		// Who is in stays in, nobody else finds it; a reload does not help.
+		// Existing connections work, but there are no new ones, even after a
+		// reload.
 		c.send("%s", get11("/")).answer("GET").wantStatus(t, 200)
 		s.signal(syscall.SIGHUP)
 		s.await("core replaced")
@@ -258,8 +260,8 @@ func TestSocketDirectory(t *testing.T) {
 		old := launch{dir: dir}.start(t)
 		os.Rename(dir, dir+".old")
 		os.Mkdir(dir, 0o755)
-		// Another place of the same name, and another server there: each is
-		// the only one of its place, and neither takes away the other's file.
+		// Another directory with the same name, and another server in it:
+		// neither removes the other's file.
 		s := launch{dir: dir}.start(t)
 		s.wantServing("beside the one whose directory was moved")
 		if pid := who(t, dir+".old/s"); pid != old.pid {

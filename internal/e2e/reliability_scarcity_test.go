@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wantBusy checks a refusal that says when to come again.
+// wantBusy checks a refusal with Retry-After.
 func (a *answer) wantBusy(t *testing.T) {
 	t.Helper()
 	a.wantStatus(t, 503)
@@ -23,8 +23,8 @@ func (a *answer) wantBusy(t *testing.T) {
 	}
 }
 
-// Without descriptors, memory for the command, or the command, requests are
-// refused, fail, or wait; nothing has to be started again.
+// Without descriptors, memory for the command, or the command itself, requests
+// are refused, fail or wait. No restart is necessary.
 func TestScarcity(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it sets the limits of processes that are closed to their own user")
@@ -68,13 +68,13 @@ func TestScarcity(t *testing.T) {
 	s.stop()
 }
 
-// stranger is an ordinary user that nobody else runs anything as.
+// stranger is an ordinary user without other processes.
 func stranger() *syscall.Credential {
 	return &syscall.Credential{Uid: 64000 + uint32(os.Getpid()%1000), Gid: 65534, NoSetGroups: true}
 }
 
-// Without processes requests are refused, a core that dies meanwhile does not
-// end the service, and both are served when there are some.
+// If no process can be started, requests are refused, and a core that dies
+// meanwhile does not end the service. Both work when there are processes again.
 func TestNoProcesses(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it starts onewake as another user, with limits")
@@ -84,7 +84,7 @@ func TestNoProcesses(t *testing.T) {
 	s.get("/").wantBusy(t)
 	s.await("command cannot be started")
 	syscall.Kill(s.core, syscall.SIGKILL)
-	// After three failures of another kind it would have ended.
+	// Three failures of another kind would have ended the service.
 	s.awaitN(3, "cannot start a core")
 	s.status()
 	s.setLimit(s.pid, unix.RLIMIT_NPROC, noLimit)
@@ -92,7 +92,7 @@ func TestNoProcesses(t *testing.T) {
 	s.stop()
 }
 
-// Where there is no room for a body, its request is refused.
+// A request is refused if there is no space for its body.
 func TestNoRoomToSpool(t *testing.T) {
 	t.Parallel()
 	dir := mount(t, "size=4m")
@@ -116,7 +116,7 @@ func TestNoRoomToSpool(t *testing.T) {
 	if r := s.await("cannot store a request body"); !strings.Contains(r["error"], "no space left on device") {
 		t.Errorf("record %v", r)
 	}
-	// What needs no file is served.
+	// A request that needs no file is served.
 	chunked(32<<10).want(t, 200, "32768\n")
 	os.Remove(fill)
 	chunked(3<<20).want(t, 200, "3145728\n")

@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the tests of docs/reliability.md have in common. Those that take long,
-// load the machine or look at the clock are in stress_*_test.go.
+// These are helpers for the tests of docs/reliability.md. Tests that take long,
+// load the machine or measure time are in stress_*_test.go.
 
-// childrenOf lists the children of a process, zombies included.
+// childrenOf lists the children of a process, including zombies.
 func childrenOf(pid int) (pids []int) {
 	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	for _, task := range tasks {
@@ -27,8 +27,8 @@ func childrenOf(pid int) (pids []int) {
 	return pids
 }
 
-// settled waits until the monitor has no child but its core, dead or alive, and
-// no more open than it had.
+// settled waits until the monitor has no child but its core and no more
+// descriptors than before.
 func (s *server) settled(before int) {
 	s.t.Helper()
 	eventually(s.t, "no child of the monitor but its core", func() bool { return len(childrenOf(s.pid)) == 1 })
@@ -37,7 +37,7 @@ func (s *server) settled(before int) {
 	})
 }
 
-// executes tells whether a process runs the program that is at path now.
+// executes reports whether a process runs the program that is at path now.
 func executes(pid int, path string) bool {
 	a, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid))
 	if err != nil {
@@ -49,8 +49,8 @@ func executes(pid int, path string) bool {
 
 const noLimit = 1 << 40
 
-// setLimit sets a soft limit of the monitor or the core, at most as high as the
-// hard one.
+// setLimit sets a soft limit of the monitor or the core, at most to the hard
+// limit.
 func (s *server) setLimit(pid, resource int, soft uint64) {
 	s.t.Helper()
 	if s.cred != nil {

@@ -11,8 +11,8 @@ func send(method, target, fields, body string) string {
 	return method + " " + target + " HTTP/1.1\r\nHost: example.org:81\r\n" + fields + "\r\n" + body
 }
 
-// instead are the differences where onewake answers with an error, and
-// net/http/cgi with another or with what the program has said.
+// instead lists the differences if onewake answers with an error, and
+// net/http/cgi with the program's answer or another error.
 func instead(why, ours, reason string, theirs ...string) []difference {
 	theirs = append(theirs, "", "", "")
 	return []difference{
@@ -34,10 +34,10 @@ func onFreeBSD(d difference) []difference {
 	return nil
 }
 
-// nameless is how package net writes the address of a socket without a name.
+// nameless is the address of an unnamed socket in package net.
 var nameless = map[string]string{"linux": "@"}[runtime.GOOS]
 
-// variablesDiffer are the differences of each request's variables, and more.
+// variablesDiffer lists the differences of every request's variables, and more.
 func variablesDiffer(more ...difference) []difference {
 	return append([]difference{
 		{"env SERVER_SOFTWARE", "onewake/test", "go", "RFC 3875 § 4.1.17"},
@@ -55,7 +55,7 @@ func variablesDiffer(more ...difference) []difference {
 const (
 	helloCGI = `printf 'Content-Type: text/plain\n\nhello'`
 	showEnv  = `printf 'Content-Type: text/plain\n\nenv\n'; env`
-	// net/http drops what has not been read when an answer begins.
+	// net/http discards unread input when an answer begins.
 	showBody = `body=$(cat); printf 'Content-Type: text/plain\n\n%s:%s' "${CONTENT_LENGTH-none}" "$body"`
 	redirect = `[ "$PATH_INFO" = /end ] && { printf 'Content-Type: text/plain\n\n%s' "$REQUEST_METHOD $QUERY_STRING ${CONTENT_LENGTH-none} $HTTP_COOKIE"; exit; }
 `

@@ -31,13 +31,13 @@ import (
 	"github.com/onewake/onewake/internal/process"
 )
 
-// TestDifferential puts the same CGI programs behind onewake and behind
-// net/http/cgi, both on Unix sockets, sends both the same bytes and compares the
-// answers. Each difference is in the table, with its reason. One that is not
-// there fails the test, and so does one that is there and does not occur.
+// TestDifferential runs the same CGI programs behind onewake and behind
+// net/http/cgi, sends both the same bytes and compares the answers. Each
+// difference must be in the table with its reason, and each entry of the table
+// must occur.
 //
-// How the end of a body is told, Content-Length or chunks, depends on what comes
-// first, the output or its end. It is compared where the program says a length.
+// Whether an answer has Content-Length or chunks depends on timing, so it is
+// compared only if the program sends a length.
 func TestDifferential(t *testing.T) {
 	d := newPair(t)
 	for _, tt := range differential {
@@ -48,7 +48,8 @@ func TestDifferential(t *testing.T) {
 				raw = get("/app/x")
 			}
 			ours, theirs := d.ask(t, d.ours, raw), d.ask(t, d.theirs, raw)
-			// The record is of what the client has asked, also behind redirects.
+			// The access record is about the client's request, not about a
+			// redirect.
 			if r := <-d.done; !strings.HasPrefix(raw, r.Method+" "+r.Target+" ") {
 				t.Errorf("the record tells of %s %s", r.Method, r.Target)
 			}
@@ -81,7 +82,7 @@ func TestDifferential(t *testing.T) {
 	}
 }
 
-// matches compares with "*" for anything but nothing.
+// matches compares s with want; "*" stands for any text but none.
 func matches(s, want string) bool { return s == want || want == "*" && s != "" }
 
 func union(a, b map[string]string) map[string]string {
@@ -129,7 +130,7 @@ func newPair(t *testing.T) *pair {
 	return d
 }
 
-// newMonitor is the other half of onewake.
+// newMonitor starts the monitor's part in this process.
 func newMonitor(t *testing.T, cfg *cli.Config, command func(string) (*process.Command, error)) *control.Client {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -176,9 +177,8 @@ func newMonitor(t *testing.T, cfg *cli.Config, command func(string) (*process.Co
 	return c
 }
 
-// ask sends a request, and gives what there is to be compared of the answer:
-// "status", each field, "body", "cut" and, for a body of lines NAME=VALUE behind
-// a line "env", each variable.
+// ask sends a request and returns what is compared: "status", "field NAME",
+// "body", "cut" and, if the body has lines NAME=VALUE after "env", "env NAME".
 func (d *pair) ask(t *testing.T, socket, raw string) map[string]string {
 	t.Helper()
 	c, err := net.Dial("unix", socket)
@@ -226,5 +226,5 @@ func (d *pair) ask(t *testing.T, socket, raw string) map[string]string {
 	return a
 }
 
-// difference is one between the answers of onewake and of net/http/cgi.
+// difference is a difference between the answers of onewake and net/http/cgi.
 type difference struct{ what, ours, theirs, why string }

@@ -23,8 +23,8 @@ func fcgiConfig() *cli.Config {
 	return c
 }
 
-// pairs encodes name-value pairs; a length of 128 and more takes four bytes, and
-// so do all if long is set.
+// pairs encodes name-value pairs. A length takes four bytes if it is 128 or
+// more, or if long is set.
 func pairs(long bool, nv ...string) []byte {
 	var b []byte
 	for i := 0; i < len(nv); i += 2 {
@@ -40,7 +40,7 @@ func pairs(long bool, nv ...string) []byte {
 	return b
 }
 
-// rec encodes a record, with padding.
+// rec encodes a record, with optional padding.
 func rec(kind byte, id uint16, content []byte, padding ...int) []byte {
 	b := appendRecord(nil, kind, id, content)
 	if len(padding) > 0 {
@@ -54,7 +54,7 @@ func beginRec(id uint16, role, flags byte) []byte {
 	return rec(fcgiBegin, id, []byte{0, role, flags, 0, 0, 0, 0, 0})
 }
 
-// ask encodes a whole request.
+// ask encodes a complete request.
 func ask(id uint16, keep bool, body string, nv ...string) []byte {
 	flags := byte(0)
 	if keep {
@@ -69,7 +69,7 @@ func ask(id uint16, keep bool, body string, nv ...string) []byte {
 	return append(b, rec(fcgiStdin, id, nil)...)
 }
 
-// fcgiAnswer is what came for one request.
+// fcgiAnswer is the answer to one request.
 type fcgiAnswer struct {
 	stdout    string
 	appStatus uint32
@@ -78,7 +78,7 @@ type fcgiAnswer struct {
 	kinds     []byte
 }
 
-// read reads records up to the end of a request.
+// readEnd reads records up to the end of a request.
 func (c *client) readEnd(id uint16) (a fcgiAnswer, err error) {
 	for {
 		var h [fcgiHeader]byte
@@ -130,7 +130,7 @@ func (c *client) mustEnd(id uint16) fcgiAnswer {
 
 const helloAnswer = "Status: 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
 
-// Whatever the pieces in which a request comes, it is the same.
+// A request may be split in any way.
 func TestFastCGISplit(t *testing.T) {
 	bodies := make(chan string, 1)
 	f := start(t, fcgiConfig(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
@@ -197,7 +197,7 @@ func TestFastCGIManagement(t *testing.T) {
 	if a := c.mustEnd(1); a.status != fcgiUnknownRole {
 		t.Errorf("%+v", a)
 	}
-	// Nothing of that has harmed the connection. Records of no request are skipped.
+	// The connection still works. Records of unknown requests are skipped.
 	c.send(string(rec(fcgiStdin, 7, []byte("lost"))))
 	c.send(string(ask(1, false, "", "REQUEST_METHOD", "GET")))
 	if a := c.mustEnd(1); a.stdout != helloAnswer {
@@ -205,7 +205,8 @@ func TestFastCGIManagement(t *testing.T) {
 	}
 }
 
-// In the middle of a request a second one is refused, and questions are answered.
+// During a request a second one is refused, and management records are
+// answered.
 func TestFastCGIMeanwhile(t *testing.T) {
 	in, goOn := make(chan bool), make(chan bool)
 	f := start(t, fcgiConfig(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
@@ -231,7 +232,8 @@ func TestFastCGIMeanwhile(t *testing.T) {
 	}
 }
 
-// An abort and a close end the request; a half-close does not.
+// An abort or a closed connection ends the request; a half-closed connection
+// does not.
 func TestFastCGIGone(t *testing.T) {
 	for _, how := range []string{"abort", "close", "half-close"} {
 		t.Run(how, func(t *testing.T) {
@@ -281,7 +283,7 @@ func TestFastCGIGone(t *testing.T) {
 	}
 }
 
-// An abort that comes before the request is whole starts nothing.
+// An abort before the parameters are complete starts nothing.
 func TestFastCGIAbortEarly(t *testing.T) {
 	f := start(t, fcgiConfig(), "unix", hello)
 	c := f.dial()
@@ -329,7 +331,7 @@ func TestFastCGIBody(t *testing.T) {
 			} else if b := <-got; b != tt.want {
 				t.Errorf("%q", b)
 			}
-			// What was not read is not taken for something else.
+			// The rest of the body is not taken for the next request.
 			c.send(string(ask(1, false, "", "REQUEST_METHOD", "GET")))
 			c.mustEnd(1)
 		})
@@ -373,8 +375,8 @@ func TestFastCGIParameters(t *testing.T) {
 	}
 }
 
-// Whichever way a web server names a file, it is the same program: nginx plainly,
-// Apache by default with its own prefix, and with ProxyPass as in a URL.
+// TestFastCGIScript checks the different ways of web servers to name the same
+// script.
 func TestFastCGIScript(t *testing.T) {
 	table := scripts.Names{"a b.cgi", "s/x.cgi", "x.cgi"}
 	for _, tt := range []struct {
@@ -418,7 +420,7 @@ func TestFastCGIScript(t *testing.T) {
 	}
 }
 
-// What is malformed, too much or too late ends the connection.
+// A connection that sends something malformed is closed.
 func TestFastCGIMalformed(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -448,7 +450,7 @@ func TestFastCGIMalformed(t *testing.T) {
 	}
 }
 
-// Parameters of any number take no more memory than they may, and leave a record.
+// Parameters that are too large are refused, and the request is logged.
 func TestFastCGIManyParameters(t *testing.T) {
 	f := start(t, fcgiConfig(), "unix", hello)
 	c := f.dial().send(string(beginRec(1, 1, 1)))
@@ -467,7 +469,7 @@ func TestFastCGIManyParameters(t *testing.T) {
 	}
 }
 
-// Nothing is begun behind the last answer of a connection.
+// No request is served after the last answer of a connection.
 func TestFastCGILast(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -505,8 +507,8 @@ func TestFastCGILast(t *testing.T) {
 	}
 }
 
-// Behind the end of a body, that of CONTENT_LENGTH, the client is heard: standard
-// input that goes on is skipped.
+// After CONTENT_LENGTH bytes the rest of standard input is skipped, and an
+// abort is noticed.
 func TestFastCGIHeard(t *testing.T) {
 	for _, how := range []string{"abort", "close"} {
 		t.Run(how, func(t *testing.T) {
@@ -541,7 +543,8 @@ func TestFastCGIHeard(t *testing.T) {
 	}
 }
 
-// In the middle of a body an abort ends the request, and questions are answered.
+// While a body is read, an abort ends the request, and management records are
+// answered.
 func TestFastCGIWithinBody(t *testing.T) {
 	ended := make(chan error, 1)
 	f := start(t, fcgiConfig(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
@@ -629,7 +632,7 @@ func TestFastCGITimes(t *testing.T) {
 	})
 }
 
-// A cut is a connection that ends without the end of the request.
+// To cut an answer the connection is closed without an end record.
 func TestFastCGICut(t *testing.T) {
 	f := start(t, fcgiConfig(), "unix", func(_ context.Context, r *cgi.Request, w cgi.Writer) {
 		w.Begin(200, nil, -1)
@@ -687,7 +690,7 @@ func TestFastCGIStop(t *testing.T) {
 	f.gate.WaitIdle()
 }
 
-// Whatever comes, the server lives, and a request is served once or not at all.
+// The server survives any input, and serves each request at most once.
 func FuzzFastCGI(f *testing.F) {
 	f.Add(ask(1, true, "body", "REQUEST_METHOD", "POST", "CONTENT_LENGTH", "4"))
 	f.Add(append(ask(1, true, "", "A", "b"), ask(2, false, "")...))

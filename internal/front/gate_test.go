@@ -12,7 +12,7 @@ import (
 	"github.com/onewake/onewake/internal/cli"
 )
 
-// A retired core answers what it has once more, and loses nothing.
+// After Retire each connection gets one more answer, and no request is lost.
 func TestRetire(t *testing.T) {
 	in, goOn := make(chan bool), make(chan bool)
 	f := start(t, config(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
@@ -43,7 +43,7 @@ func TestRetire(t *testing.T) {
 	f.gate.WaitIdle()
 }
 
-// A stop answers whoever has connected, and ends who says nothing.
+// Stop answers all clients that have connected, and closes idle connections.
 func TestStop(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		t.Run(network, func(t *testing.T) {
@@ -79,8 +79,7 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// A request that has come when the stop does is answered, though its connection
-// was idle a moment before.
+// A request that was sent before Stop on an idle connection is answered.
 func TestStopFindsRequest(t *testing.T) {
 	for name, cfg := range map[string]*cli.Config{"HTTP": config(), "FastCGI": fcgiConfig()} {
 		t.Run(name, func(t *testing.T) {
@@ -95,8 +94,8 @@ func TestStopFindsRequest(t *testing.T) {
 			}
 			c.send(request)
 			answer()
-			// The server's read is interrupted before the request comes, and looks
-			// again when it is there.
+			// The stop interrupts the read before the request is sent; the
+			// server must look again.
 			f.each(func(x *conn) {
 				f.gate.phase.Store(stopping)
 				x.Conn.SetReadDeadline(longAgo)
@@ -111,7 +110,7 @@ func TestStopFindsRequest(t *testing.T) {
 	}
 }
 
-// At a stop nobody waits long for a client that says nothing.
+// Stop does not wait long for a silent client.
 func TestStopSilent(t *testing.T) {
 	for name, cfg := range map[string]*cli.Config{"HTTP": config(), "FastCGI": fcgiConfig()} {
 		t.Run(name, func(t *testing.T) {
@@ -130,8 +129,7 @@ func TestStopSilent(t *testing.T) {
 	}
 }
 
-// At a stop whoever has just connected, and whoever has sent a part of a head,
-// has time for the rest.
+// At a stop, new connections and partial requests get time to be completed.
 func TestStopHalf(t *testing.T) {
 	in, goOn := make(chan bool), make(chan bool)
 	f := start(t, config(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
@@ -166,7 +164,7 @@ func TestStopHalf(t *testing.T) {
 	ahead.ended()
 }
 
-// Nor is a part of a request by FastCGI lost.
+// The same for FastCGI.
 func TestStopHalfFastCGI(t *testing.T) {
 	f := start(t, fcgiConfig(), "unix", hello)
 	request := string(ask(1, true, "", "REQUEST_METHOD", "GET"))
@@ -187,7 +185,7 @@ func TestStopHalfFastCGI(t *testing.T) {
 	}
 }
 
-// A stop does not wait long for the room of one more connection.
+// Stop does not wait long for room for another connection.
 func TestStopWithoutRoom(t *testing.T) {
 	cfg := config()
 	cfg.MaxConns, cfg.Times.Grace = 1, time.Millisecond
@@ -208,7 +206,7 @@ func TestStopWithoutRoom(t *testing.T) {
 	f.gate.WaitIdle()
 }
 
-// No more than -max-conns connections are in; others wait and are lost on nobody.
+// At most -max-conns connections are accepted; the others wait.
 func TestMaxConns(t *testing.T) {
 	cfg := config()
 	cfg.MaxConns = 2
@@ -266,7 +264,7 @@ func TestAllow(t *testing.T) {
 	}
 }
 
-// A listener that is closed by itself is not waited for.
+// WaitIdle does not wait for a listener that has been closed.
 func TestListenerClosed(t *testing.T) {
 	f := start(t, config(), "unix", hello)
 	f.gate.Stop()

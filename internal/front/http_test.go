@@ -25,8 +25,8 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
-// Half-closed and closed are told apart on a Unix socket, and are the same on
-// TCP.
+// On a Unix socket a half-closed connection is distinguished from a closed one;
+// on TCP it is not.
 func TestClientGone(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		for _, half := range []bool{true, false} {
@@ -59,7 +59,7 @@ func TestClientGone(t *testing.T) {
 					if _, body := c.answer("GET"); body != "hello" {
 						t.Errorf("%q", body)
 					}
-					// It can send no more, so that the connection is over.
+					// The client can send no more, so the connection is closed.
 					if rest := c.ended(); rest != "" {
 						t.Errorf("%q after the answer", rest)
 					}
@@ -73,7 +73,7 @@ func TestClientGone(t *testing.T) {
 	}
 }
 
-// The end of an answer has time of its own, however long ago the last write was.
+// The last write of an answer has its own timeout.
 func TestLastWrite(t *testing.T) {
 	for _, body := range []string{"", "hello"} {
 		cfg := config()
@@ -91,7 +91,7 @@ func TestLastWrite(t *testing.T) {
 	}
 }
 
-// A client that half-closes and then closes is gone.
+// A client that first half-closes and then closes its connection is noticed.
 func TestClientGoneInSteps(t *testing.T) {
 	in, ended := make(chan bool), make(chan error, 1)
 	f := start(t, config(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
@@ -156,8 +156,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// A header of too many lines is refused at once, and nothing is started, wherever
-// in a line what has been read of it ends.
+// A header of too many lines is refused at once and starts nothing, however the
+// reads split it.
 func TestTooManyLines(t *testing.T) {
 	f := start(t, config(), "unix", func(context.Context, *cgi.Request, cgi.Writer) { t.Error("a request") })
 	for n := range 12 { // where the fields begin
@@ -239,8 +239,8 @@ func TestVariables(t *testing.T) {
 	}
 }
 
-// TestTrustedHeaders checks that the front knows each header of -forwarded and
-// refuses invalid values.
+// TestTrustedHeaders checks that package front knows each header of -forwarded
+// and refuses invalid values.
 func TestTrustedHeaders(t *testing.T) {
 	for _, name := range cli.ForwardedHeaders {
 		if !slices.ContainsFunc(trustedHeaders, func(h trustedHeader) bool { return h.name == name }) {
@@ -260,7 +260,7 @@ func TestTrustedHeaders(t *testing.T) {
 	}
 }
 
-// Each time of the front, in a test that waits for it to pass.
+// TestTimes checks each timeout by letting it pass.
 func TestTimes(t *testing.T) {
 	const soon = 20 * time.Millisecond
 	t.Run("nothing sent", func(t *testing.T) {
@@ -341,7 +341,7 @@ func TestBodyErrors(t *testing.T) {
 	}
 }
 
-// A body that is not wanted is not waited for.
+// An answer does not wait for a body that is not needed.
 func TestUnreadBody(t *testing.T) {
 	f := start(t, config(), "unix", func(_ context.Context, r *cgi.Request, w cgi.Writer) { r.Refuse(w, 413, "no") })
 	for _, raw := range []string{"Content-Length: 5\r\n\r\n", "Content-Length: 5\r\nExpect: 100-continue\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n"} {
@@ -352,7 +352,8 @@ func TestUnreadBody(t *testing.T) {
 	}
 }
 
-// Nothing is served behind a chunked body, whose end others may see elsewhere.
+// A connection is closed after a chunked body, because another server may see
+// its end elsewhere.
 func TestChunkedIsLast(t *testing.T) {
 	f := start(t, config(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
 		io.Copy(io.Discard, r.Body)
@@ -408,8 +409,7 @@ func TestHead(t *testing.T) {
 	}
 }
 
-// What reads on behind the end of a body leaves no deadline behind: the command
-// may run as long as it likes.
+// Reading past the end of a body sets no deadline: it would end the command.
 func TestReadBehindBody(t *testing.T) {
 	for _, body := range []string{
 		"Content-Length: 0\r\n\r\n",

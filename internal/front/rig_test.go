@@ -18,15 +18,15 @@ import (
 	"github.com/onewake/onewake/internal/cli"
 )
 
-// patience ends a test that hangs; no time is measured by it.
+// patience ends a test that hangs.
 const patience = time.Minute
 
-// handler is a [cgi.Handler] made of a function.
+// handler is a function as a [cgi.Handler].
 type handler func(ctx context.Context, r *cgi.Request, w cgi.Writer)
 
 func (h handler) Serve(ctx context.Context, r *cgi.Request, w cgi.Writer) { h(ctx, r, w) }
 
-// front is a server of either protocol on a socket of its own.
+// front is a server with its own socket.
 type front struct {
 	t    *testing.T
 	cfg  *cli.Config
@@ -55,14 +55,15 @@ func (l *lines) String() string {
 	return l.b.String()
 }
 
-// config is one in which no time passes by itself.
+// config returns a configuration with timeouts that do not pass during a test.
 func config() *cli.Config {
 	c := &cli.Config{Protocol: cli.HTTP, MaxConns: 16, MaxBody: 1 << 20}
 	c.Times = cli.Times{Header: patience, Idle: patience, IO: patience, Grace: patience}
 	return c
 }
 
-// start serves on a Unix socket, or on a TCP port of this machine.
+// start starts a server on a Unix socket or on a TCP port of the loopback
+// interface.
 func start(t *testing.T, cfg *cli.Config, network string, h handler) *front {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ow")
@@ -102,7 +103,7 @@ func start(t *testing.T, cfg *cli.Config, network string, h handler) *front {
 	return f
 }
 
-// each looks at the connections that are open.
+// each calls look for each open connection.
 func (f *front) each(look func(*conn)) {
 	f.gate.mu.Lock()
 	defer f.gate.mu.Unlock()
@@ -113,7 +114,7 @@ func (f *front) each(look func(*conn)) {
 	}
 }
 
-// awaitPartial waits until of n connections a part of a head has been read.
+// awaitPartial waits until n connections have read a part of a request.
 func (f *front) awaitPartial(n int) {
 	f.t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
@@ -132,7 +133,7 @@ func (f *front) awaitPartial(n int) {
 	}
 }
 
-// within runs what must return.
+// within fails the test if wait does not return.
 func (f *front) within(what string, wait func()) {
 	f.t.Helper()
 	done := make(chan bool)
@@ -187,7 +188,7 @@ func (c *client) answer(method string) (*http.Response, string) {
 	return resp, string(b)
 }
 
-// ended reads to the end of the connection and gives what came.
+// ended reads up to the end of the connection.
 func (c *client) ended() string {
 	c.t.Helper()
 	b, err := io.ReadAll(c.r)
@@ -211,7 +212,7 @@ func hello(_ context.Context, r *cgi.Request, w cgi.Writer) {
 	io.WriteString(w, "hello")
 }
 
-// variables are those of a request, NAME=VALUE.
+// variables returns the variables of a request.
 func variables(r *cgi.Request) map[string]string {
 	vars := make(map[string]string)
 	for v := range strings.SplitSeq(strings.TrimSuffix(string(r.Vars.Bytes()), "\x00"), "\x00") {
