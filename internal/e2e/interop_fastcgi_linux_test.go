@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// probes are the CGI programs that stand behind each web server.
+// probes are the CGI programs behind each web server.
 func probes(t *testing.T) string {
 	t.Helper()
 	root := newDir(t, nil)
@@ -29,9 +29,9 @@ func probes(t *testing.T) string {
 	return root
 }
 
-// TestInteropFastCGI: onewake stands where fcgiwrap stood, behind four web
-// servers with their own parameters, with and without kept connections and
-// buffers.
+// TestInteropFastCGI checks onewake in place of fcgiwrap behind four web
+// servers with their default parameters, with and without kept connections and
+// buffering.
 func TestInteropFastCGI(t *testing.T) {
 	needFile(t, "/etc/nginx/fastcgi_params", "apt-get install nginx-common")
 	root := probes(t)
@@ -52,7 +52,8 @@ func TestInteropFastCGI(t *testing.T) {
 						t.Errorf("no %s in\n%s", want, env.body)
 					}
 				}
-				// The others say the port that the client named, or CONTENT_LENGTH=0.
+				// The others send the port that the client named, or
+				// CONTENT_LENGTH=0.
 				if kind == "nginx" && (strings.Contains(env.body, "CONTENT_LENGTH=") || !strings.Contains(env.body, "SERVER_PORT="+port+"\n")) {
 					t.Errorf("in the environment:\n%s", env.body)
 				}
@@ -77,7 +78,8 @@ func TestInteropFastCGI(t *testing.T) {
 					t.Errorf("redirect: %d %v", a.status, a.header)
 				}
 				get("/404.cgi").want(t, 404, "none here")
-				// nginx, lighttpd and Caddy pass on what has come as if it were all.
+				// nginx, lighttpd and Caddy send the incomplete answer as if it
+				// were complete.
 				if a := get("/cut.cgi"); a.status == 200 && a.err == nil && kind == "apache" {
 					t.Errorf("an answer that was cut looks whole: %d bytes", len(a.body))
 				}
@@ -89,8 +91,8 @@ func TestInteropFastCGI(t *testing.T) {
 	s.stop()
 }
 
-// TestInteropFastCGIApache: the programs need not lie where the URL says, and the
-// ways to say so in Apache name them differently.
+// TestInteropFastCGIApache checks Apache's ways to map a URL to a program
+// elsewhere. They name the program differently.
 func TestInteropFastCGIApache(t *testing.T) {
 	root := probes(t)
 	script(t, root, "odd name.cgi", `printf 'Content-Type: text/plain\n\n'; env`)
@@ -116,7 +118,8 @@ func TestInteropFastCGIApache(t *testing.T) {
 	s.stop()
 }
 
-// TestInteropFastCGIGone: a client of nginx that leaves ends its command.
+// TestInteropFastCGIGone checks that a command is terminated when the client of
+// nginx disconnects.
 func TestInteropFastCGIGone(t *testing.T) {
 	needFile(t, "/etc/nginx/fastcgi_params", "apt-get install nginx-common")
 	root := newDir(t, nil)
@@ -134,7 +137,7 @@ func TestInteropFastCGIGone(t *testing.T) {
 	s.stop()
 }
 
-// TestInteropCgiFcgi: libfcgi's own client.
+// TestInteropCgiFcgi checks the client of libfcgi.
 func TestInteropCgiFcgi(t *testing.T) {
 	client := need(t, "cgi-fcgi", "apt-get install libfcgi-bin")
 	root := probes(t)

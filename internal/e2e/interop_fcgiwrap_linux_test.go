@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// difference is what onewake does otherwise than fcgiwrap, and why, as the page
-// has it. where matches "REQUEST: KEY: OLD -> NEW".
+// difference is a difference between onewake and fcgiwrap and its reason, as in
+// docs/recipes/from-fcgiwrap.md. where matches "REQUEST: KEY: OLD -> NEW".
 type difference struct{ where, reason string }
 
 var fcgiwrapDifferences = []difference{
@@ -37,10 +37,10 @@ var fcgiwrapDifferences = []difference{
 	{`: Content-Length: none -> "\d+"$`, "A short answer has a `Content-Length`; nginx sends fcgiwrap's in chunks."},
 }
 
-// fcgiwrapRaces begins the places where a difference is a matter of luck.
+// fcgiwrapRaces are prefixes of where for differences that depend on timing.
 const fcgiwrapRaces = `/killed\.cgi`
 
-// asked is an answer, as lines by their key.
+// asked is an answer as lines by key.
 func asked(t *testing.T, addr string, r fcgiwrapRequest) map[string]string {
 	t.Helper()
 	text := askText(r.method, r.target, r.body, r.fields...)
@@ -77,10 +77,10 @@ func asked(t *testing.T, addr string, r fcgiwrapRequest) map[string]string {
 	return lines
 }
 
-// TestInteropFcgiwrap: the page is followed, with onewake at the path that
-// fcgiwrap had, behind an nginx that does not know of it. Each request of the
-// list has the same answer and the same environment as before, but for what the
-// table lists.
+// TestInteropFcgiwrap follows the page: onewake replaces fcgiwrap at its path,
+// behind an nginx whose configuration stays. Each request of the list must have
+// the same answer and environment as before, except for the differences in the
+// table.
 func TestInteropFcgiwrap(t *testing.T) {
 	t.Parallel()
 	fcgiwrap := need(t, "fcgiwrap", "apt-get install fcgiwrap")
@@ -115,7 +115,8 @@ func TestInteropFcgiwrap(t *testing.T) {
 	fcgiwrapCompare(t, root, requests, before, after)
 }
 
-// TestInteropFcgiwrapPage: the page lists what the table does, and nothing else.
+// TestInteropFcgiwrapPage checks that the page lists exactly the differences in
+// the table.
 func TestInteropFcgiwrapPage(t *testing.T) {
 	t.Parallel()
 	_, list, _ := strings.Cut(shipped(t, "docs/recipes/from-fcgiwrap.md"), "\n## What is different\n")
@@ -131,8 +132,8 @@ func TestInteropFcgiwrapPage(t *testing.T) {
 	}
 }
 
-// fcgiwrapCompare looks up each difference in the table, and each entry of the
-// table in the differences.
+// fcgiwrapCompare checks that each difference is in the table, and that each
+// entry of the table occurs.
 func fcgiwrapCompare(t *testing.T, root string, requests []fcgiwrapRequest, before, after []map[string]string) {
 	t.Helper()
 	var table []*regexp.Regexp
@@ -170,7 +171,7 @@ func fcgiwrapCompare(t *testing.T, root string, requests []fcgiwrapRequest, befo
 
 var tags = regexp.MustCompile(`<[^>]*>|\r?\n`)
 
-// shown is a value in one line; there may be none.
+// shown returns a value on one line.
 func shown(value string, is bool, root string) string {
 	if !is {
 		return "none"

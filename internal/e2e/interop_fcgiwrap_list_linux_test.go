@@ -11,10 +11,10 @@ import (
 	"testing"
 )
 
-// What fcgiwrap and onewake are asked.
+// These are the requests to fcgiwrap and onewake.
 
-// fcgiwrapScripts are shell scripts, by name: what they write is what the two
-// servers may take differently.
+// fcgiwrapScripts are shell scripts by name. Their output is what the two
+// servers could treat differently.
 var fcgiwrapScripts = map[string]string{
 	"env.cgi":         `printf 'Content-Type: text/x-env\n\nDIR=%s\n' "$(pwd)"; env`,
 	"body.cgi":        `printf 'Content-Type: text/plain\n\n'; cksum; echo "$REQUEST_METHOD $CONTENT_LENGTH $CONTENT_TYPE"`,
@@ -73,7 +73,7 @@ var fcgiwrapScripts = map[string]string{
 	"1/2/3/4/env.cgi": `printf 'Content-Type: text/plain\n\nok'`,
 }
 
-// fcgiwrapPrograms are in other languages.
+// fcgiwrapPrograms are programs in other languages.
 var fcgiwrapPrograms = map[string]string{
 	"form.pl": `#!/usr/bin/perl
 use CGI;
@@ -97,8 +97,8 @@ sys.stdout.write(repr((len(body), body[:20], os.environ["REQUEST_METHOD"], os.en
 	"noformat.cgi":      "printf 'Content-Type: text/plain\\n\\nok'\n",
 }
 
-// fcgiwrapSite is the site, as the example of Debian's fcgiwrap has it, and with
-// PATH_INFO as nginx's manual has it.
+// fcgiwrapSite is the site of the example in Debian's fcgiwrap, and PATH_INFO
+// as in nginx's manual.
 const fcgiwrapSite = `
 root @ROOT@;
 client_max_body_size 0;
@@ -136,7 +136,7 @@ location ~ ^/private/(?<script>[^/]+) {
 }
 `
 
-// fcgiwrapRequest is one request of the list.
+// fcgiwrapRequest is a request of the list.
 type fcgiwrapRequest struct {
 	method, target string
 	fields         []string
@@ -147,7 +147,7 @@ func (r fcgiwrapRequest) String() string {
 	return strings.Join(append([]string{r.method, r.target}, r.fields...), " ")
 }
 
-// fcgiwrapRequests are what each of the servers is asked.
+// fcgiwrapRequests returns the requests.
 func fcgiwrapRequests() (all []fcgiwrapRequest) {
 	add := func(method, target, body string, fields ...string) {
 		all = append(all, fcgiwrapRequest{method, target, fields, body})
@@ -186,7 +186,7 @@ func fcgiwrapRequests() (all []fcgiwrapRequest) {
 	return all
 }
 
-// fcgiwrapFields adds requests with fields of the header.
+// fcgiwrapFields adds requests with various header fields.
 func fcgiwrapFields(add func(method, target, body string, fields ...string)) {
 	for _, fields := range [][]string{
 		{"Proxy: http://evil.example"}, {"X_Under: a"}, {"X.Dot: a"}, {"X-Lower-case: a"}, {"X-Twice: 1", "X-Twice: 2"}, {"Cookie: a=1", "Cookie: b=2"},

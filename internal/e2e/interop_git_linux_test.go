@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// collected are contents of files whose objects' names begin with 17: git takes
-// their number for that of all loose objects by 256.
+// collected are contents of files whose object names begin with 17: git
+// estimates the number of all loose objects from these.
 func collected(t *testing.T) func(n int) (texts []string) {
 	t.Helper()
 	next := 0
@@ -27,9 +27,9 @@ func collected(t *testing.T) func(n int) (texts []string) {
 	}
 }
 
-// TestInteropGitGC: pushes leave git gc behind, in the background and in a
-// session of its own, and it runs to its end: after fifty pushes to a repository
-// that is to be collected at each of them, everything is packed.
+// TestInteropGitGC checks that git gc, which a push starts in the background
+// and in its own session, runs to its end: after fifty pushes to a repository
+// that needs gc each time, everything is packed.
 func TestInteropGitGC(t *testing.T) {
 	t.Parallel()
 	git := need(t, "git", "apt-get install git")
@@ -38,8 +38,8 @@ func TestInteropGitGC(t *testing.T) {
 	work, repo := m.here("/var/tmp/work"), m.here("/var/git/r.git")
 	m.run(git, "init", "-q", "--bare", "-b", "main", repo)
 	m.run(git, "init", "-q", "-b", "main", work)
-	// What a push brings while git gc looks is too many loose objects to it, of
-	// which it complains, and then rests for a day, but for gc.logExpiry.
+	// If a push comes while git gc runs, git gc still finds too many loose
+	// objects. It then does nothing for a day, except with gc.logExpiry.
 	for key, value := range map[string]string{"gc.auto": "1", "gc.logExpiry": "now", "receive.autogc": "true", "http.receivepack": "true", "core.fsync": "none"} {
 		m.run(git, "-C", repo, "config", key, value)
 	}
@@ -64,8 +64,8 @@ func TestInteropGitGC(t *testing.T) {
 	for range 50 {
 		push()
 	}
-	// Whichever came while another one was at work had nothing to do. So there
-	// is one push more, whose own is alone.
+	// A git gc that starts while another one runs does nothing. So there is one
+	// more push, without others at the same time.
 	idle()
 	push()
 	idle()

@@ -12,15 +12,15 @@ import (
 	"testing"
 )
 
-// Programs that others have written, several in one directory.
+// These tests run directories of well-known programs.
 
-// scripts starts onewake with a directory of programs, as m's user.
+// scripts starts onewake with a directory of programs, as the user of m.
 func (m *machine) scripts(dir string, flags ...string) *server {
 	m.t.Helper()
 	return launch{cred: m.onewake, args: append([]string{"-scripts", dir, "-socket-mode", "0666"}, flags...)}.start(m.t)
 }
 
-// links makes a directory of symbolic links to programs of this machine.
+// links makes a directory of symbolic links to installed programs.
 func (m *machine) links(path string, links map[string]string) string {
 	m.t.Helper()
 	m.mkdir(path, 0o755)
@@ -33,7 +33,7 @@ func (m *machine) links(path string, links map[string]string) string {
 	return m.root + path
 }
 
-// passwords gives alice and bob a password each.
+// passwords makes a password file for alice and bob.
 func (m *machine) passwords() string {
 	m.t.Helper()
 	return m.write(m.root+"/etc/htpasswd", "alice:{PLAIN}one\nbob:{PLAIN}two\n", 0o644)
@@ -44,7 +44,7 @@ const (
 	asBob   = "Authorization: Basic Ym9iOnR3bw=="
 )
 
-// overFastCGI is a location of nginx for a directory of scripts.
+// overFastCGI returns a location of nginx for a directory of scripts.
 func overFastCGI(path, dir, socket, more string) string {
 	return "location " + path + "/ {\n" + more + `
 include /etc/nginx/fastcgi_params;
@@ -53,7 +53,8 @@ fastcgi_pass unix:` + socket + `;
 }`
 }
 
-// nagiosFiles are what nagios would have written: one host and its service.
+// nagiosFiles are the files that nagios would have written for one host with
+// one service.
 var nagiosFiles = map[string]string{
 	"cgi.cfg": `main_config_file=/var/nagios/nagios.cfg
 physical_html_path=/usr/share/nagios4/htdocs
@@ -114,12 +115,12 @@ servicestatus {
 	"nagios.log": "[1790000000] Nagios 4.4.6 starting...\n",
 }
 
-// nagiosLink is a link of a page, or of the menu, which is PHP.
+// nagiosLink matches a link in a page or in the menu, which is PHP.
 var nagiosLink = regexp.MustCompile(`(?:href=['"]|\?>/)([a-z]+\.cgi[^'"#]*)['"]`)
 
-// TestInteropScriptsNagios: nagios is twenty programs that link to each other,
-// and show what the user may see. Each link leads to a page, over HTTP and over
-// FastCGI.
+// TestInteropScriptsNagios checks that every link between the twenty programs
+// of nagios works, over HTTP and over FastCGI, and that they show what the user
+// may see.
 func TestInteropScriptsNagios(t *testing.T) {
 	t.Parallel()
 	const programs = "/usr/lib/cgi-bin/nagios4"
@@ -153,8 +154,8 @@ func TestInteropScriptsNagios(t *testing.T) {
 	fcgi.stop()
 }
 
-// nagiosLinks follows the links of the menu, and those of the pages that they
-// lead to, to each program once.
+// nagiosLinks follows the links of the menu and of the pages that they lead to,
+// once for each program.
 func nagiosLinks(t *testing.T, addr, at string) {
 	t.Helper()
 	menu, err := os.ReadFile("/usr/share/nagios4/htdocs/side.php")
@@ -185,7 +186,8 @@ func nagiosLinks(t *testing.T, addr, at string) {
 	}
 }
 
-// TestInteropScriptsGitViews: cgit and gitweb side by side show the same.
+// TestInteropScriptsGitViews checks that cgit and gitweb show the same
+// repository.
 func TestInteropScriptsGitViews(t *testing.T) {
 	t.Parallel()
 	git := need(t, "git", "apt-get install git")
@@ -225,8 +227,8 @@ func TestInteropScriptsGitViews(t *testing.T) {
 	s.stop()
 }
 
-// TestInteropScriptsGit: git-http-backend is one of the programs, behind nginx,
-// which asks for the password. Whoever has one may push.
+// TestInteropScriptsGit runs git-http-backend as one of the programs behind
+// nginx, which asks for a password. Users with a password can push.
 func TestInteropScriptsGit(t *testing.T) {
 	t.Parallel()
 	git := need(t, "git", "apt-get install git")
@@ -260,8 +262,8 @@ func TestInteropScriptsGit(t *testing.T) {
 	s.stop()
 }
 
-// TestInteropScriptsLanguages: programs in three languages, over both protocols,
-// and one that comes later.
+// TestInteropScriptsLanguages runs programs in three languages over both
+// protocols, and one that is added later.
 func TestInteropScriptsLanguages(t *testing.T) {
 	t.Parallel()
 	needFile(t, "/usr/share/perl5/CGI.pm", "apt-get install libcgi-pm-perl")

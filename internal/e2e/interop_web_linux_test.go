@@ -13,11 +13,10 @@ import (
 	"testing"
 )
 
-// The web servers that can stand in front, each with the configuration that a
-// test gives it.
+// These are the configurations of the web servers in the interop tests.
 
-// webConfig is what a test has a web server do. In both texts @ADDR@ is where it
-// listens, and @PORT@ the port of that.
+// webConfig is a configuration of a web server. @ADDR@ and @PORT@ in it are the
+// address and the port of the web server.
 type webConfig struct {
 	dir    string // of its configuration, and where its relative paths begin; made if empty
 	unix   bool   // it listens at a Unix socket in dir, which Apache cannot
@@ -25,7 +24,7 @@ type webConfig struct {
 	site   string // what stands in the one server that is made; none is without it
 }
 
-// credential is a user of this machine.
+// credential returns a user of this machine.
 func credential(t *testing.T, name string) *syscall.Credential {
 	t.Helper()
 	u, err := user.Lookup(name)
@@ -37,7 +36,8 @@ func credential(t *testing.T, name string) *syscall.Credential {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), Groups: []uint32{}}
 }
 
-// startWeb starts nginx, lighttpd, apache or caddy, and ends it with the test.
+// startWeb starts nginx, lighttpd, Apache or Caddy, and kills it at the end of
+// the test.
 func startWeb(t *testing.T, kind string, c webConfig) *webServer {
 	t.Helper()
 	var www *syscall.Credential
@@ -65,7 +65,7 @@ func startWeb(t *testing.T, kind string, c webConfig) *webServer {
 		}
 		return path
 	}
-	// whenRoot is a line for a web server that changes its user itself.
+	// whenRoot returns a line for a web server that changes its user itself.
 	whenRoot := func(line string) string {
 		if www == nil {
 			return ""
@@ -125,9 +125,9 @@ Mutex pthread
 	return nil
 }
 
-// fastcgiWeb has a web server pass *.cgi below root to a FastCGI server at a Unix
-// socket, by the server's own parameters. keep keeps connections, where it can;
-// buffer has it read bodies and answers whole.
+// fastcgiWeb configures a web server to pass *.cgi below root to a FastCGI
+// server on a Unix socket, with the web server's default parameters. keep keeps
+// connections if possible. buffer makes it read bodies and answers completely.
 func fastcgiWeb(kind, socket, root string, keep, buffer bool) (c webConfig) {
 	choose := func(on bool, yes, no string) string {
 		if on {
@@ -187,8 +187,8 @@ reverse_proxy unix/` + socket + ` {
 	return c
 }
 
-// TestInteropWebServers: each of them reaches a FastCGI server, here fcgiwrap,
-// from a port and from a Unix socket.
+// TestInteropWebServers checks that each web server reaches fcgiwrap from a
+// port and from a Unix socket.
 func TestInteropWebServers(t *testing.T) {
 	fcgiwrap := need(t, "fcgiwrap", "apt-get install fcgiwrap")
 	needFile(t, "/etc/nginx/fastcgi_params", "apt-get install nginx-common")
@@ -222,7 +222,7 @@ echo "$REQUEST_METHOD $SCRIPT_NAME $PATH_INFO $QUERY_STRING"
 	}
 }
 
-// needFile skips a test for want of a file and says how to get it.
+// needFile skips the test if a file is missing, and says how to install it.
 func needFile(t *testing.T, path, install string) string {
 	t.Helper()
 	if _, err := os.Stat(path); err != nil {
@@ -231,7 +231,7 @@ func needFile(t *testing.T, path, install string) string {
 	return path
 }
 
-// ask sends a request on a connection of its own.
+// ask sends a request on a new connection.
 func ask(t *testing.T, addr, method, target, body string, fields ...string) *answer {
 	t.Helper()
 	return (&server{t: t, addr: addr}).request(method, askText(method, target, body, fields...))
@@ -244,5 +244,5 @@ func askText(method, target, body string, fields ...string) string {
 	return text11(method, target, append(fields, "Connection: close")...) + body
 }
 
-// chunk is a body in chunks, for a request with Transfer-Encoding.
+// chunk encodes a body as chunks.
 func chunk(body string) string { return fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body) }

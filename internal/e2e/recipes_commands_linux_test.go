@@ -36,7 +36,7 @@ func TestInteropGit(t *testing.T) {
 
 	at := strings.TrimPrefix(addr, "tcp:")
 
-	// More than is kept in memory goes there and comes back.
+	// The request and the answer are larger than what is kept in memory.
 	large := strings.Repeat("0123456789abcdef", 1<<17)
 	m.write("/var/tmp/one/large", large, 0o644)
 	one := m.here("/var/tmp/one")
@@ -57,7 +57,7 @@ func TestInteropGit(t *testing.T) {
 	if b, err := os.ReadFile(m.here("/var/tmp/two/large")); err != nil || string(b) != large {
 		t.Errorf("cloned %d bytes, %v", len(b), err)
 	}
-	// No spelling of the path gets around the password.
+	// No spelling of the path avoids the password.
 	for _, path := range []string{"git-receive-pack", "git%2Dreceive-pack", "git-receive-pac%6B", "./git-receive-pack", "x/../git-receive-pack", "%2Fgit-receive-pack", "/git-receive-pack"} {
 		a := ask(t, addr, "POST", "/git/example.git/"+path, "0000", "Content-Type: application/x-git-receive-pack-request")
 		if a.status != 401 {
@@ -69,7 +69,7 @@ func TestInteropGit(t *testing.T) {
 	s.stop()
 }
 
-// By gitolite, a user gets as far as its configuration says.
+// With gitolite a user has the access that its configuration gives.
 func TestInteropGitolite(t *testing.T) {
 	t.Parallel()
 	git := need(t, "git", "apt-get install git")
@@ -98,7 +98,7 @@ func TestInteropGitolite(t *testing.T) {
 	fails("ls-remote", url("bob:wrong", "testing.git"))
 	m.run(git, "ls-remote", url("bob:x", "testing.git"))
 
-	// A repository of bob's, which alice may read.
+	// A repository of bob that alice may read.
 	admin := m.here("/var/tmp/admin")
 	f, err := os.OpenFile(admin+"/conf/gitolite.conf", os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
@@ -154,7 +154,7 @@ func TestInteropWSGI(t *testing.T) {
 	m := newMachine(t)
 	p := readRecipe(t, "wsgi.md")
 	addr := m.behind(p)
-	// Not the user's, as it is in earnest.
+	// Not owned by the user, as in production.
 	dir := m.here("/usr/local/www/hello/")
 	os.Chmod(dir, 0o555)
 	defer os.Chmod(dir, 0o755)
@@ -265,7 +265,7 @@ func TestInteropWebhook(t *testing.T) {
 	if b, _ := os.ReadFile(names[0]); string(b) != body {
 		t.Errorf("spooled %d bytes", len(b))
 	}
-	// A secret that was lost lets nobody in.
+	// If the secret is lost nobody gets access.
 	os.WriteFile(m.here("/usr/local/etc/webhook.secret"), nil, 0o600)
 	if a := ask(t, addr, "POST", "/webhook", body, "X-Hub-Signature-256: sha256="+sign("", body)); a.status != 502 {
 		t.Errorf("without a secret: %d %q", a.status, a.body)
@@ -276,7 +276,7 @@ func TestInteropWebhook(t *testing.T) {
 	}
 	s.stop()
 
-	// And what cron does with it.
+	// The job of cron.
 	site := m.here("/usr/local/www/site")
 	repo := m.here("/var/tmp/site.git")
 	m.run(git, "init", "-q", "--bare", "-b", "main", repo)
@@ -321,7 +321,7 @@ func TestInteropFromShell2http(t *testing.T) {
 		}
 	}
 	s.stop()
-	// One command with pipes, as the page has it.
+	// One command with pipes, as on the page.
 	s = m.service("onewake_pipe", `onewake_pipe_command="/bin/sh -c 'ps aux | head'"`)
 	if a := ask(t, s.addr, "GET", "/", ""); a.status != 200 || strings.Count(a.body, "\n") != 10 {
 		t.Errorf("%d %q", a.status, a.body)

@@ -44,8 +44,8 @@ var fronts = []frontRecipe{
 	}, false},
 }
 
-// What a command is asked for in the tests of the fronts. /run and /slow last
-// longer than any test: something has to end them.
+// probe is the command in the tests of the web servers. /run and /slow take
+// longer than any test, so that something else must terminate them.
 const probe = `#!/bin/sh
 case $PATH_INFO in
 /env) env | sort;;
@@ -68,7 +68,7 @@ func TestInteropFronts(t *testing.T) {
 			p := readRecipe(t, f.name+".md").only(f.section)
 			m.follow(p)
 
-			// As the page has it, with the test page.
+			// As on the page, with the test page.
 			s := m.service("onewake")
 			w := f.start(m)
 			m.isAt(w)
@@ -90,7 +90,7 @@ func TestInteropFronts(t *testing.T) {
 			ask(t, w.addr, "GET", "/a%20b", "").want(t, 200, "hello /a b\n")
 
 			t.Run("address", func(t *testing.T) {
-				// By themselves, and with a field that asks for its own removal.
+				// Alone, and with a Connection field that names them.
 				for i, connection := range []string{"close", "X-Forwarded-For, X-Real-IP, X-Forwarded-Proto, X-Forwarded-Host, X-Request-Id, Host, close"} {
 					host := []string{"example.org", "example.org:8042"}[i]
 					a := (&server{t: t, addr: w.addr}).request("GET", "GET /env HTTP/1.1\r\nHost: "+host+"\r\n"+strings.Join([]string{
@@ -103,7 +103,7 @@ func TestInteropFronts(t *testing.T) {
 							t.Errorf("no %s in %d %s", want, a.status, env)
 						}
 					}
-					// The nearest client is the last.
+					// The last element is the nearest client.
 					if !regexp.MustCompile(`\nHTTP_X_FORWARDED_FOR=(.*[ ,])?127\.0\.0\.1\n`).MatchString(env) {
 						t.Errorf("no address of the client in X-Forwarded-For: %s", env)
 					}
@@ -138,17 +138,17 @@ func TestInteropFronts(t *testing.T) {
 					t.Errorf("%d %q", a.status, a.body)
 				}
 				if a := ask(t, w.addr, "GET", "/cut", ""); f.name == "caddy" && oldCaddy() {
-					// What the page says of it; should a newer one do
-					// so as well, it is the page that is wrong.
+					// The page says so. If a newer version behaves differently,
+					// change the page.
 					a.wantStatus(t, 200)
 				} else if a.err == nil && a.status < 500 {
 					t.Errorf("a whole answer of status %d and %d bytes from a command that failed", a.status, len(a.body))
 				}
 			})
 			t.Run("once", func(t *testing.T) {
-				// The core dies with the command's answer outstanding, so that
-				// the connection is cut without one: on a connection that was
-				// kept if the server keeps any.
+				// The core dies before the command's answer, so the connection
+				// is closed without one. If the server keeps connections, this
+				// is a kept one.
 				for _, r := range []struct{ method, body, field string }{
 					{"GET", "", "A: b"}, {"POST", "body", "A: b"}, {"POST", "", "Idempotency-Key: 1"}, {"PUT", "body", "Idempotency-Key: 1"}, {"DELETE", "", "A: b"},
 				} {
@@ -160,8 +160,8 @@ func TestInteropFronts(t *testing.T) {
 					c.send("%s", askText(r.method, "/run", r.body, r.field))
 					eventually(t, "the command runs", func() bool { return countLines(runs) > 0 })
 					syscall.Kill(core, syscall.SIGKILL)
-					// Had the web server tried again, the answer would be
-					// that of the second command, which nothing ends.
+					// If the web server tried again, the answer would be that
+					// of the second command, which runs on.
 					if a, err := c.tryAnswer(r.method); err == nil && a.status < 500 {
 						t.Errorf("%s %s: %d %q", r.method, r.field, a.status, a.body)
 					} else if err != nil && os.IsTimeout(err) {
@@ -174,7 +174,7 @@ func TestInteropFronts(t *testing.T) {
 				}
 			})
 			t.Run("restart", func(t *testing.T) {
-				// After a stop there is no socket, after a crash one that
+				// After a stop there is no socket; after a crash the socket
 				// refuses connections.
 				for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 					s.signal(sig)
@@ -200,7 +200,8 @@ func TestInteropFronts(t *testing.T) {
 	}
 }
 
-// oldCaddy is whether it is one that passes on an answer that was cut as whole.
+// oldCaddy reports whether Caddy is a version that passes on a cut answer as
+// complete.
 func oldCaddy() bool {
 	out, _ := exec.Command("/usr/bin/caddy", "version").Output()
 	var major, minor, patch int
@@ -213,7 +214,7 @@ func countLines(path string) int {
 	return strings.Count(string(b), "\n")
 }
 
-// A path of a server that does more.
+// A path of a server that has others.
 func TestInteropNginxPath(t *testing.T) {
 	t.Parallel()
 	need(t, "curl", "apt-get install curl")

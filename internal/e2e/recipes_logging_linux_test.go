@@ -43,8 +43,8 @@ esac
 		log.Close()
 		addr := "unix:" + m.here("/var/run/onewake/onewake.sock")
 		awaitServing(t, addr)
-		// It takes the longest, for it begins before all others and ends after
-		// them.
+		// This request takes longest: it begins before all others and ends
+		// after them.
 		slow := dial(t, addr).send("%s", askText("GET", "/x/slow", "", "X-Real-IP: 192.0.2.1"))
 		eventually(t, "the slow request is under way", func() bool { _, err := os.Stat(m.root + "/started"); return err == nil })
 		for _, target := range []string{"/x/fail?n=first", "/y", "/x/", "/x/fail?n=second", `/x/"status":500,"status":503`} {
@@ -68,7 +68,7 @@ esac
 	}
 }
 
-// What the page says of the service script is so.
+// What the page says about the service script.
 func TestInteropLoggingService(t *testing.T) {
 	t.Parallel()
 	p := readRecipe(t, "logging.md")

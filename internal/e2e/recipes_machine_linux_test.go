@@ -18,9 +18,9 @@ import (
 	"time"
 )
 
-// machine is where a recipe is followed: a directory that stands for / and has
-// what the recipe makes, and, if root runs the tests, two users: nobody is
-// onewake, and www-data is www.
+// machine is where a recipe is followed: a directory that stands for / and
+// contains what the recipe makes. If root runs the tests it has two users:
+// nobody stands for onewake, and www-data for www.
 type machine struct {
 	t       *testing.T
 	root    string
@@ -51,7 +51,7 @@ func newMachine(t *testing.T) *machine {
 // program is the path of onewake.
 func (m *machine) program() string { return m.root + "/usr/local/sbin/onewake" }
 
-// mkdir makes a directory of onewake's.
+// mkdir makes a directory owned by onewake.
 func (m *machine) mkdir(path string, mode os.FileMode) {
 	m.t.Helper()
 	path = m.root + path
@@ -69,7 +69,7 @@ func (m *machine) mkdir(path string, mode os.FileMode) {
 	}
 }
 
-// here is a text of a page as it has to be on this machine.
+// here adapts a text of a page to this machine.
 func (m *machine) here(text string) string {
 	return strings.NewReplacer(append(m.replace,
 		m.root+"/usr/local/", m.root+"/usr/local/", // already
@@ -88,7 +88,7 @@ func (m *machine) here(text string) string {
 	)...).Replace(text)
 }
 
-// FreeBSD's programs, as far as the pages use them.
+// These are FreeBSD's programs, as far as the pages use them.
 const standins = `
 set -e
 sysrc() { for setting; do printf "%s='%s'\n" "${setting%%=*}" "$(printf %s "${setting#*=}" | sed "s/'/'\\\\''/g")" >>"$ROOT/etc/rc.conf"; done; }
@@ -109,7 +109,7 @@ install() {			# no other user can be given a file here
 }
 `
 
-// follow does what a page says, but for its console blocks.
+// follow executes a page except for its console blocks.
 func (m *machine) follow(r recipe) {
 	m.t.Helper()
 	for _, b := range r.blocks {
@@ -125,7 +125,7 @@ func (m *machine) follow(r recipe) {
 	}
 }
 
-// write makes a file of a page.
+// write writes a file of a page.
 func (m *machine) write(path, text string, mode os.FileMode) string {
 	m.t.Helper()
 	path = m.here(path)
@@ -140,7 +140,7 @@ func (m *machine) write(path, text string, mode os.FileMode) string {
 	return path
 }
 
-// read gives what is in a file of a page.
+// read reads a file of a page.
 func (m *machine) read(path string) string {
 	m.t.Helper()
 	b, err := os.ReadFile(m.here(path))
@@ -152,7 +152,7 @@ func (m *machine) read(path string) string {
 
 func (m *machine) env() []string { return append(gitEnv(m.root), "ROOT="+m.root) }
 
-// command is a program, run as that user, with a small environment.
+// command returns a program to be run as the user, with a small environment.
 func (m *machine) command(as *syscall.Credential, args ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	m.t.Cleanup(cancel)
@@ -164,7 +164,7 @@ func (m *machine) command(as *syscall.Credential, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// run gives what a command prints.
+// run runs a command and returns its output.
 func (m *machine) run(args ...string) string {
 	m.t.Helper()
 	out, err := m.command(m.onewake, args...).CombinedOutput()
@@ -174,8 +174,7 @@ func (m *machine) run(args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// rcSubr is what rc.d/onewake has to find in place of rc.subr(8) to tell what it
-// would start.
+// rcSubr replaces rc.subr(8), so that rc.d/onewake prints what it would start.
 const rcSubr = `
 load_rc_config() { . "$ROOT/etc/rc.conf"; }
 checkyesno() { eval "case \$$1 in [Yy][Ee][Ss]) return 0;; esac; return 1"; }
@@ -210,7 +209,7 @@ func (m *machine) rcWords(name string, settings ...string) []string {
 	return words
 }
 
-// ready is the launch of an onewake as rc.d/onewake would start it.
+// ready returns the launch of onewake as rc.d/onewake would start it.
 func (m *machine) ready(name string, settings ...string) launch {
 	m.t.Helper()
 	words := m.rcWords(name, settings...)
@@ -238,7 +237,7 @@ func (m *machine) service(name string, settings ...string) *server {
 	return s
 }
 
-// console runs the console blocks of a page and compares what they print.
+// console runs the console blocks of a page and compares their output.
 func (m *machine) console(r recipe) {
 	m.t.Helper()
 	n := 0
@@ -279,8 +278,9 @@ func (m *machine) console(r recipe) {
 	}
 }
 
-// startSite starts nginx with one server that has the locations of the pages that
-// have been followed, and gives where it listens, which 127.0.0.1 is from then on.
+// startSite starts nginx with one server that has the locations of all pages
+// that have been followed. It returns the address, for which 127.0.0.1 then
+// stands.
 func (m *machine) startSite(more string) (addr string) {
 	m.t.Helper()
 	m.follow(readRecipe(m.t, "nginx.md").only("A path"))
@@ -293,14 +293,14 @@ func (m *machine) startSite(more string) (addr string) {
 	return w.addr
 }
 
-// isAt has the web server's address stand for the one in a page.
+// isAt replaces the web server's address in a page.
 func (m *machine) isAt(w *webServer) {
 	to := strings.TrimPrefix(w.addr, "tcp:") + "/"
 	m.replace = append(m.replace, "127.0.0.1/", to, "https://example.org/", "http://"+to)
 }
 
-// behind follows a page that has nginx in front as nginx.md puts it there, starts
-// that and gives where it listens.
+// behind follows a page that uses nginx as nginx.md shows, starts nginx and
+// returns its address.
 func (m *machine) behind(r recipe) (addr string) {
 	m.t.Helper()
 	m.follow(readRecipe(m.t, "nginx.md").only("A server of its own"))

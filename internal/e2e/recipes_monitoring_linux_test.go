@@ -15,12 +15,12 @@ import (
 	"testing"
 )
 
-// basic is the field of a user with a password.
+// basic returns the header field of a user with a password.
 func basic(user, password string) string {
 	return "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }
 
-// nagiosContact is alice, to be the contact of a host.
+// nagiosContact makes alice the contact of a host.
 const nagiosContact = `define contact {
 	contact_name	alice
 	host_notification_period	always
@@ -30,7 +30,7 @@ const nagiosContact = `define contact {
 	}
 `
 
-// What these programs do is TestInteropScriptsNagios's.
+// TestInteropScriptsNagios checks the programs themselves.
 func TestInteropNagios(t *testing.T) {
 	t.Parallel()
 	need(t, "curl", "apt-get install curl")
@@ -39,7 +39,7 @@ func TestInteropNagios(t *testing.T) {
 	m := newMachine(t)
 	m.replace = []string{"/usr/local/www/nagios/cgi-bin", "/usr/lib/cgi-bin/nagios4", "alias /usr/local/www/nagios/", "alias /usr/share/nagios4/htdocs/"}
 	p := readRecipe(t, "nagios.md")
-	// What the page takes for granted, with what it says of cgi.cfg, and a contact.
+	// What the page requires, what it says about cgi.cfg, and a contact.
 	i := slices.IndexFunc(p.blocks, func(b recipeBlock) bool { return b.lang == "" })
 	for name, text := range nagiosFiles {
 		if name == "objects.cache" {
@@ -76,7 +76,7 @@ func TestInteropNagios(t *testing.T) {
 	s.stop()
 }
 
-// muninNode answers as munin-node does, of one plugin.
+// muninNode answers like munin-node with one plugin.
 func muninNode(t *testing.T) (port string) {
 	t.Helper()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -115,7 +115,7 @@ func TestInteropMunin(t *testing.T) {
 	m := newMachine(t)
 	m.replace = []string{"/usr/local/www/cgi-bin", programs, "/usr/local/etc/munin/static", "/etc/munin/static"}
 	p := readRecipe(t, "munin.md")
-	// What the page takes for granted, with what it says of munin.conf.
+	// What the page requires, and what it says about munin.conf.
 	i := slices.IndexFunc(p.blocks, func(b recipeBlock) bool { return b.lang == "" })
 	conf := m.write("/usr/local/etc/munin/munin.conf", `dbdir /var/munin
 logdir /var/log/munin
@@ -138,7 +138,7 @@ staticdir /etc/munin/static
 	addr := m.startSite("")
 	m.console(p)
 
-	// The pages link to pages and to graphs, and both programs answer.
+	// The pages have links to pages and graphs, and both programs work.
 	page := ask(t, addr, "GET", "/munin-cgi/munin-cgi-html/example.org/router.example.org/index.html", "")
 	graph := regexp.MustCompile(`/munin-cgi/munin-cgi-graph/[^"]*load-day\.png`).FindString(page.body)
 	if page.status != 200 || graph == "" {

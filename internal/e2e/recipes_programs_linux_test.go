@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// fastcgiParams puts nginx's own parameters where a page's nginx looks for them.
+// fastcgiParams installs nginx's fastcgi_params where nginx looks for it.
 func (m *machine) fastcgiParams() {
 	m.t.Helper()
 	b, err := os.ReadFile(stockParams(m.t))
@@ -49,7 +49,8 @@ func TestInteropPHP(t *testing.T) {
 	app.stop()
 	files.stop()
 
-	// By -scripts, a file that is no program is none, and one with #! is.
+	// With -scripts a file that is not executable is not found, and one with #!
+	// is.
 	dir := m.here("/usr/local/www/pages")
 	with := change(t, m.read("/usr/local/www/pages/time.php"), "<?php", "#!"+need(t, "php-cgi", "apt-get install php-cgi")+"\n<?php")
 	m.write("/usr/local/www/pages/with.php", with, 0o555)
@@ -86,7 +87,7 @@ func TestInteropForm(t *testing.T) {
 	if a := ask(t, addr, "GET", "/message?sent=yes", ""); a.status != 200 || !strings.Contains(a.body, "<p>Thank you.</p>") {
 		t.Errorf("%d %q", a.status, a.body)
 	}
-	// Whatever is in a value is a value.
+	// A value is never evaluated.
 	const evil = "\n.\n\"'`id`$(id) $HOME * \\n %s -n\r\n\xff"
 	a := post(url.Values{"name": {"Bob B"}, "text": {evil}, "PATH": {"/evil"}, "IFS": {"x"}})
 	a.wantStatus(t, 303)
@@ -108,8 +109,8 @@ func TestInteropForm(t *testing.T) {
 	s.stop()
 }
 
-// The first line is there while the command waits, through nginx, by HTTP and by
-// FastCGI.
+// The first line arrives while the command waits, through nginx, over HTTP and
+// over FastCGI.
 func TestInteropStreaming(t *testing.T) {
 	t.Parallel()
 	need(t, "curl", "apt-get install curl")
@@ -156,12 +157,12 @@ func TestInteropAnswerNow(t *testing.T) {
 	eventually(t, "the job has been done", func() bool { return countLines(done) == 1 })
 	s.stop()
 
-	// Both ways, with work that waits.
+	// Both ways, with a job that waits.
 	meeting := meet(t, m.onewake)
 	m.write("/usr/local/libexec/rebuild-site", "#!/bin/sh\ncd "+meeting.dir+"\necho $$ >told; read x <go; echo done >told\n", 0o555)
 	for _, command := range []string{"rebuild", "rebuild-itself"} {
 		s := m.service("onewake_rebuild", "onewake_rebuild_command="+m.here("/usr/local/libexec/"+command))
-		// On one connection: the next request on it need not wait for the job.
+		// The next request on the same connection does not wait for the job.
 		c := dial(t, addr).send("%s", text11("POST", "/rebuild", "Content-Length: 0"))
 		pid := meeting.pids(1)
 		c.answer("POST").want(t, 202, "accepted\n")
@@ -169,7 +170,7 @@ func TestInteropAnswerNow(t *testing.T) {
 		if a.status != 503 || a.header.Get("Retry-After") == "" {
 			t.Errorf("%s: %d while the job runs", command, a.status)
 		}
-		// The job does not go with its client.
+		// The job does not end when the client disconnects.
 		c.Close()
 		meeting.release(1)
 		if got := meeting.line(); got != "done" {
@@ -201,8 +202,8 @@ func TestInteropFossil(t *testing.T) {
 	addr := m.startSite("")
 	m.console(p)
 
-	// A push, and the hook behind an answer. The minute since the last one has
-	// passed, as far as fossil can tell.
+	// A push, and the hook after the answer. For fossil a minute has passed
+	// since the last one.
 	work := m.here("/var/tmp/work")
 	m.mkdir("/var/tmp/work", 0o755)
 	m.run("/bin/sh", "-ec", "cd "+work+`; fossil() { USER=admin command `+fossil+` "$@"; }
@@ -220,8 +221,8 @@ fossil push --once http://admin:correct-horse@`+strings.TrimPrefix(addr, "tcp:")
 	ask(t, addr, "GET", "/project/timeline", "").wantStatus(t, 200)
 	eventually(t, "the hook has run", func() bool { return countLines(m.here("/var/fossil/published")) == 1 })
 
-	// The next one waits for its minute, behind an answer that is whole, until
-	// the service ends.
+	// The next one waits for a minute after its answer, until the service
+	// stops.
 	ask(t, addr, "GET", "/project/timeline", "").wantStatus(t, 200)
 	s.stop()
 	s.await("process left its group and is ended")

@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// execStart is the command of a unit, the last one that is set, without the
-// paths and names that are not of this machine.
+// execStart returns the command of a unit, the last one that is set, without
+// paths and names that do not exist on this machine.
 func (m *machine) execStart(unit string) []string {
 	m.t.Helper()
 	found := regexp.MustCompile(`(?m)^ExecStart=(.+)$`).FindAllStringSubmatch(strings.ReplaceAll(m.read(unit), "\\\n", " "), -1)
@@ -40,7 +40,7 @@ func TestInteropSystemd(t *testing.T) {
 	m.mkdir("/run/onewake", 0o755)
 	dir := m.root + "/etc/systemd/system"
 
-	// systemd understands every line, with the change and without.
+	// systemd accepts every line, with the change and without it.
 	t.Run("verify", func(t *testing.T) {
 		for _, units := range [][]string{{"onewake.service"}, {"onewake.service", "onewake.socket"}} {
 			only := t.TempDir()
@@ -65,15 +65,15 @@ func TestInteropSystemd(t *testing.T) {
 		}
 	})
 	t.Run("security", func(t *testing.T) {
-		// Of 100; what it begins with is 96.
+		// The exposure level is out of 100. Without these settings it is 96.
 		cmd := m.command(nil, analyze, "security", "--offline=true", "--no-pager", "--threshold=15", dir+"/onewake.service")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}
 	})
 
-	// The command of the unit works with the system calls that the unit leaves
-	// it; without one that is newer than some systemd.
+	// The command works with the system calls that the unit allows, without a
+	// call that old versions of systemd do not know.
 	t.Run("service", func(t *testing.T) {
 		python := need(t, "python3", "apt-get install python3")
 		needFile(t, "/usr/lib/"+machineName(t)+"-linux-gnu/libseccomp.so.2", "apt-get install libseccomp2")
@@ -131,7 +131,7 @@ func TestInteropSystemd(t *testing.T) {
 			before: []string{activate, "-l", socket, "-E", "SECRET=secret"}}
 		s := l.begin(t)
 		s.addr, s.troubles = "unix:"+socket, true // systemd-socket-activate has lines of its own
-		// The first connection has it started.
+		// The first connection starts it.
 		var first net.Conn
 		eventually(t, "a socket that accepts connections", func() (ok bool) {
 			var err error
@@ -157,7 +157,7 @@ func TestInteropSystemd(t *testing.T) {
 		if st := s.wait(); st != statusOK {
 			t.Errorf("exit status %d", st)
 		}
-		// What the page says is given up.
+		// What does not work according to the page.
 		if _, err := os.Lstat(socket); err != nil {
 			t.Errorf("the socket after the end: %v", err)
 		}
@@ -167,7 +167,7 @@ func TestInteropSystemd(t *testing.T) {
 	})
 }
 
-// syscallSet are the system calls of a set, with those of the sets in it.
+// syscallSet returns the system calls of a set, including the sets in it.
 func syscallSet(listing, name string) (found []string) {
 	in := false
 	for line := range strings.Lines(listing) {
@@ -185,7 +185,7 @@ func syscallSet(listing, name string) (found []string) {
 	return found
 }
 
-// machineName is the machine's as Debian's directories of libraries have it.
+// machineName is the name of the machine in Debian's library directories.
 func machineName(t *testing.T) string {
 	t.Helper()
 	var u syscall.Utsname
@@ -202,9 +202,9 @@ func machineName(t *testing.T) string {
 	return string(name)
 }
 
-// seccompLauncher executes a program under SystemCallFilter= with these calls,
-// RestrictAddressFamilies=AF_UNIX and MemoryDenyWriteExecute=yes, of which each
-// is a filter, as systemd has them.
+// seccompLauncher executes a program with these system calls in
+// SystemCallFilter=, and with RestrictAddressFamilies=AF_UNIX and
+// MemoryDenyWriteExecute=yes. Like systemd, it uses one filter for each.
 const seccompLauncher = `import ctypes, errno, os, sys
 lib = ctypes.CDLL("libseccomp.so.2", use_errno=True)
 class Arg(ctypes.Structure):

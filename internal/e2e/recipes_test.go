@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// The pages of docs/recipes. Here they are only read; the tests with the build
-// tag interop do what they say, with the real programs, and look at what comes
-// of it. What they take from a page are its fenced blocks:
+// These tests read the pages of docs/recipes. The tests with the build tag
+// interop follow the pages with the real programs and check the result. They
+// use the fenced blocks of a page:
 //
 //	```LANGUAGE file=PATH	a file to be made, which the lines before name
 //	```sh			commands to be typed, in this order
@@ -22,11 +22,11 @@ import (
 //				the above is done; a line of … stands for any
 //				lines, and one within a line for anything
 //
-// Anything else is in blocks of other kinds, or in the text.
+// Other blocks and the text are not used.
 
 var recipes = sources + "/docs/recipes"
 
-// recipe is one page.
+// recipe is a page.
 type recipe struct {
 	name   string
 	blocks []recipeBlock
@@ -94,7 +94,7 @@ func parseRecipe(name, text string) (recipe, error) {
 	return r, nil
 }
 
-// only is the part of a page below one heading.
+// only returns the part of a page below a heading.
 func (r recipe) only(head string) recipe {
 	r.blocks = slices.DeleteFunc(slices.Clone(r.blocks), func(b recipeBlock) bool { return b.head != head })
 	return r
@@ -107,9 +107,9 @@ func (r recipe) then(n int, command string) bool {
 
 var serviceSetting = regexp.MustCompile(`\b(onewake(?:_[a-z0-9]+)?)_enable=`)
 
-// TestRecipePages: each page can be read and is in the index. A reader is told
-// also what the tests that follow the page can do without: to have nginx read its
-// configuration, to start the service, to make a program executable.
+// TestRecipePages checks that each page can be parsed and is in the index. It
+// also checks steps that the other tests do not need: let nginx read its
+// configuration, start the service, make a program executable.
 func TestRecipePages(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob(recipes + "/*.md")
@@ -139,8 +139,7 @@ func TestRecipePages(t *testing.T) {
 	}
 }
 
-// shipped reads a file that users are given, by its path from the root of the
-// sources.
+// shipped reads a file that is installed, by its path in the sources.
 func shipped(t *testing.T, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(sources, path))

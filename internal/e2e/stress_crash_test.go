@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A core that dies takes along what it was answering, and nothing else.
+// When a core dies, only its requests are lost.
 func TestStressCoreCrashUnderLoad(t *testing.T) {
 	storm(t)
 	needRoot(t, "it counts the descriptors of processes that are closed to their own user")
@@ -32,7 +32,7 @@ func TestStressCoreCrashUnderLoad(t *testing.T) {
 		s := start(t, append([]string{"-listen", "tcp4:127.0.0.1:0"}, args...)...)
 		crashUnderLoad(t, count(3, 30), s, newTraffic(t, s.addr))
 	})
-	// nginx answers 502 to whose answer was lost, and keeps its client.
+	// nginx answers 502 if its connection is lost, and keeps its client.
 	t.Run("nginx", func(t *testing.T) {
 		s, addr := front(t, "unix", args...)
 		crashUnderLoad(t, count(5, 100), s, newTraffic(t, "tcp:"+addr))
@@ -66,11 +66,12 @@ func crashUnderLoad(t *testing.T, n int, s *server, tr *traffic) {
 		}
 		awaitGone(t, core)
 		if tr.behind {
-			// Its last thread, and with it the connections that nginx keeps.
+			// Its last thread exits, and with it the connections of nginx.
 			eventually(t, "the end of the core", func() bool { return isReaped(core) })
 		}
 		deaths = append(deaths, death{from, time.Now()})
-		// Connected while nobody accepts: served by the next core.
+		// Clients that connect while no core accepts are served by the next
+		// core.
 		began := time.Now()
 		_, f, what := tr.try(nil, fresh)
 		waits = append(waits, time.Since(began))
@@ -83,7 +84,7 @@ func crashUnderLoad(t *testing.T, n int, s *server, tr *traffic) {
 	tr.none(wrong, busy, unheard)
 	perKill := make([]int, n)
 	for _, a := range tr.others {
-		// A connection that was kept is lost as well, but not that with nginx.
+		// A kept connection is lost too, but not the one to nginx.
 		since := a.open
 		if tr.behind {
 			since = a.began
@@ -119,7 +120,7 @@ func crashUnderLoad(t *testing.T, n int, s *server, tr *traffic) {
 	s.stop()
 }
 
-// What a dead core had running is ended: politely, then not.
+// The processes of a dead core are terminated: SIGTERM, then SIGKILL.
 func TestStressCoreCrashEndsCommands(t *testing.T) {
 	storm(t)
 	dir := newDir(t, nil)
@@ -144,7 +145,7 @@ while :; do sleep 1; done`))
 	s.stop()
 }
 
-// A core that runs out of memory is a core that crashes.
+// Running out of memory is a crash like any other.
 func TestStressCoreOutOfMemory(t *testing.T) {
 	storm(t)
 	needRoot(t, "it sets the limits of a process that is closed to its own user")
@@ -156,7 +157,7 @@ func TestStressCoreOutOfMemory(t *testing.T) {
 	}
 	core := s.core
 	deadline := time.Now().Add(patience)
-	// Bodies that are held in memory, until there is none.
+	// Send bodies that are kept in memory until there is none.
 	for !isGone(core) {
 		if time.Now().After(deadline) {
 			t.Fatal("the core does without memory")
@@ -169,8 +170,7 @@ func TestStressCoreOutOfMemory(t *testing.T) {
 	s.stop()
 }
 
-// When the monitor is killed nothing of it stays, and the next start needs no
-// hand.
+// When the monitor is killed nothing is left, and the next start needs no help.
 func TestStressMonitorCrash(t *testing.T) {
 	storm(t)
 	dir := newDir(t, nil)
@@ -195,7 +195,7 @@ while :; do sleep 1; done`)
 		awaitGone(t, pids...)
 		worst = max(worst, time.Since(began))
 
-		// No waiting for anything: a service manager starts it at once.
+		// A service manager starts it again at once, without waiting.
 		began = time.Now()
 		s = l.start(t)
 		s.get("/quick").want(t, 200, "quick\n")
@@ -208,7 +208,7 @@ while :; do sleep 1; done`)
 	}
 }
 
-// A stop ends in good order, whatever the command does.
+// A stop works, whatever the command does.
 func TestStressStopWhateverTheCommandDoes(t *testing.T) {
 	storm(t)
 	dir := newDir(t, nil)
@@ -262,13 +262,13 @@ while :; do sleep 1; done`)
 	}
 }
 
-// Whoever has been let in before a stop is answered, whoever comes later is
-// refused at once.
+// A client that has connected before a stop is answered; a client that comes
+// later is refused at once.
 func TestStressStopUnderLoad(t *testing.T) {
 	storm(t)
 	t.Run("unix", func(t *testing.T) { stopUnderLoad(t, count(2, 50)) })
-	// Without a file that goes first, the kernel cuts off whom it lets in between
-	// the last accept(2) and the close(2) of the listener.
+	// Without a socket file that is removed first, the kernel resets
+	// connections that are made between the last accept(2) and close(2).
 	t.Run("tcp", func(t *testing.T) { stopUnderLoad(t, count(2, 30), "-listen", "tcp4:127.0.0.1:0") })
 }
 
@@ -307,8 +307,8 @@ func stopUnderLoad(t *testing.T, n int, args ...string) {
 	}
 }
 
-// A core that does nothing any more is noticed and replaced, and whoever waits
-// is served by the next one.
+// An unresponsive core is replaced, and clients that wait are served by the
+// next one.
 func TestStressStuckCore(t *testing.T) {
 	storm(t)
 	long(t, "a core has 30 s to answer")
@@ -346,8 +346,8 @@ func TestStressStuckCore(t *testing.T) {
 	})
 }
 
-// The last message of a service that cannot go on is not waited for where
-// nobody reads the log: its manager waits for its end, to start it again.
+// A service that must exit does not wait for its last record if nobody reads
+// the log, because its manager waits to start it again.
 func TestStressDeafLog(t *testing.T) {
 	storm(t)
 	r, w, err := os.Pipe()
@@ -378,8 +378,8 @@ func TestStressDeafLog(t *testing.T) {
 	if core == 0 {
 		t.Fatal("no start record")
 	}
-	// Full is what takes no more: the descriptor is onewake's, and is not
-	// made one that does not block.
+	// Fill the pipe through another descriptor: that of onewake is blocking and
+	// must stay so.
 	var filled atomic.Int64
 	go func() {
 		for {

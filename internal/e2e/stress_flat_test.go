@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Memory and descriptors are flat: after many requests both processes hold what
-// they held after the first thousand.
+// Memory and descriptors of both processes do not grow after the first thousand
+// requests.
 func TestStressFlat(t *testing.T) {
 	storm(t)
 	needRoot(t, "it counts the descriptors of processes that are closed to their own user")
@@ -63,7 +63,7 @@ func TestStressFlat(t *testing.T) {
 	}
 }
 
-// hammer sends n requests over eight connections that are kept.
+// hammer sends n requests over eight kept connections.
 func hammer(t *testing.T, s *server, n int) {
 	t.Helper()
 	const conns = 8

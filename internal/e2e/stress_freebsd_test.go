@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// resident is the memory that a process holds, in KiB.
+// resident returns the resident memory of a process in KiB.
 func resident(t *testing.T, pid int) int {
 	t.Helper()
 	n, err := strconv.Atoi(psField(pid, "rss"))

@@ -17,9 +17,9 @@ import (
 	"time"
 )
 
-// Wherever a request of doubtful shape ends, web server and onewake agree: the
-// command runs once for each answer that says so, and never for what somebody
-// else took for a body.
+// For requests with an ambiguous end, web server and onewake must agree: the
+// command runs once for each answer, and never for what one of them takes for a
+// body.
 func TestStressSmuggling(t *testing.T) {
 	storm(t)
 	dir := newDir(t, nil)
@@ -47,7 +47,7 @@ echo "$REQUEST_METHOD $PATH_INFO $n" | tee -a "`+dir+`/log"`)
 			if s == behind {
 				via, to = "behind nginx", "tcp:"+addr
 			}
-			// The mark keeps the length of everything.
+			// The mark does not change any length.
 			c := dial(t, to)
 			c.trySend(strings.ReplaceAll(raw, "-000000", mark))
 			if s == direct || strings.HasPrefix(name, "end in") {
@@ -63,7 +63,7 @@ echo "$REQUEST_METHOD $PATH_INFO $n" | tee -a "`+dir+`/log"`)
 					}
 					c.SetReadDeadline(time.Now().Add(patience))
 					if head, _ := c.r.Peek(5); name == "HTTP/0.9" && string(head) != "HTTP/" {
-						// nginx speaks it: an answer is a body and nothing else.
+						// nginx uses HTTP/0.9 here: the answer is only a body.
 						if b, err := io.ReadAll(c.r); err == nil {
 							n, last, says = n+1, 200, append(says, strings.TrimSpace(string(b)))
 						}
@@ -110,7 +110,7 @@ echo "$REQUEST_METHOD $PATH_INFO $n" | tee -a "`+dir+`/log"`)
 	behind.stop()
 }
 
-// Fields without end cost what the limits say.
+// Header fields without end cost at most what the limits say.
 func TestStressHeaderFlood(t *testing.T) {
 	storm(t)
 	needRoot(t, "it looks at the memory of processes that are closed to their own user")
@@ -160,7 +160,7 @@ func TestStressHeaderFlood(t *testing.T) {
 	s.stop()
 }
 
-// Small connections without end, with and without a request.
+// Many short connections, with and without a request.
 func TestStressManyConnections(t *testing.T) {
 	storm(t)
 	needRoot(t, "it counts the descriptors of processes that are closed to their own user")
@@ -203,7 +203,8 @@ func TestStressManyConnections(t *testing.T) {
 	after := []hold{holds(t, s.pid), holds(t, s.core)}
 	t.Logf("%d connections, the latter half in %v: monitor and core %v before, %v after (descriptors, KiB)", n, took.Round(time.Millisecond), before, after)
 	for i, who := range []string{"monitor", "core"} {
-		// How many of them are there at once is chance, and with it the memory.
+		// The number of connections at a time depends on timing, and so does
+		// the memory.
 		if after[i].descriptors > before[i].descriptors {
 			t.Errorf("%s: %v before, %v after", who, before[i], after[i])
 		}

@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// Whatever a command does, its request ends in time and so does the command,
-// with all that it has started.
+// Whatever a command does, the request ends in time, and so do the command and
+// all processes that it has started.
 func TestStressHostileCommand(t *testing.T) {
 	storm(t)
-	// A short turn is not about how fast this machine is.
+	// In a short turn the speed of the machine does not matter.
 	timeout, killAfter := count(4*time.Second, 1700*time.Millisecond), 500*time.Millisecond
 	flood := strconv.Itoa(count(1_000_000, 100_000_000))
 	type want struct {
@@ -66,7 +66,8 @@ func TestStressHostileCommand(t *testing.T) {
 			if tt.cgi {
 				args = append(args, "-cgi")
 			}
-			// All that a command starts has the mark in its environment.
+			// All processes that a command starts have the mark in their
+			// environment.
 			s := start(t, append(args, "-env", "MARK="+mark, "--", script(t, dir, "hostile", `
 [ "$PATH_INFO" = /honest ] && { echo Content-Type: text/plain; echo; exit 0; }
 `+tt.text))...)
@@ -106,7 +107,7 @@ func TestStressHostileCommand(t *testing.T) {
 	}
 }
 
-// marked lists the living processes that have MARK=mark in their environment.
+// marked lists the running processes with MARK=mark in their environment.
 func marked(mark string) (pids []int) {
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
@@ -122,8 +123,8 @@ func marked(mark string) (pids []int) {
 	return pids
 }
 
-// A command that forks without end takes what the system lets it have, and is
-// gone with its request.
+// A command that forks without end uses up the limits of the system, and is
+// gone when its request ends.
 func TestStressForkingCommand(t *testing.T) {
 	storm(t)
 	dir := newDir(t, nil)
@@ -142,8 +143,8 @@ exec sleep 100`))
 	s.stop()
 }
 
-// A group that has been asked to end has the time of -kill-after once, also
-// what its leader leaves behind in it.
+// A process group gets -kill-after once, also if processes are left when its
+// leader has exited.
 func TestStressKillAfterIsOnce(t *testing.T) {
 	storm(t)
 	long(t, "it measures how long -kill-after is")
@@ -168,7 +169,7 @@ while :; do wait; done`))
 	s.stop()
 }
 
-// Nor do they pile up while one request takes its time.
+// Zombies do not accumulate during a long request.
 func TestStressOrphansOfOneRequest(t *testing.T) {
 	storm(t)
 	t.Parallel()
@@ -192,8 +193,7 @@ done`))
 	s.stop()
 }
 
-// A child of the command that dies in the hands of the monitor is reaped, even
-// while others go on.
+// An orphan of a command is reaped while other requests run.
 func TestStressOrphansAreReaped(t *testing.T) {
 	storm(t)
 	dir := newDir(t, nil)

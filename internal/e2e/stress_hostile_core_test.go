@@ -18,10 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exitOver is the flag of an exit that nothing of the request is left behind.
+// exitOver is the flag of an exit message that says that no process is left.
 const exitOver = 1
 
-// hear reads a message and gives its kind, 0 at the end, and its flags.
+// hear reads a message and returns its kind, 0 at the end, and its flags.
 func (c *taken) hear() (kind, flags byte) {
 	head := make([]byte, 13)
 	if _, err := io.ReadFull(c.control, head); err != nil {
@@ -35,7 +35,7 @@ func (c *taken) hear() (kind, flags byte) {
 	return head[4], flags
 }
 
-// awaitRetire reads until a successor has taken over.
+// awaitRetire reads until another core has taken over.
 func (c *taken) awaitRetire() {
 	for {
 		switch kind, _ := c.hear(); kind {
@@ -47,15 +47,15 @@ func (c *taken) awaitRetire() {
 	}
 }
 
-// sendFiles writes bytes and 250 descriptors along with them: the first listener.
+// sendFiles writes bytes and with them 250 descriptors of the first listener.
 func (c *taken) sendFiles(b []byte) error {
 	const coreFirst = 4
 	fds := slices.Repeat([]int{coreFirst}, 250)
 	return unix.Sendmsg(coreControl, b, unix.UnixRights(fds...), nil, 0)
 }
 
-// What a core that has been taken over can do besides. It is known before the
-// first init(), where this process learns what it is.
+// More plans of a compromised core. They are set before the first init(), which
+// executes the plan.
 var _ = func() bool {
 	maps.Copy(plans, map[string]func(*taken){
 		"many descriptors": func(c *taken) {
@@ -77,7 +77,7 @@ var _ = func() bool {
 				c.write(flood)
 			}
 		},
-		// As many as there may be, ended at once, for ever.
+		// The largest number of requests, canceled at once, without end.
 		"flood of starts": func(c *taken) {
 			running := 0
 			for id := uint64(1); ; {
@@ -105,20 +105,20 @@ var _ = func() bool {
 				c.say(kindStats, 0, strings.Repeat("\xff", 40))
 			}
 		},
-		// Behaves until it has been replaced, and reads nothing then.
+		// Behaves until it is replaced, and then stops reading.
 		"deaf": func(c *taken) {
 			c.awaitRetire()
 			for id := uint64(1); ; id++ {
 				c.say(kindSpool, id, "")
 			}
 		},
-		// Dies as soon as it serves.
+		// Exits as soon as it serves.
 		"dies": func(*taken) { os.Exit(9) },
 	})
 	return true
 }()
 
-// honest waits for a core that is honest again.
+// honest waits until the real core serves.
 func (h *hijacked) honest() {
 	h.t.Helper()
 	eventually(h.t, "an honest core", func() bool {
@@ -128,7 +128,7 @@ func (h *hijacked) honest() {
 	})
 }
 
-// responsive asks for the status line.
+// responsive requests a status record.
 func (h *hijacked) responsive(when string) {
 	h.t.Helper()
 	began := time.Now()
@@ -147,8 +147,8 @@ esac
 echo "$PATH_INFO -"
 `
 
-// What is not a protocol violation is tolerated, and ended by a reload or by not being read: the
-// monitor goes on doing its work.
+// The monitor tolerates what is not a protocol violation and goes on working.
+// It replaces the core at a reload, or when the core does not read.
 func TestStressHostileCoreFloods(t *testing.T) {
 	storm(t)
 	needRoot(t, "it counts the descriptors of processes that are closed to their own user")
@@ -182,8 +182,8 @@ func TestStressHostileCoreFloods(t *testing.T) {
 				h.await("core replaced", "old", strconv.Itoa(core))
 				h.responsive("beside the honest core")
 				h.get("/after").want(t, 200, "/after -\n")
-				// It need not go: nothing makes a retired core end but its
-				// connections. A stop does.
+				// A retired core exits only when its connections are closed, or
+				// at a stop.
 			} else {
 				h.await(tt.ends, "core", strconv.Itoa(core))
 				awaitGone(t, core)
@@ -202,7 +202,7 @@ func TestStressHostileCoreFloods(t *testing.T) {
 	}
 }
 
-// Cores that die as soon as they serve are started further and further apart.
+// If cores die as soon as they serve, the delay before the next one grows.
 func TestStressCoreBackoff(t *testing.T) {
 	storm(t)
 	h := hijack(t, "--", trueProgram)
@@ -228,7 +228,7 @@ func TestStressCoreBackoff(t *testing.T) {
 	h.stop()
 }
 
-// One that was replaced and does not read what it is sent is given up as any.
+// A retired core that does not read is killed like any other.
 func TestStressRetiredCoreDeaf(t *testing.T) {
 	storm(t)
 	long(t, "a core has 30 s to show that it is alive")

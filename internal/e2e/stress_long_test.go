@@ -17,9 +17,9 @@ import (
 	"time"
 )
 
-// After many requests of all kinds, with timeouts, clients that go away,
-// commands that crash and cores that are killed, both processes hold what they
-// held after the first thousand.
+// After many requests of all kinds, with timeouts, clients that disconnect,
+// commands that crash and cores that are killed, both processes use no more
+// memory and descriptors than after the first thousand.
 func TestStressLongRun(t *testing.T) {
 	storm(t)
 	needRoot(t, "it looks at the memory and the descriptors of processes that are closed to their own user")
@@ -116,8 +116,8 @@ echo "$PATH_INFO"`))
 		return [2]hold{holds(t, s.pid), holds(t, core)}
 	}
 	n := int64(count(1200, 100_000))
-	// What a process holds at one moment depends on what was under way just
-	// before: growth is what goes beyond the most that the beginning shows.
+	// Memory at a given moment depends on what was going on just before.
+	// Compare with the maximum of the first part.
 	var first [2]hold
 	for range count(2, 5) {
 		run(200)

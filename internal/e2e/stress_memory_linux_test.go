@@ -12,8 +12,9 @@ import (
 	"testing"
 )
 
-// perConnection is what SECURITY.md says that a connection takes at most, in KiB:
-// the sum of its table's rows that count for each of -max-conns.
+// perConnection is the largest memory of a connection in KiB according to
+// SECURITY.md: the sum of those rows of its table that count for each of
+// -max-conns.
 func perConnection(t *testing.T) (kib int) {
 	b, err := os.ReadFile("../../SECURITY.md")
 	if err != nil {
@@ -29,8 +30,8 @@ func perConnection(t *testing.T) (kib int) {
 	return kib
 }
 
-// Connections that are all at their worst hold no more memory than SECURITY.md
-// says: heads that have not ended, then requests that wait with their bodies.
+// With the worst connections the memory stays within what SECURITY.md says:
+// first incomplete headers, then queued requests with bodies.
 func TestStressMemory(t *testing.T) {
 	storm(t)
 	needRoot(t, "it looks at the memory of processes that are closed to their own user")

@@ -10,9 +10,8 @@ import (
 	"time"
 )
 
-// Quick and slow commands, small and large output, answers that are cut: one
-// after the other on connections that are kept, many at once. No answer is
-// another request's.
+// Quick and slow commands, small and large output, and cut answers, on kept
+// connections, many at once. No request gets the answer of another one.
 func TestStressMixed(t *testing.T) {
 	storm(t)
 	t.Parallel()

@@ -19,10 +19,10 @@ import (
 	"time"
 )
 
-// whoText answers with the pid of the monitor.
+// whoText is a command that prints the pid of the monitor.
 const whoText = `echo $PPID`
 
-// askWho asks at a path which monitor serves there.
+// askWho asks the server at a path for the pid of its monitor.
 func askWho(path string) (pid int, err error) {
 	c, err := net.DialTimeout("unix", path, patience)
 	if err != nil {
@@ -43,13 +43,13 @@ func askWho(path string) (pid int, err error) {
 	return pid, nil
 }
 
-// Of many that start at once on one path one serves and the others say why they
-// do not.
+// If many are started at once on one path, one serves, and the others say why
+// they do not.
 func TestStressRacingStarts(t *testing.T) {
 	storm(t)
 	n := count(10, 100)
 	l := launch{dir: newDir(t, nil), args: []string{"--", script(t, newDir(t, nil), "who", whoText)}}
-	// A leftover file, which each of them would remove if it could.
+	// A leftover file, which each of them would remove.
 	former := l.start(t)
 	former.troubles = true
 	former.signal(syscall.SIGKILL)
@@ -91,8 +91,8 @@ func TestStressRacingStarts(t *testing.T) {
 	winner.stop()
 }
 
-// life is what the model knows about one server: from its start record to the
-// first signal it is the only one that may serve, and it does.
+// life is what the model knows about a server: from its start record to the
+// first signal it is the only one that may serve, and it serves.
 type life struct {
 	*server
 	mu     sync.Mutex
@@ -101,19 +101,19 @@ type life struct {
 	killed bool      // by SIGKILL, then or later
 }
 
-// cleanly tells whether nothing but a stop has ended it.
+// cleanly reports whether it was only stopped, and not killed.
 func (l *life) cleanly() bool { return !l.signal.IsZero() && !l.killed }
 
-// reigns tells whether the server has been serving from the one time to the
-// other, as far as the model knows.
+// reigns reports whether the server has been serving during this time, as far
+// as the model knows.
 func (l *life) reigns(from, to time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return !l.began.IsZero() && l.began.Before(from) && (l.signal.IsZero() || l.signal.After(to))
 }
 
-// Starts, stops and kills by several actors at once, against a model that knows
-// what may be true.
+// Several actors start, stop and kill servers at once. A model knows what may
+// be true.
 func TestStressNeverTwo(t *testing.T) {
 	storm(t)
 	l := launch{dir: newDir(t, nil), args: []string{"-kill-after", "500ms", "-drain", "1s", "--", script(t, newDir(t, nil), "who", whoText)}}
@@ -125,7 +125,7 @@ func TestStressNeverTwo(t *testing.T) {
 		defer mu.Unlock()
 		return append([]*life(nil), lives...)
 	}
-	// resolve notes the starts and ends that have been logged since.
+	// resolve reads the starts and exits that have been logged meanwhile.
 	resolve := func() (pending int, serving []*life) {
 		for _, l := range snapshot() {
 			l.mu.Lock()
@@ -235,7 +235,7 @@ func TestStressNeverTwo(t *testing.T) {
 		})
 	}
 	actors.Wait()
-	// Whoever is still waiting gets its turn.
+	// The servers that are still waiting get their turn.
 	eventuallyFor(t, 3*patience, "the end of all", func() bool {
 		pending, serving := resolve()
 		for _, s := range serving {
@@ -256,7 +256,7 @@ func TestStressNeverTwo(t *testing.T) {
 	prober.Wait()
 	resolve()
 
-	// Whoever began to serve did so after the former had been told to end.
+	// A server begins to serve only after the previous one has been stopped.
 	var last *life
 	for _, l := range snapshot() {
 		l.noise = nil

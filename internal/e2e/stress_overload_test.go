@@ -17,7 +17,8 @@ import (
 	"time"
 )
 
-// Past its limits the server says so at once, and goes on at its full rate.
+// Above its limits the server refuses requests at once and serves the others at
+// the full rate.
 func TestStressOverload(t *testing.T) {
 	storm(t)
 	needRoot(t, "it looks at the memory of processes that are closed to their own user")
@@ -41,7 +42,7 @@ func TestStressOverload(t *testing.T) {
 	clients := count(200, 2000)
 	crowd := newTraffic(t, s.addr)
 	crowd.sleep = "0.1"
-	// Half of them do what Retry-After says, half of them come back sooner.
+	// Half of the clients obey Retry-After, the others come back sooner.
 	for i := range clients {
 		crowd.wg.Go(func() {
 			for !crowd.over() {
@@ -56,7 +57,7 @@ func TestStressOverload(t *testing.T) {
 	}
 	time.Sleep(500 * time.Millisecond)
 	loaded := rate(crowd, window)
-	// The status line comes as ever.
+	// The status record still comes.
 	began := time.Now()
 	s.status()
 	statusTook := time.Since(began)
@@ -81,7 +82,7 @@ func TestStressOverload(t *testing.T) {
 	s.stop()
 }
 
-// peakResident is the most memory that a process has held, in KiB.
+// peakResident returns the largest resident memory of a process in KiB.
 func peakResident(t *testing.T, pid int) int {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -97,7 +98,8 @@ func peakResident(t *testing.T, pid int) int {
 	return 0
 }
 
-// Clients that come and go while all processes are busy leave nothing behind.
+// Clients that connect and disconnect while all slots are in use leave nothing
+// behind.
 func TestStressQueueOfTheImpatient(t *testing.T) {
 	storm(t)
 	needRoot(t, "it looks at the memory of processes that are closed to their own user")
@@ -142,7 +144,7 @@ func TestStressQueueOfTheImpatient(t *testing.T) {
 	s.stop()
 }
 
-// Clients that are slow on purpose, and an honest one that does not notice.
+// Slow attackers do not disturb an ordinary client.
 func TestStressSlowloris(t *testing.T) {
 	storm(t)
 	needRoot(t, "it looks at the memory of processes that are closed to their own user")
@@ -169,7 +171,7 @@ echo "$PATH_INFO -"`))
 	calmMedian := median(calm)
 	for _, tt := range []struct {
 		name string
-		// attack keeps a connection busy, with as little as it takes.
+		// attack keeps a connection open with as little as possible.
 		attack func(c net.Conn, quit chan struct{}) (parked bool)
 		drip   string
 	}{
@@ -258,9 +260,9 @@ echo "$PATH_INFO -"`))
 	s.stop()
 }
 
-// What a slow client may take at most: a header that drips, a body that stops,
-// an answer that nobody reads and a connection that nobody uses end by
-// themselves, and what they held is free again.
+// Slow clients are limited: a header that comes byte by byte, a body that
+// stalls, an answer that is not read and an unused connection all time out, and
+// their resources are freed.
 func TestStressSlowClientsEnd(t *testing.T) {
 	storm(t)
 	long(t, "its deadlines are of 10 and 30 s")
@@ -306,7 +308,8 @@ echo "$PATH_INFO -"`))
 				}()
 			}
 			if tt.status < 0 {
-				// Its end is seen in the server: nothing is read here.
+				// The end is noticed in the server, because nothing is read
+				// here.
 				eventuallyFor(t, tt.most+patience, "the end of an answer that is not read", func() bool {
 					return len(s.find("request", "target", "/big")) > 0
 				})
@@ -327,8 +330,7 @@ echo "$PATH_INFO -"`))
 	})
 }
 
-// unread asks for an answer and reads nothing but its first line, to tell
-// whether it is one.
+// unread sends a request and reads only the first line of the answer.
 func unread(c net.Conn, target string) bool {
 	io.WriteString(c, "GET "+target+" HTTP/1.1\r\nHost: x\r\n\r\n")
 	var b [12]byte

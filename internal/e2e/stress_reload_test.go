@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Reloads lose nothing, whatever is on the disk by then.
+// Reloads lose no request, whatever binary is on disk.
 func TestStressReloadUnderLoad(t *testing.T) {
 	storm(t)
 	needRoot(t, "it looks at which program the core executes")
@@ -118,7 +118,7 @@ func TestStressReloadUnderLoad(t *testing.T) {
 	s.stop()
 }
 
-// Nor do they behind nginx, which keeps connections to the core that is replaced.
+// The same behind nginx, which has kept connections to the old core.
 func TestStressReloadBehindNginx(t *testing.T) {
 	storm(t)
 	s, addr := front(t, "unix", "-access-log=false", "-max-procs", "32", "--", script(t, newDir(t, nil), "echo", echoText))
@@ -140,8 +140,8 @@ func TestStressReloadBehindNginx(t *testing.T) {
 	s.stop()
 }
 
-// Two servers take turns on one path. The next one waits for the lock and
-// serves while the former one still answers.
+// Two servers take turns on one path. The next one waits for the lock, and
+// serves while the previous one finishes its answers.
 func TestStressRestartUnderLoad(t *testing.T) {
 	storm(t)
 	dir := newDir(t, nil)
@@ -153,7 +153,7 @@ func TestStressRestartUnderLoad(t *testing.T) {
 	tr.add(8, fresh)
 	tr.add(8, slow)
 
-	// A client that does nothing but look for moments when nobody listens.
+	// This client looks for moments when nobody listens.
 	var gaps []time.Duration
 	var mu sync.Mutex
 	addr := s.addr

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Without descriptors, whoever cannot be served is told so, nobody gets
-// another's answer, and nothing has to be restarted.
+// Without descriptors, requests that cannot be served are refused, no request
+// gets the answer of another one, and no restart is necessary.
 func TestStressFewDescriptors(t *testing.T) {
 	storm(t)
 	needRoot(t, "it sets the limits of processes that are closed to their own user")
@@ -40,7 +40,8 @@ func TestStressFewDescriptors(t *testing.T) {
 			before := holds(t, s.pid)
 			for pid, name := range map[int]string{s.pid: "monitor", s.core: "core"} {
 				if whose == name || whose == "both" {
-					// The core keeps some connections and has few left for pipes.
+					// The core keeps some connections and has few descriptors
+					// left for pipes.
 					s.setLimit(pid, unix.RLIMIT_NOFILE, uint64(before.descriptors+map[string]int{"monitor": 4, "core": 40}[name]))
 				}
 			}
@@ -65,7 +66,7 @@ func TestStressFewDescriptors(t *testing.T) {
 	}
 }
 
-// A small limit from the start on is enough for whoever -max-conns lets in.
+// A small limit on open files is sufficient for -max-conns connections.
 func TestStressSmallDescriptorLimit(t *testing.T) {
 	storm(t)
 	s := launch{shell: "ulimit -n 128", args: []string{"-access-log=false", "-max-procs", "4", "-max-conns", "64", "--",
@@ -82,7 +83,7 @@ func TestStressSmallDescriptorLimit(t *testing.T) {
 	s.stop()
 }
 
-// Without memory for the command, the command dies of it, and nothing else does.
+// Without memory only the command fails.
 func TestStressNoMemoryForTheCommand(t *testing.T) {
 	storm(t)
 	needRoot(t, "it sets the limits of a process that is closed to its own user")
@@ -97,7 +98,7 @@ exec `+need(t, "head", "coreutils")+` -c 5 /dev/zero`))
 	}
 	s.get("/").want(t, 200, "\x00\x00\x00\x00\x00")
 	if !raceEnabled {
-		// No process image at all. The monitor itself asks for no memory here.
+		// Not even execve(2) succeeds. The monitor itself needs no memory here.
 		s.setLimit(s.pid, unix.RLIMIT_AS, 64<<10)
 		a := s.get("/")
 		s.setLimit(s.pid, unix.RLIMIT_AS, noLimit)
@@ -113,7 +114,8 @@ exec `+need(t, "head", "coreutils")+` -c 5 /dev/zero`))
 	s.stop()
 }
 
-// memoryGroup makes a control group with so much memory (cgroups(7), version 2).
+// memoryGroup makes a control group with a limit on memory (cgroups(7), version
+// 2).
 func memoryGroup(t *testing.T, bytes int) string {
 	t.Helper()
 	needRoot(t, "it makes a control group")
@@ -147,8 +149,8 @@ func memoryGroup(t *testing.T, bytes int) string {
 	return dir
 }
 
-// Nor does anything else die when the kernel kills a command for want of memory
-// in its control group.
+// Only the command dies when the kernel kills it for lack of memory in its
+// control group.
 func TestStressNoMemoryInTheGroup(t *testing.T) {
 	storm(t)
 	group := memoryGroup(t, 32<<20)

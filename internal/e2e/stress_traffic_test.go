@@ -22,11 +22,11 @@ import (
 	"time"
 )
 
-// What the storms have in common: clients that notice every answer that is lost,
-// cut short or somebody else's, and what /proc tells about the processes under
-// test.
+// These are helpers for the stress tests: clients that notice every answer that
+// is lost, incomplete or another request's, and figures about the processes
+// from /proc.
 
-// long skips what takes its time by nature, in a short turn.
+// long skips a test that takes long in a short turn.
 func long(t *testing.T, why string) {
 	t.Helper()
 	if short() {
@@ -34,11 +34,11 @@ func long(t *testing.T, why string) {
 	}
 }
 
-// slack is what a busy machine may add to a time before it counts as wrong.
+// slack is added to times, for busy machines.
 const slack = 5 * time.Second
 
-// echoText is a command that says which request it is for. A query of
-// sleep=SECONDS makes it slow, and a body is counted.
+// echoText is a command that identifies its request. The query sleep=SECONDS
+// makes it slow. It counts the body.
 const echoText = `
 case $QUERY_STRING in
 sleep=*) sleep "${QUERY_STRING#sleep=}" ;;
@@ -48,7 +48,7 @@ if [ -n "$CONTENT_LENGTH" ]; then n=$(wc -c); fi
 echo "$PATH_INFO $n"
 `
 
-// habit is what a client of a traffic does.
+// habit is how the clients of a traffic behave.
 type habit int
 
 const (
@@ -59,7 +59,7 @@ const (
 	habits               // how many there are
 )
 
-// fate is what became of a request.
+// fate is the outcome of a request.
 type fate int
 
 const (
@@ -74,7 +74,7 @@ func (f fate) String() string {
 	return [...]string{"answered", "lost", "wrong", "busy", "not connected"}[f]
 }
 
-// attempt is one request of a traffic that was not answered as it should be.
+// attempt is a request that was not answered as expected.
 type attempt struct {
 	fate       fate
 	habit      habit
@@ -83,7 +83,7 @@ type attempt struct {
 	what       string
 }
 
-// traffic is a number of clients at work.
+// traffic is a number of clients that send requests.
 type traffic struct {
 	t      *testing.T
 	addr   string
@@ -108,7 +108,7 @@ func newTraffic(t *testing.T, addr string) *traffic {
 	return tr
 }
 
-// add sets n more clients to work.
+// add starts n more clients.
 func (tr *traffic) add(n int, h habit) {
 	for range n {
 		tr.wg.Go(func() {
@@ -133,7 +133,7 @@ func (tr *traffic) over() bool {
 	}
 }
 
-// end lets every client finish the request at hand.
+// end lets every client finish its current request.
 func (tr *traffic) end() {
 	if !tr.over() {
 		close(tr.quit)
@@ -141,7 +141,7 @@ func (tr *traffic) end() {
 	tr.wg.Wait()
 }
 
-// client is a connection that may take another request, or nil.
+// client is a connection, or nil.
 type client struct {
 	net.Conn
 	r    *bufio.Reader
@@ -154,7 +154,7 @@ func (c *client) Close() {
 	}
 }
 
-// request makes one request and notes what becomes of it.
+// request sends a request and records its outcome.
 func (tr *traffic) request(c *client, h habit) (*client, fate) {
 	a := attempt{habit: h, began: time.Now()}
 	a.open = a.began
@@ -237,14 +237,14 @@ func (tr *traffic) try(c *client, h habit) (*client, fate, string) {
 	return c, answered, ""
 }
 
-// counts tells how many requests had which fate.
+// counts returns the number of requests with each outcome.
 func (tr *traffic) counts() map[fate]int {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	return maps.Clone(tr.fates)
 }
 
-// none fails the test for requests of these fates.
+// none fails the test if there are requests with these outcomes.
 func (tr *traffic) none(fates ...fate) {
 	tr.t.Helper()
 	tr.mu.Lock()
@@ -258,7 +258,7 @@ func (tr *traffic) none(fates ...fate) {
 	}
 }
 
-// hold is what a process has, in numbers.
+// hold is the resource usage of a process.
 type hold struct {
 	descriptors, kib int
 }
@@ -268,7 +268,7 @@ func holds(t *testing.T, pid int) hold {
 	return hold{len(descriptors(t, pid)), resident(t, pid)}
 }
 
-// median sorts what it is given.
+// median sorts its argument.
 func median(d []time.Duration) time.Duration {
 	if len(d) == 0 {
 		return 0
@@ -277,7 +277,7 @@ func median(d []time.Duration) time.Duration {
 	return d[len(d)/2]
 }
 
-// refusedConnect tells whether an error says that nobody listens.
+// refusedConnect reports whether an error means that nobody listens.
 func refusedConnect(err error) bool {
 	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
 }
@@ -291,7 +291,7 @@ func eventuallyFor(t *testing.T, d time.Duration, what string, ok func() bool) {
 	}
 }
 
-// resident is the memory that a process holds, in KiB.
+// resident returns the resident memory of a process in KiB.
 func resident(t *testing.T, pid int) int {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

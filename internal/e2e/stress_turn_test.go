@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// envShort asks for one short turn of each storm, without a look at the clock.
+// envShort requests a short turn of each stress test, without looking at the
+// time.
 const envShort = "ONEWAKE_STRESS_SHORT"
 
 func short() bool { return testing.Short() || os.Getenv(envShort) == "1" }
@@ -26,8 +27,7 @@ func storm(t *testing.T) {
 	t.Log("this may fail because the machine is slow or busy: times, rates and sizes are asserted, see docs/reliability.md")
 }
 
-// off reports a figure that is not as it should be. In a short turn, figures
-// mean nothing.
+// off reports an unexpected figure. In a short turn figures are not checked.
 func off(t *testing.T, format string, args ...any) {
 	t.Helper()
 	if !short() {
@@ -35,8 +35,8 @@ func off(t *testing.T, format string, args ...any) {
 	}
 }
 
-// count is how often something is done, or how long: once in a short turn, and
-// as docs/reliability.md says.
+// count returns how often or how long something is done: once in a short turn,
+// otherwise as docs/reliability.md says.
 func count[T int | time.Duration](quick, full T) T {
 	if short() {
 		return quick
@@ -44,8 +44,8 @@ func count[T int | time.Duration](quick, full T) T {
 	return full
 }
 
-// unconnected waits until a core has no connection, and so no more open than it
-// had without one. What it counts itself, it tells every 10 s only.
+// unconnected waits until a core has no connection, by its descriptors. The
+// core sends its counters only every 10 s.
 func (s *server) unconnected(core, without int) {
 	s.t.Helper()
 	eventually(s.t, fmt.Sprintf("as many descriptors in the core as without connections (%d)", without), func() bool {
@@ -53,8 +53,8 @@ func (s *server) unconnected(core, without int) {
 	})
 }
 
-// lastCounters gives the status record with what the core has counted to its
-// end. A reload ends one that has no connection, and it tells its counters then.
+// lastCounters returns the status record with the final counters of the core. A
+// reload makes a core without connections exit, and it then sends its counters.
 func (s *server) lastCounters() record {
 	s.t.Helper()
 	core := s.currentCore()
@@ -64,5 +64,5 @@ func (s *server) lastCounters() record {
 	return s.status()
 }
 
-// isReaped tells whether the parent of a process knows of its end.
+// isReaped reports whether the parent of a process has waited for it.
 func isReaped(pid int) bool { return syscall.Kill(pid, 0) == syscall.ESRCH }
