@@ -129,7 +129,7 @@ func TestHalfOfABody(t *testing.T) {
 		for _, n := range []int{0, 10, memoryBody, memoryBody + 10, 300_000} {
 			for _, length := range []int64{int64(n) + 1, -1} {
 				if length < 0 && errors.Is(tt.err, io.EOF) {
-					continue // that is a whole one
+					continue // that would be complete
 				}
 				c := r.begin(post(`printf started`, failing(n, tt.err), length))
 				got := c.wait()
@@ -160,7 +160,7 @@ func TestNoRoom(t *testing.T) {
 		check(t, r, body(100_000, -1))
 		r.logs("cannot store a request body")
 		if got := r.serve(body(memoryBody, -1)); !strings.Contains(got, "65536") {
-			t.Errorf("%q: what fits memory needs no room", got)
+			t.Errorf("%q: a body in memory needs no disk space", got)
 		}
 	})
 	// hold starts a command that keeps its body on disk until the returned
@@ -207,7 +207,7 @@ func TestNoRoom(t *testing.T) {
 		}
 		over()
 	})
-	t.Run("space", func(t *testing.T) { // the disk is full in the middle
+	t.Run("space", func(t *testing.T) { // the disk becomes full
 		r := newRig(t, nil)
 		reads := 0
 		check(t, r, post(`wc -c`, readerFunc(func(p []byte) (int, error) {
@@ -237,7 +237,7 @@ func fill(t *testing.T) {
 			continue
 		}
 		err = unix.Fstat(fd, &st)
-		hidden := runtime.GOOS == "freebsd" && err == syscall.Errno(93) // ENOTCAPABLE: it can be written and no more
+		hidden := runtime.GOOS == "freebsd" && err == syscall.Errno(93) // ENOTCAPABLE: only writing is allowed
 		if hidden || err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 0 {
 			if err := unix.Dup3(int(full.Fd()), fd, unix.O_CLOEXEC); err != nil {
 				t.Error(err)

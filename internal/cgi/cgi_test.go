@@ -81,7 +81,7 @@ func TestCGI(t *testing.T) {
 				t.Errorf("log %s", log)
 			}
 			if strings.Contains(strings.Join(c.w.events, " "), "flush") {
-				t.Errorf("%q: nothing is to be flushed when all is there", c.w.events)
+				t.Errorf("%q: flush although the output is complete", c.w.events)
 			}
 		})
 	}
@@ -110,7 +110,7 @@ func TestHeaderSize(t *testing.T) {
 func TestCGIStreams(t *testing.T) {
 	for _, tt := range []struct {
 		name, script string
-		first        string // what the client has when the command goes on
+		first        string // what the client has when the command continues
 		want         string
 		exit         string
 		log          string
@@ -287,7 +287,7 @@ func TestRedirectOneAfterTheOther(t *testing.T) {
 	req.Redirect = func(location string) error {
 		<-known
 		if unix.Kill(pid, 0) != unix.ESRCH {
-			t.Error("the first process is still there")
+			t.Error("the first process is still running")
 		}
 		return redirect(location)
 	}

@@ -25,7 +25,7 @@ func TestTimeout(t *testing.T) {
 		name, script string
 		cgi          bool
 		grace        time.Duration
-		byMonitor    bool // the monitor's own -timeout is the first
+		byMonitor    bool // the timeout of the monitor passes first
 		want         string
 	}{
 		{"silent", `await never`, false, never, false, late},
@@ -60,7 +60,7 @@ func TestTimeout(t *testing.T) {
 			redirects(req, nil)
 			c := r.begin(req)
 			got := c.wait()
-			if tt.want == "*" { // it may have begun or not
+			if tt.want == "*" { // the answer may have begun or not
 				tt.want = got
 				if c.w.status != 504 && !c.w.cut {
 					t.Errorf("%q", got)
@@ -71,7 +71,7 @@ func TestTimeout(t *testing.T) {
 			}
 			r.idle()
 			if log := r.log.String(); log != "" {
-				t.Errorf("the access record tells it all, and the log says %s", log)
+				t.Errorf("more records than the access record: %s", log)
 			}
 		})
 	}
@@ -167,7 +167,7 @@ func TestTimeoutBehindTheAnswer(t *testing.T) {
 func TestTimeoutIsTheCommands(t *testing.T) {
 	for _, cgi := range []bool{false, true} {
 		r := newRig(t, func(s *setup) { s.CGI, s.Timeout = cgi, 1 })
-		for range 8 { // of two that are ready select takes any
+		for range 8 { // select chooses at random if two are ready
 			c := r.late(request(`printf 'Content-Length: 5\n\nhello'`), func(w *writer) {
 				// -timeout has passed after the command exited.
 				w.write = func() error {
@@ -294,7 +294,7 @@ func TestClientGoneBeforeTheStart(t *testing.T) {
 	}
 	r.counts(1, 0)
 	if r.disk.files.Load() != 0 {
-		t.Error("its body is kept")
+		t.Error("its body is still stored")
 	}
 	goOn.tell()
 	first.wait()
@@ -432,7 +432,7 @@ func TestStderr(t *testing.T) {
 // A process that has left the group and holds a pipe open delays neither the
 // answer nor the slot. The contents of the pipe are logged.
 func TestStray(t *testing.T) {
-	if _, err := exec.LookPath("setsid"); err != nil || runtime.GOOS != "linux" { // on FreeBSD it is a part of the group
+	if _, err := exec.LookPath("setsid"); err != nil || runtime.GOOS != "linux" { // on FreeBSD it counts as part of the group
 		t.Skip("Linux with setsid(1) only")
 	}
 	r := newRig(t, nil)

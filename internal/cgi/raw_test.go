@@ -41,7 +41,7 @@ func TestRaw(t *testing.T) {
 				t.Errorf("%q", c.w.header())
 			}
 			if strings.Contains(string(c.w.body), "secret") || strings.Contains(string(c.w.body), "why") {
-				t.Errorf("the client is told %q", c.w.body)
+				t.Errorf("the client gets %q", c.w.body)
 			}
 			r.logs(tt.log)
 			if n := strings.Count(r.log.String(), tt.exit); n > 1 {

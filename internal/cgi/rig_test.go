@@ -29,7 +29,7 @@ import (
 // checks that no process, descriptor or goroutine is left.
 
 const (
-	bound = time.Minute           // ends a test that waits for what does not come
+	bound = time.Minute           // ends a test that hangs
 	never = time.Hour             // for times that must not pass during a test
 	soon  = 10 * time.Millisecond // and for those that must
 )
@@ -304,7 +304,7 @@ func (n *news) wait(t *testing.T, what string, f func() bool) {
 		select {
 		case <-more:
 		case <-late:
-			t.Fatalf("waited in vain for %s", what)
+			t.Fatalf("timeout while waiting for %s", what)
 		}
 	}
 }
@@ -313,7 +313,7 @@ func (n *news) wait(t *testing.T, what string, f func() bool) {
 type logged struct {
 	news
 	b     bytes.Buffer
-	write func() // is called before each record; may wait
+	write func() // called before each record; may block
 }
 
 func (l *logged) Write(p []byte) (int, error) {
@@ -342,7 +342,7 @@ type call struct {
 	w      *writer
 	cancel context.CancelCauseFunc
 	done   chan struct{}
-	record Record // when Serve has returned, as the access log sees it
+	record Record // after Serve has returned
 }
 
 // request makes a request for a script.
@@ -388,7 +388,7 @@ func (c *call) wait() string {
 	select {
 	case <-c.done:
 	case <-time.After(bound):
-		c.w.t.Fatalf("the answer is not over: %v", c.w)
+		c.w.t.Fatalf("the answer is not complete: %v", c.w)
 	}
 	return c.w.String()
 }
@@ -406,7 +406,7 @@ func (r *rig) late(req *Request, hooks ...func(*writer)) *call {
 	select {
 	case <-p.Exited:
 	case <-time.After(bound):
-		r.t.Fatal("the process does not end")
+		r.t.Fatal("the process does not exit")
 	}
 	return r.beginBy(req, func(ctx context.Context, w Writer) { r.answer(ctx, req, w, new(body), p) }, hooks...)
 }
@@ -425,7 +425,7 @@ func (r *rig) idle() {
 	r.t.Helper()
 	r.counts(0, 0)
 	if n, b := r.disk.files.Load(), r.disk.bytes.Load(); n != 0 || b != 0 {
-		r.t.Errorf("%d files, %d bytes are kept for nobody", n, b)
+		r.t.Errorf("%d files, %d bytes are still reserved", n, b)
 	}
 	r.Wait()
 }
@@ -445,7 +445,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	for end := time.Now().Add(bound); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			b := make([]byte, 64<<10)
-			t.Fatalf("waited in vain for %s\n%s", what, b[:runtime.Stack(b, true)])
+			t.Fatalf("timeout while waiting for %s\n%s", what, b[:runtime.Stack(b, true)])
 		}
 	}
 }
@@ -498,7 +498,7 @@ type writer struct {
 	cut    bool
 	ended  bool // Serve has returned
 
-	write func() error // is asked before each write; may wait
+	write func() error // called before each write; may block
 	flush func() error
 }
 
@@ -562,7 +562,7 @@ func (w *writer) end() {
 			w.t.Error("no answer at all")
 		case w.cut || w.r.Method == "HEAD" && w.r.Record.Refused != "":
 		case empty && len(w.body) > 0:
-			w.t.Errorf("%d bytes of a body that must not be", len(w.body))
+			w.t.Errorf("%d bytes of a body where none is allowed", len(w.body))
 		case !empty && w.length >= 0 && int64(len(w.body)) != w.length:
 			w.t.Errorf("%d bytes, and the length is %d", len(w.body), w.length)
 		}

@@ -124,7 +124,7 @@ func TestWorksOn(t *testing.T) {
 		name, script string
 		cgi          bool
 		want         string
-		exit         string // as the access record has it
+		exit         string // in the access record
 	}{
 		{"length", `printf 'Content-Length: 5\n\nhello'; tell said $$; await go; tell said done`, true, "200 5 hello", ""},
 		{"length, output", `printf 'Content-Length: 5\n\nhello'; tell said $$; await go; bytes 300000; tell said done`, true, "200 5 hello", ""},
@@ -160,7 +160,7 @@ func TestWorksOn(t *testing.T) {
 			fourth := r.begin(request(`printf 'Content-Length: 2\n\nok'`))
 			r.counts(2, 1)
 			if !isAlive(pid) {
-				t.Error("it does not work on")
+				t.Error("it has exited")
 			}
 			goOn.tell()
 			if s := said.hear(); s != "done" {
@@ -194,7 +194,7 @@ func TestFailsLater(t *testing.T) {
 			r.logs(`level=WARN msg="command failed" process=1 request_id=id exit="exit 7"`)
 		})
 	}
-	t.Run("with leftovers", func(t *testing.T) { // it is told when it fails, not when they are gone
+	t.Run("with leftovers", func(t *testing.T) { // logged when it fails, not when they exit
 		r := newRig(t, cgiOn)
 		goOn, said, left := r.fifo("go"), r.fifo("said"), r.fifo("left")
 		c := r.begin(request(`printf 'Content-Length: 5\n\nhello'; tell said x; await left >/dev/null & await go; exit 7`))
@@ -251,7 +251,7 @@ func TestNothingIsLost(t *testing.T) {
 				t.Errorf("%v", c.w)
 			}
 			if e := strings.Join(c.w.events[1:], ", "); !strings.HasPrefix(e, "write 1, write ") || strings.Contains(e, "flush") {
-				t.Errorf("%s: there was no need to wait", e)
+				t.Errorf("%s: unnecessary flush", e)
 			}
 		})
 	}

@@ -26,10 +26,10 @@ type answer struct {
 	status int
 	proto  string
 	header http.Header
-	length int64 // Content-Length, -1 without one
+	length int64 // Content-Length; -1 if there is none
 	body   string
 	err    error
-	close  bool // the connection ends with it
+	close  bool // the server closes the connection
 }
 
 // dial connects to unix:/path or tcp:host:port.

@@ -146,7 +146,7 @@ func TestNamedTests(t *testing.T) {
 		for _, m := range goName.FindAllString(text, -1) {
 			n++
 			if !have[strings.Trim(m, "`")] {
-				t.Errorf("%s names %s, which is no test", name, m)
+				t.Errorf("%s names %s, which is not a test", name, m)
 			}
 		}
 	}

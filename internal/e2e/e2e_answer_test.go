@@ -36,7 +36,7 @@ func TestAnswerNow(t *testing.T) {
 			pid := m.pids(1)
 			c.answer("POST").want(t, 202, "accepted\n")
 			if isGone(pid[0]) {
-				t.Error("the job does not work on")
+				t.Error("the job has exited")
 			}
 			// One request waits for the slot, and another one is refused. The
 			// first may use the same connection as before.
@@ -51,14 +51,14 @@ func TestAnswerNow(t *testing.T) {
 			next := m.pids(1)
 			awaitGone(t, pid...)
 			if a := <-waiting; a == nil || a.status != 202 {
-				t.Errorf("who has waited for the slot got %v", a)
+				t.Errorf("the request that waited for the slot got %v", a)
 			}
 			m.release(1)
 			m.line()
 			awaitGone(t, next...)
 			s.stop()
 			if r := s.find(tt.ended); len(r) > 0 {
-				t.Errorf("jobs that have ended by themselves: %v", r)
+				t.Errorf("jobs that have exited by themselves: %v", r)
 			}
 		})
 	}
@@ -75,7 +75,7 @@ func TestAnswerNowEnded(t *testing.T) {
 				m := meet(t, nil)
 				s := cgi(t, tt.script, "-dir", m.dir, "-timeout", timeout.String())
 				a := s.request("POST", post11("/", ""))
-				if a.status == 504 || a.err != nil { // before the answer was over
+				if a.status == 504 || a.err != nil { // before the answer was complete
 					s.stop()
 					continue
 				}
@@ -85,7 +85,7 @@ func TestAnswerNowEnded(t *testing.T) {
 					t.Errorf("ended by %q: %v", why, r)
 				}
 				pid, err := strconv.Atoi(strings.TrimSpace(m.rest()))
-				if err == nil { // else it was ended before it could tell
+				if err == nil { // otherwise it was terminated before it could write it
 					awaitGone(t, pid)
 				}
 				s.stop()

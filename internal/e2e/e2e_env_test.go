@@ -16,8 +16,8 @@ import (
 
 // These tests check what both processes and the command must always get.
 
-// told is what a command sees of its environment.
-type told struct {
+// surroundings is what a command sees of its environment.
+type surroundings struct {
 	Args    []string
 	Env     []string
 	Dir     string
@@ -34,7 +34,7 @@ type told struct {
 
 // roleTell is a command that prints what it sees.
 func roleTell(args []string) int {
-	v := told{Args: args, Env: os.Environ(), PGID: syscall.Getpgrp(), PID: os.Getpid(), UID: os.Getuid()}
+	v := surroundings{Args: args, Env: os.Environ(), PGID: syscall.Getpgrp(), PID: os.Getpid(), UID: os.Getuid()}
 	v.Dir, _ = os.Getwd()
 	v.Groups, _ = os.Getgroups()
 	v.Open = inherited
@@ -59,7 +59,7 @@ var inherited = func() (open []int) {
 }()
 
 // ask requests the output of roleTell.
-func (s *server) ask(target string, fields ...string) (v told) {
+func (s *server) ask(target string, fields ...string) (v surroundings) {
 	s.t.Helper()
 	a := s.get(target, fields...)
 	if err := json.Unmarshal([]byte(a.body), &v); err != nil || a.status != 200 {
@@ -68,8 +68,8 @@ func (s *server) ask(target string, fields ...string) (v told) {
 	return v
 }
 
-// teller is the command line of roleTell.
-func teller(t *testing.T) []string {
+// tellCommand is the command line of roleTell.
+func tellCommand(t *testing.T) []string {
 	t.Helper()
 	path, err := self()
 	if err != nil {
@@ -82,9 +82,9 @@ func TestCommandSurroundings(t *testing.T) {
 	t.Parallel()
 	for _, cred := range users(t) {
 		t.Run(userLabel(cred), func(t *testing.T) {
-			l := dirty(t)
+			l := careless(t)
 			l.cred = cred
-			l.args = append([]string{"-forwarded", "X-Request-Id", "-env", "GIVEN=one two", "-env", "SHARED", "-dir", "/usr"}, teller(t)...)
+			l.args = append([]string{"-forwarded", "X-Request-Id", "-env", "GIVEN=one two", "-env", "SHARED", "-dir", "/usr"}, tellCommand(t)...)
 			l.args = append(l.args, "two words", `$HOME "x"`, "")
 			s := l.start(t)
 			v := s.ask("/path/info%20x?a=b&c", "X-Request-Id: r1", "X-Field: 1", "x-field: 2", "X_Field: smuggled", "Proxy: http://evil.example",
@@ -146,13 +146,13 @@ func TestCommandSurroundingsTCP(t *testing.T) {
 	for _, tt := range tests {
 		flags = append(flags, "-listen", tt.listen)
 	}
-	s := start(t, append(flags, teller(t)...)...)
+	s := start(t, append(flags, tellCommand(t)...)...)
 	listen := splitList(s.await("start")["listen"])
 	for i, tt := range tests {
 		t.Run(tt.listen, func(t *testing.T) {
 			c := dial(t, dialable(listen[i]))
 			c.send("%s", get11("/"))
-			var v told
+			var v surroundings
 			if err := json.Unmarshal([]byte(c.answer("GET").body), &v); err != nil {
 				t.Fatal(err)
 			}

@@ -49,7 +49,7 @@ func TestExits(t *testing.T) {
 		name   string
 		args   []string
 		status int
-		want   []string // each is in what is said
+		want   []string // each is in the output
 	}{
 		{"unknown flag", []string{"-nonsense"}, statusUsage, []string{"-nonsense"}},
 		{"bad value", []string{"-timeout", "0"}, statusUsage, []string{"-timeout", `"0"`, "90s"}},
@@ -75,7 +75,7 @@ func TestExits(t *testing.T) {
 				}
 			}
 			if _, err := os.Lstat(dir + "/s"); err == nil {
-				t.Error("a socket file is left")
+				t.Error("the socket file has not been removed")
 			}
 		})
 	}
@@ -293,7 +293,7 @@ func TestFlagMaxConns(t *testing.T) {
 	both()
 	c := dial(t, s.addr)
 	c.send("%s", text11("GET", "/third"))
-	for range 10 { // the core has had time for it, if it were to serve it
+	for range 10 { // the core has had time to serve it
 		both()
 	}
 	if r := s.find("request", "target", "/third"); len(r) > 0 {
@@ -311,7 +311,7 @@ func TestFlagSpoolDir(t *testing.T) {
 	s := shell(t, `printf '%s ' "$CONTENT_LENGTH"; cksum`, "-spool-dir", dir, "-max-body", "1GiB")
 	body := strings.Repeat("0123456789abcdef", 3<<16) // 3 MiB
 	a := s.request("POST", chunked11("/", body))
-	a.want(t, 200, "3145728 4032325091 3145728\n") // as cksum(1) has it
+	a.want(t, 200, "3145728 4032325091 3145728\n") // like cksum(1)
 	if e, err := os.ReadDir(dir); err != nil || len(e) > 0 {
 		t.Errorf("left in the spool directory: %v, %v", e, err)
 	}

@@ -45,7 +45,7 @@ func TestUnconfined(t *testing.T) {
 // A command ignores and blocks no signals, whatever onewake was started with.
 func TestCommandSignals(t *testing.T) {
 	t.Parallel()
-	l := dirty(t)
+	l := careless(t)
 	l.args = sh(`exec procstat -i $$`)
 	// procstat shows its own signals after exec.
 	s := l.start(t)

@@ -30,7 +30,7 @@ trap '' TERM HUP
 (read x <go; echo alive >told) &
 echo $$ $! >told
 wait`)...)}.start(t)
-	s.troubles = true
+	s.errorsExpected = true
 	c := dial(t, s.addr).send("%s", get11("/"))
 	pids := m.pids(2)
 	leader, child := pids[0], pids[1]
@@ -63,7 +63,7 @@ func TestLifeKillCore(t *testing.T) {
 /long) trap 'echo asked to end >told; exit' TERM; echo $$ >told; read x <go;;
 /stopped) echo $$ >told; kill -STOP $$;;
 *) echo "$PATH_INFO";; esac`, "-dir", m.dir, "-kill-after", "10m")
-	s.troubles = true
+	s.errorsExpected = true
 	before, _ := os.Lstat(s.path)
 	idle := dial(t, s.addr).send("%s", text11("GET", "/idle"))
 	idle.answer("GET").want(t, 200, "/idle\n")
@@ -91,7 +91,7 @@ func TestLifeKillCore(t *testing.T) {
 		}
 	}
 	if after, _ := os.Lstat(s.path); !os.SameFile(before, after) {
-		t.Error("the socket has been made anew after a mere crash")
+		t.Error("the socket was replaced after a crash")
 	}
 	if r := s.status(); r["restarts"] != "2" {
 		t.Errorf("status record %v", r)
@@ -119,7 +119,7 @@ func TestLifeDrain(t *testing.T) {
 		s.await("stop")
 		awaitNoFile(t, s.path)
 		if _, err := dialErr(s.addr); err == nil {
-			t.Error("a connection after the stop began")
+			t.Error("connection accepted after the stop")
 		}
 		// The address is free for the next onewake before -drain has passed.
 		next := launch{dir: s.dir}.start(t)
@@ -128,7 +128,7 @@ func TestLifeDrain(t *testing.T) {
 		running.answer("GET").want(t, 200, "done\n")
 		running.closed()
 		if a := <-others; a == nil || a.status != 200 || a.body != "done\n" {
-			t.Errorf("who was queued got %v", a)
+			t.Errorf("the queued request got %v", a)
 		}
 		idle.closed()
 		if st := s.wait(); st != 0 {
@@ -165,7 +165,7 @@ func awaitNoFile(t *testing.T, path string) {
 func TestLifeStopWithoutTheCore(t *testing.T) {
 	t.Parallel()
 	s := start(t, "-drain", "1ms", "-kill-after", "1ms")
-	s.troubles = true
+	s.errorsExpected = true
 	stopProcess(t, s.core)
 	s.stop()
 }
@@ -204,7 +204,7 @@ func TestLifeDrainOver(t *testing.T) {
 		for i := range 3 {
 			// First the one that finds the queue full, then those in the queue.
 			if a := <-others; a == nil || a.status != 503 || a.header.Get("Retry-After") == "" {
-				t.Errorf("who was queued got %v, want 503", a)
+				t.Errorf("the queued request got %v, want 503", a)
 			}
 			if i == 0 {
 				s.signal(syscall.SIGTERM)
@@ -245,7 +245,7 @@ func TestLifeFewConns(t *testing.T) {
 	}
 	s.signal(syscall.SIGTERM)
 	s.await("stop")
-	awaitNoFile(t, dir+"/a") // first of all, so that nobody else gets in
+	awaitNoFile(t, dir+"/a") // first, so that no other connection is accepted
 	awaitNoFile(t, dir+"/b")
 	syscall.Kill(s.core, syscall.SIGCONT)
 	for _, c := range waiting {
@@ -286,7 +286,7 @@ func TestLifeReload(t *testing.T) {
 	a := kept.send("%s", text11("GET", "/again")).answer("GET")
 	a.want(t, 200, "/again\n")
 	if !a.close {
-		t.Error("a core that has been replaced keeps a connection")
+		t.Error("the old core keeps a connection")
 	}
 	half.send("%s", whole[20:]).answer("GET").want(t, 200, "/half\n")
 
@@ -315,13 +315,13 @@ func TestLifeReloadBinary(t *testing.T) {
 	t.Parallel()
 	bin := ownBinary(t)
 	s := launch{bin: bin}.start(t)
-	s.troubles = true
+	s.errorsExpected = true
 	good, err := os.ReadFile(underTest)
 	if err != nil {
 		t.Fatal(err)
 	}
 	foreign := slices.Clone(good)
-	foreign[18], foreign[19] = 0xf7, 0xff // e_machine, of no machine there is
+	foreign[18], foreign[19] = 0xf7, 0xff // e_machine: an unknown machine
 	put := func(text []byte, mode os.FileMode) func() error {
 		return func() error { return writeProgram(bin, text, mode) }
 	}
@@ -332,7 +332,7 @@ func TestLifeReloadBinary(t *testing.T) {
 		kv     []string
 	}{
 		{"ends at once", put([]byte("#!/bin/sh\nexit 3\n"), 0o755), "core died", []string{"exit", "exit 3"}},
-		{"cut short", put(good[:len(good)/3], 0o755), "", nil}, // how it fails is the kernel's business
+		{"cut short", put(good[:len(good)/3], 0o755), "", nil}, // the error depends on the kernel
 		{"of another machine", put(foreign, 0o755), "", nil},
 		{"not executable", put(good, 0o644), "", nil},
 		{"another control version", func() error { pose(t, bin, "version: other"); return nil }, "core speaks another control version", nil},
@@ -378,7 +378,7 @@ func TestLifeCoreCannotStart(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := launch{bin: bin}.start(t)
-			s.troubles = true
+			s.errorsExpected = true
 			if err := writeProgram(bin, []byte(tt.text), 0o755); err != nil {
 				t.Fatal(err)
 			}
@@ -390,7 +390,7 @@ func TestLifeCoreCannotStart(t *testing.T) {
 				t.Errorf("%v, want %q", r, tt.reason)
 			}
 			if _, err := os.Lstat(s.path); err == nil {
-				t.Error("the socket file is left")
+				t.Error("the socket file has not been removed")
 			}
 		})
 	}
@@ -479,7 +479,7 @@ func TestLifeDeafLog(t *testing.T) {
 			t.Errorf("after a stop: %v", err)
 		}
 	case <-time.After(patience):
-		t.Fatalf("onewake has not ended within %v", patience)
+		t.Fatalf("onewake has not exited within %v", patience)
 	}
 }
 

@@ -46,12 +46,12 @@ func TestStatusNoDescriptor(t *testing.T) {
 	s := launch{cred: nobody(t), args: sh("echo hello")}.start(t)
 	s.get("/").want(t, 200, "hello\n")
 	before := descriptors(t, s.pid)
-	free := uint64(0) // the number that the next descriptor gets
+	free := uint64(0) // the next free descriptor
 	for int(free) < len(before) && strings.HasPrefix(before[free], fmt.Sprint(free, " ")) {
 		free++
 	}
 	refused := 0
-	for _, more := range []uint64{0, 1, 3, 5} { // with each, another call is the one that fails
+	for _, more := range []uint64{0, 1, 3, 5} { // each makes another call fail
 		s.limit(unix.RLIMIT_NOFILE, free+more)
 		a := s.get("/")
 		switch a.status {

@@ -57,7 +57,7 @@ func (m *meeting) line() string {
 	m.told.SetReadDeadline(time.Now().Add(patience))
 	text, err := m.in.ReadString('\n')
 	if err != nil {
-		m.t.Fatalf("no command has told anything: %q, %v", text, err)
+		m.t.Fatalf("no command has written anything: %q, %v", text, err)
 	}
 	return strings.TrimSuffix(text, "\n")
 }
@@ -74,7 +74,7 @@ func (m *meeting) pids(n int) (pids []int) {
 		pids = append(pids, pid)
 	}
 	if len(pids) != n {
-		m.t.Fatalf("a command has told %q, want %d pids", line, n)
+		m.t.Fatalf("a command has written %q, want %d pids", line, n)
 	}
 	return pids
 }

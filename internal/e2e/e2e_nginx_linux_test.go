@@ -88,7 +88,7 @@ func (w *webServer) stop() {
 	select {
 	case <-w.exited:
 	case <-time.After(patience):
-		w.t.Errorf("%q has not ended within %v", w.cmd.Args, patience)
+		w.t.Errorf("%q has not exited within %v", w.cmd.Args, patience)
 		syscall.Kill(-w.cmd.Process.Pid, syscall.SIGKILL)
 		<-w.exited
 	}
@@ -270,7 +270,7 @@ func TestNginxRaw(t *testing.T) {
 	w := via(s, addrs[0])
 	w.get("/fail").wantStatus(t, 500)
 	if a := w.get("/cut"); a.err == nil {
-		t.Errorf("a whole answer of %d bytes from a command that failed", len(a.body))
+		t.Errorf("complete answer of %d bytes from a command that failed", len(a.body))
 	}
 	if a := w.get("/large"); a.err != nil || len(a.body) != 5000000 {
 		t.Errorf("%d bytes, %v", len(a.body), a.err)
@@ -396,7 +396,7 @@ func TestNginxGit(t *testing.T) {
 		defer cancel()
 		cmd := exec.CommandContext(ctx, git, args...)
 		cmd.Dir, cmd.Env, cmd.Stdin = dir, gitEnv(dir), strings.NewReader(stdin)
-		cmd.WaitDelay = time.Second // git's own children hold its pipes
+		cmd.WaitDelay = time.Second // children of git hold its pipes open
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("git %q: %v\n%s", args, err, out)
 		}

@@ -50,10 +50,10 @@ func TestInteropBrowser(t *testing.T) {
 	// policy forbids.
 	b.open(url + "/")
 	if got := b.requests(); len(got) != 1 {
-		t.Errorf("the page asks for more than itself: %q", got)
+		t.Errorf("the page loads other resources: %q", got)
 	}
 	if got := b.complaints(); len(got) > 0 {
-		t.Errorf("the browser complains: %q", got)
+		t.Errorf("messages of the browser: %q", got)
 	}
 	rows := b.text("[...document.querySelectorAll('dt')].map(e => e.innerText + ': ' + e.nextElementSibling.innerText + '\\n').join('')")
 	for _, want := range []string{"Listener: unix:" + s.path + "\n", "Socket file: " + splitList(s.await("start")["socket"])[0] + "\n",
@@ -73,7 +73,7 @@ func TestInteropBrowser(t *testing.T) {
 		t.Errorf("title %q", got)
 	}
 	if got := b.text(`String(document.querySelectorAll("script,img,[onerror],[src],[href]").length)`); got != "0" {
-		t.Errorf("%s elements that are not of the page", got)
+		t.Errorf("%s elements that do not belong to the page", got)
 	}
 	shown := b.text("document.body.innerText")
 	for _, want := range []string{"HTTP_X_EVIL\n" + evil, "PATH_INFO\n/" + evil, "HTTP_COOKIE\n" + evil, "X-Forwarded-Host\n" + evil, "QUERY_STRING\n%3Cscript%3E"} {
@@ -247,8 +247,8 @@ func openBrowser(t *testing.T) *browser {
 	cmd.ExtraFiles = []*os.File{fromUs, toUs}
 	// With a process group of its own all its processes can be killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	var noise bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &noise, &noise
+	var otherLines bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &otherLines, &otherLines
 	cmd.WaitDelay = time.Second
 	err = cmd.Start()
 	fromUs.Close()
@@ -258,7 +258,7 @@ func openBrowser(t *testing.T) *browser {
 	}
 	from.SetReadDeadline(time.Now().Add(10 * patience))
 	t.Cleanup(func() {
-		to.Close() // it ends by this
+		to.Close() // this terminates it
 		exited := make(chan struct{})
 		go func() { cmd.Wait(); close(exited) }()
 		select {
@@ -269,7 +269,7 @@ func openBrowser(t *testing.T) *browser {
 		<-exited
 		from.Close()
 		if t.Failed() {
-			t.Logf("chromium: %s", &noise)
+			t.Logf("chromium: %s", &otherLines)
 		}
 	})
 	var target struct{ TargetID string }

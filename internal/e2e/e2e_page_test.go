@@ -97,7 +97,7 @@ func askPage(t *testing.T, c *conn) map[string]string {
 	}
 	wantRows(t, rows, map[string]string{"PATH_INFO": "/<b>", "QUERY_STRING": "a=1&b=\"", "HTTP_X_EVIL": "<script>alert(1)</script>'\""})
 	if strings.Contains(a.body, "<script") || strings.Contains(a.body, "/<b>") {
-		t.Error("what a client sent is markup in the page")
+		t.Error("text from a client is markup in the page")
 	}
 	return rows
 }
@@ -116,7 +116,7 @@ func wantRows(t *testing.T, rows, want map[string]string) {
 func parsePage(t *testing.T, page string) (title string, rows map[string]string) {
 	t.Helper()
 	d := xml.NewDecoder(strings.NewReader(page))
-	d.Strict = false // <meta> has no end
+	d.Strict = false // <meta> has no end tag
 	d.AutoClose = xml.HTMLAutoClose
 	rows = make(map[string]string)
 	var open []string
@@ -172,7 +172,7 @@ func TestPagePeer(t *testing.T) {
 	}{
 		{nil, []peer{
 			{uidOther, fmt.Sprintf("uid %d", uidOther)},
-			{other.Uid, fmt.Sprintf("uid %d", other.Uid)}, // a user, and nothing that is let in names it
+			{other.Uid, fmt.Sprintf("uid %d", other.Uid)}, // a user that is not named anywhere
 		}, true},
 		{[]string{"-allow", "nobody"}, []peer{{other.Uid, fmt.Sprintf("uid %d nobody", other.Uid)}}, false},
 	} {

@@ -126,7 +126,7 @@ func TestLifeSocketFile(t *testing.T) {
 				os.Remove(path)
 				s.stop()
 				if log := s.logText(); strings.Contains(log, "failed to delete socket") {
-					t.Errorf("what is gone is told as a failure:\n%s", log)
+					t.Errorf("a failure is logged for a file that does not exist:\n%s", log)
 				}
 			})
 			t.Run("a successor's file", func(t *testing.T) {
@@ -220,7 +220,7 @@ func TestLifeStopWhileWaiting(t *testing.T) {
 	s := launch{cred: cred, dir: dir}.begin(t)
 	w.await()
 	wantGone(t, s.path)
-	s.signal(syscall.SIGTERM) // before it can have the lock
+	s.signal(syscall.SIGTERM) // before it can get the lock
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_UN); err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +247,7 @@ func TestLifeRacingStarts(t *testing.T) {
 	cred := lockUser(t)
 	dir := newDir(t, cred)
 	path := filepath.Join(dir, "s")
-	leftover(t, path, cred) // which each would remove
+	leftover(t, path, cred) // each would remove it
 	var waiting []*server
 	for range n {
 		waiting = append(waiting, launch{cred: cred, dir: dir}.begin(t))
@@ -262,8 +262,8 @@ func TestLifeRacingStarts(t *testing.T) {
 		})
 		s := waiting[i]
 		waiting = slices.Delete(waiting, i, i+1)
-		if !started(s) { // has lost its patience
-			s.troubles = true
+		if !started(s) { // has given up
+			s.errorsExpected = true
 			if st := s.wait(); st != statusInUse {
 				t.Errorf("exit status %d", st)
 			}
@@ -282,7 +282,7 @@ func TestLifeRacingStarts(t *testing.T) {
 		}
 	}
 	if t.Logf("%d of %d have served", served, n); served == 0 {
-		t.Error("none has served")
+		t.Error("no server has served")
 	}
 	wantGone(t, path)
 }

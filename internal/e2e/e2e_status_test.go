@@ -85,7 +85,7 @@ func TestStatusRaw(t *testing.T) {
 			}
 			if tt.status == 500 {
 				if strings.Contains(a.body, "reason") || strings.Contains(a.body, "partial") {
-					t.Errorf("the client was told %q", a.body)
+					t.Errorf("the client got %q", a.body)
 				}
 				if r := s.await("stderr", "process", rec["process"]); r["text"] != "reason\n" {
 					t.Errorf("stderr record %v", r)
@@ -120,7 +120,7 @@ func TestStatusCGI(t *testing.T) {
 		name   string
 		script string
 		status int
-		body   string // "-" is not looked at
+		body   string // "-": not checked
 		check  func(t *testing.T, a *answer)
 		exit   string
 	}{
@@ -269,7 +269,7 @@ echo end >>notes`, "-dir", dir)
 	}
 	// One process at a time, and at most ten redirects.
 	if want := strings.Repeat("begin\nend\n", 1+3+11); string(b) != want {
-		t.Errorf("the commands have noted %q, want %q", b, want)
+		t.Errorf("the commands have written %q, want %q", b, want)
 	}
 }
 
@@ -279,7 +279,7 @@ func TestStatusNotStarted(t *testing.T) {
 	command := script(t, dir, "command", "echo hello\n")
 	l := launch{args: []string{"--", command}}
 	if os.Geteuid() == 0 {
-		l.cred = nobody(t) // root may do all
+		l.cred = nobody(t) // root may do anything
 	}
 	s := l.start(t)
 	s.get("/").want(t, 200, "hello\n")
@@ -314,7 +314,7 @@ func TestStatusTimeout(t *testing.T) {
 	longEnough := func(t *testing.T, try func(timeout string) bool) {
 		for d := 200 * time.Millisecond; !try(d.String()); d *= 4 {
 			if d > patience {
-				t.Fatalf("the command has not begun within %v", d)
+				t.Fatalf("the command has not started within %v", d)
 			}
 		}
 	}
@@ -334,7 +334,7 @@ func TestStatusTimeout(t *testing.T) {
 				}
 				awaitGone(t, readPID(t, dir+"/leader"), readPID(t, dir+"/child"))
 				if _, err := os.Stat(dir + "/told"); (err == nil) != (tt.name == "TERM") {
-					t.Errorf("a command with %q has left its file: %v", tt.script, err)
+					t.Errorf("a command with %q has not removed its file: %v", tt.script, err)
 				}
 				s.stop()
 				return true
@@ -448,7 +448,7 @@ func TestStatusTooLarge(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			before := ran()
 			a := s.request("GET", tt.raw)
-			if tt.status == 431 { // by net/http, which does not read the rest
+			if tt.status == 431 { // from net/http, which does not read the rest
 				a.err = nil
 			}
 			a.wantStatus(t, tt.status)

@@ -45,7 +45,7 @@ func TestWhoByMode(t *testing.T) {
 	clients := []struct {
 		name string
 		cred *syscall.Credential
-		bit  int // of the mode that lets it in, 0: any mode does
+		bit  int // bit of the mode that lets it in; 0: any mode
 	}{
 		{"root", &syscall.Credential{}, 0},
 		{"owner", nobody(t), 0o200},

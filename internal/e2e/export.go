@@ -121,7 +121,7 @@ func EachCore(t *testing.T, show func(t *testing.T, monitor int, core Process)) 
 	needRoot(t, "monitor and core are closed to their own user")
 	for _, cred := range users(t) {
 		t.Run(userLabel(cred), func(t *testing.T) {
-			l := dirty(t)
+			l := careless(t)
 			l.cred = cred
 			l.dir = newDir(t, cred)
 			l.args = append([]string{"-listen", "unix:" + l.dir + "/s", "-listen", "unix:" + l.dir + "/s2", "-listen", "tcp4:127.0.0.1:0"}, sh("echo hello")...)
@@ -139,7 +139,7 @@ func EachCore(t *testing.T, show func(t *testing.T, monitor int, core Process)) 
 			replaced := s.currentCore()
 			show(t, s.pid, look(t, replaced))
 
-			s.troubles = true
+			s.errorsExpected = true
 			if err := syscall.Kill(replaced, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
@@ -193,7 +193,7 @@ func Untraceable(t *testing.T) {
 	a := s.get("/")
 	t.Logf("the command says:\n%s", a.body)
 	lines := strings.Split(strings.TrimSpace(a.body), "\n")
-	if a.status != 200 || len(lines) != 3*len(spyings) {
+	if a.status != 200 || len(lines) != 3*len(spyMethods) {
 		t.Fatalf("%d, %q", a.status, a.body)
 	}
 	for _, line := range lines {
@@ -205,7 +205,7 @@ func Untraceable(t *testing.T) {
 	s.stop()
 }
 
-type spying struct {
+type spyMethod struct {
 	name string
 	do   func(pid int) error
 }
@@ -219,7 +219,7 @@ func roleSpy(args []string) int {
 	}
 	for _, f := range bytes.Fields(b) {
 		pid, _ := strconv.Atoi(string(f))
-		for _, try := range spyings {
+		for _, try := range spyMethods {
 			result := "done"
 			if err := try.do(pid); err != nil {
 				result = err.Error()

@@ -33,9 +33,9 @@ import (
 
 // Environment variables of the tests.
 const (
-	envBinary = "ONEWAKE_TEST_BINARY" // a onewake that is built already
-	envRole   = "ONEWAKE_TEST_ROLE"   // what this test binary poses as
-	envNoSkip = "ONEWAKE_TEST_NOSKIP" // 1: a missing tool is a failure
+	envBinary = "ONEWAKE_TEST_BINARY" // an existing onewake binary
+	envRole   = "ONEWAKE_TEST_ROLE"   // what this test binary acts as, see roles
+	envNoSkip = "ONEWAKE_TEST_NOSKIP" // 1: fail instead of skip if a program is missing
 )
 
 // patience limits every wait, to end tests that hang. It is much longer than
@@ -58,7 +58,7 @@ var sources = func() string {
 const testVersion = "0.0-test"
 
 var (
-	tools     string // directory of programs, that every user may enter
+	tools     string // directory of programs for every user
 	underTest string // onewake
 )
 
@@ -303,9 +303,9 @@ func newGate(t *testing.T, path string) (open func()) {
 	}
 }
 
-// dirty is a launch like that of a careless script: with secrets in the
+// careless is a launch like that of a careless script: with secrets in the
 // environment, open descriptors and ignored signals.
-func dirty(t *testing.T) launch {
+func careless(t *testing.T) launch {
 	t.Helper()
 	secret := filepath.Join(newDir(t, nil), "secret")
 	if err := os.WriteFile(secret, []byte("secret"), 0o644); err != nil {
@@ -342,23 +342,23 @@ type launch struct {
 
 // server is a running onewake.
 type server struct {
-	t        *testing.T
-	cmd      *exec.Cmd
-	dir      string
-	path     string // of the socket
-	addr     string // to dial
-	pid      int
-	core     int // the first core
-	cred     *syscall.Credential
-	stdout   bytes.Buffer
-	troubles bool // the log may hold what it must not hold otherwise
+	t              *testing.T
+	cmd            *exec.Cmd
+	dir            string
+	path           string // of the socket
+	addr           string // to dial
+	pid            int
+	core           int // the first core
+	cred           *syscall.Credential
+	stdout         bytes.Buffer
+	errorsExpected bool // the log may contain errors
 
-	mu      sync.Mutex
-	changed chan struct{}
-	records []record
-	noise   []string // lines that are no records
-	eof     bool
-	exited  chan struct{}
+	mu         sync.Mutex
+	changed    chan struct{}
+	records    []record
+	otherLines []string // lines that are not records
+	eof        bool
+	exited     chan struct{}
 }
 
 // record is a log record. Lists are strings as in the log.
@@ -385,7 +385,7 @@ func (l launch) start(t *testing.T) *server {
 	t.Helper()
 	s := l.begin(t)
 	rec := s.await("start")
-	s.pid, _ = strconv.Atoi(rec["pid"]) // not that of a program before it
+	s.pid, _ = strconv.Atoi(rec["pid"]) // not the pid of launch.before
 	s.core, _ = strconv.Atoi(rec["core"])
 	if s.addr == "" {
 		s.addr = dialable(splitList(rec["listen"])[0])
@@ -467,13 +467,13 @@ func (s *server) readLog(r *os.File) {
 			if rec, ok := parseRecord(string(line)); ok {
 				s.records = append(s.records, rec)
 			} else {
-				s.noise = append(s.noise, string(line))
+				s.otherLines = append(s.otherLines, string(line))
 			}
 		}
 		if err != nil {
 			s.eof = true
 			if len(rest) > 0 {
-				s.noise = append(s.noise, string(rest))
+				s.otherLines = append(s.otherLines, string(rest))
 			}
 		}
 		close(s.changed)
@@ -500,7 +500,7 @@ func (s *server) cleanup() {
 	s.until("the end of the log", func() bool { return s.eof })
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.troubles {
+	if !s.errorsExpected {
 		for _, r := range s.records {
 			switch r["msg"] {
 			case "core died", "protocol violation by core", "core connection failed", "log records dropped",
@@ -508,8 +508,8 @@ func (s *server) cleanup() {
 				s.t.Errorf("in the log: %v", r)
 			}
 		}
-		if len(s.noise) > 0 {
-			s.t.Errorf("lines in the log that are no records:\n%s", strings.Join(s.noise, "\n"))
+		if len(s.otherLines) > 0 {
+			s.t.Errorf("lines in the log that are not records:\n%s", strings.Join(s.otherLines, "\n"))
 		}
 	}
 	if s.t.Failed() {
@@ -517,7 +517,7 @@ func (s *server) cleanup() {
 		for _, r := range s.records[max(0, len(s.records)-40):] {
 			fmt.Fprintln(&b, r.String())
 		}
-		s.t.Logf("the end of the log of %.300q:\n%s%s", s.cmd.Args[1:], &b, strings.Join(s.noise, "\n"))
+		s.t.Logf("the end of the log of %.300q:\n%s%s", s.cmd.Args[1:], &b, strings.Join(s.otherLines, "\n"))
 	}
 }
 
@@ -533,7 +533,7 @@ func (s *server) until(what string, ok func() bool) {
 			return
 		}
 		if eof {
-			s.t.Fatalf("no %s, and the log has ended", what)
+			s.t.Fatalf("no %s at the end of the log", what)
 		}
 		select {
 		case <-changed:
@@ -596,7 +596,7 @@ func (s *server) logText() string {
 		}
 		b.WriteByte('\n')
 	}
-	return b.String() + strings.Join(s.noise, "\n")
+	return b.String() + strings.Join(s.otherLines, "\n")
 }
 
 // signal signals the monitor.
@@ -613,7 +613,7 @@ func (s *server) wait() int {
 	select {
 	case <-s.exited:
 	case <-time.After(patience):
-		s.t.Fatalf("onewake has not ended within %v", patience)
+		s.t.Fatalf("onewake has not exited within %v", patience)
 	}
 	s.until("the end of the log", func() bool { return s.eof })
 	return s.cmd.ProcessState.ExitCode()
@@ -735,7 +735,7 @@ func (l launch) run(t *testing.T) result {
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
 	if ctx.Err() != nil {
-		t.Fatalf("onewake %q has not ended within %v", l.args, patience)
+		t.Fatalf("onewake %q has not exited within %v", l.args, patience)
 	}
 	var ee *exec.ExitError
 	if err != nil && !errors.As(err, &ee) {

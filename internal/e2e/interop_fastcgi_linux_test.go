@@ -81,7 +81,7 @@ func TestInteropFastCGI(t *testing.T) {
 				// nginx, lighttpd and Caddy send the incomplete answer as if it
 				// were complete.
 				if a := get("/cut.cgi"); a.status == 200 && a.err == nil && kind == "apache" {
-					t.Errorf("an answer that was cut looks whole: %d bytes", len(a.body))
+					t.Errorf("an answer that was cut looks complete: %d bytes", len(a.body))
 				}
 				get("/missing.cgi").wantStatus(t, 404)
 				w.stop()

@@ -51,7 +51,7 @@ func asked(t *testing.T, addr string, r fcgiwrapRequest) map[string]string {
 		return map[string]string{"answer": err.Error()}
 	}
 	lines := map[string]string{"answer": fmt.Sprint(a.status)}
-	if a.status >= 400 { // its body is from whoever refuses
+	if a.status >= 400 { // its body depends on the server
 		lines["answer"] += " " + a.body
 		return lines
 	}
@@ -164,7 +164,7 @@ func fcgiwrapCompare(t *testing.T, root string, requests []fcgiwrapRequest, befo
 	}
 	for i, d := range fcgiwrapDifferences {
 		if !seen[i] && !strings.HasPrefix(d.where, fcgiwrapRaces) {
-			t.Errorf("nothing differs so: %s", d.where)
+			t.Errorf("no such difference: %s", d.where)
 		}
 	}
 }

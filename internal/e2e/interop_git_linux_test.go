@@ -57,7 +57,7 @@ func TestInteropGitGC(t *testing.T) {
 		// become empty and that the push is about to use. That is git's.
 		m.run("/bin/sh", "-ec", "cd "+work+"; git add .; git -c gc.auto=0 commit -q -m x; for i in 1 2 3 4 5; do git push -q "+url+" HEAD:main && exit; done; exit 1")
 	}
-	idle := func() { // what has left its group is the monitor's child too
+	idle := func() { // the monitor adopts what has left the group
 		t.Helper()
 		eventually(t, "no child of the monitor but its core", func() bool { return len(childrenOf(s.pid)) == 1 })
 	}
@@ -75,7 +75,7 @@ func TestInteropGitGC(t *testing.T) {
 	if packs, _ := filepath.Glob(repo + "/objects/pack/*.pack"); len(packs) == 0 {
 		t.Error("no pack")
 	}
-	for _, name := range []string{"gc.pid", "gc.log"} { // it has not ended, or complains
+	for _, name := range []string{"gc.pid", "gc.log"} { // it has not exited, or has written something
 		if _, err := os.Stat(repo + "/" + name); err == nil {
 			t.Errorf("%s is there", name)
 		}

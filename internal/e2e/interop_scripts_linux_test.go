@@ -182,7 +182,7 @@ func nagiosLinks(t *testing.T, addr, at string) {
 		look(a.body)
 	}
 	if len(seen) < 10 {
-		t.Errorf("links lead to no more than %v", slices.Sorted(maps.Keys(seen)))
+		t.Errorf("links lead only to %v", slices.Sorted(maps.Keys(seen)))
 	}
 }
 

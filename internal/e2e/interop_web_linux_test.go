@@ -18,10 +18,10 @@ import (
 // webConfig is a configuration of a web server. @ADDR@ and @PORT@ in it are the
 // address and the port of the web server.
 type webConfig struct {
-	dir    string // of its configuration, and where its relative paths begin; made if empty
-	unix   bool   // it listens at a Unix socket in dir, which Apache cannot
-	global string // what stands outside of a server: modules, upstreams, whole servers
-	site   string // what stands in the one server that is made; none is without it
+	dir    string // of its configuration and of relative paths; made if empty
+	unix   bool   // listen on a Unix socket in dir; impossible for Apache
+	global string // text outside of the server: modules, upstreams, more servers
+	site   string // text inside of the server; no server if empty
 }
 
 // credential returns a user of this machine.
@@ -91,7 +91,7 @@ func startWeb(t *testing.T, kind string, c webConfig) *webServer {
 	case "apache":
 		apache := need(t, "apache2", "apt-get install apache2-bin")
 		if c.unix {
-			t.Fatal("Apache listens at no Unix socket")
+			t.Fatal("Apache cannot listen on a Unix socket")
 		}
 		if c.site != "" {
 			c.site = "<VirtualHost *:*>\n" + c.site + "\n</VirtualHost>\n"
@@ -207,7 +207,7 @@ echo "$REQUEST_METHOD $SCRIPT_NAME $PATH_INFO $QUERY_STRING"
 			t.Run(fmt.Sprintf("%s/simple=%v", kind, simple), func(t *testing.T) {
 				c := fastcgiWeb(kind, socket, root, !simple, simple)
 				c.unix = simple && kind != "apache"
-				if kind == "apache" { // fcgiwrap does not take what it says by default
+				if kind == "apache" { // fcgiwrap does not accept its default
 					c.site = "ProxyFCGIBackendType GENERIC\n" + c.site
 				}
 				w := startWeb(t, kind, c)

@@ -105,8 +105,8 @@ func Confined(t *testing.T, pid int) bool {
 	return f[i] == "C"
 }
 
-// spyings are ways to look into another process of the same user.
-var spyings = []spying{
+// spyMethods are ways to look into another process of the same user.
+var spyMethods = []spyMethod{
 	{"ptrace", func(pid int) error {
 		if err := unix.PtraceAttach(pid); err != nil {
 			return err

@@ -95,8 +95,8 @@ func ignoredSignals() (ignored []int, mask string) {
 	return ignored, mask
 }
 
-// spyings are ways to look into another process of the same user.
-var spyings = []spying{
+// spyMethods are ways to look into another process of the same user.
+var spyMethods = []spyMethod{
 	{"ptrace", func(pid int) error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()

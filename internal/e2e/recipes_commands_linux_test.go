@@ -47,7 +47,7 @@ func TestInteropGit(t *testing.T) {
 		t.Errorf("a push without a password: %s", out)
 	}
 	if out, err := m.command(m.onewake, append(push, "http://alice:wrong@"+at+"/git/example.git", "HEAD:main")...).CombinedOutput(); err == nil {
-		t.Errorf("a push with a wrong password: %s", out)
+		t.Errorf("push with a wrong password: %s", out)
 	}
 	m.run(append(push, "http://alice:correct%20horse@"+at+"/git/example.git", "HEAD:main")...)
 	if got, want := m.run(git, "-C", m.here("/var/git/example.git"), "rev-parse", "main"), m.run(git, "-C", one, "rev-parse", "HEAD"); got != want {
@@ -129,7 +129,7 @@ func TestInteropCgit(t *testing.T) {
 	m.run(git, "clone", "-q", repo, m.here("/var/tmp/one"))
 	m.run(git, "-C", m.here("/var/tmp/one"), "commit", "-q", "--allow-empty", "-m", "a subject to be seen")
 	m.run(git, "-C", m.here("/var/tmp/one"), "push", "-q", "origin", "HEAD:main")
-	if m.onewake != nil { // another user's, as with git.md
+	if m.onewake != nil { // of another user, as on the page git.md
 		if err := exec.Command("chown", "-R", "www-data", repo).Run(); err != nil {
 			t.Fatal(err)
 		}

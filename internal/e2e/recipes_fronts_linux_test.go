@@ -20,7 +20,7 @@ type frontRecipe struct {
 	name    string
 	section string // of its page
 	config  func(m *machine) webConfig
-	slow    bool // it comes back some time after onewake did, not at once
+	slow    bool // it tries onewake again only after some time
 }
 
 func (f frontRecipe) start(m *machine) *webServer {
@@ -80,7 +80,7 @@ func TestInteropFronts(t *testing.T) {
 			settings := []string{"onewake_command=" + program, "onewake_env=RUNS=" + runs,
 				`onewake_flags="$onewake_flags -max-body 4MiB -log-format json -kill-after 100ms"`}
 			s = m.service("onewake", settings...)
-			s.troubles = true // cores are killed
+			s.errorsExpected = true // cores are killed
 			back := func() {
 				if f.slow {
 					eventually(t, f.name+" is back", func() bool { return ask(t, w.addr, "GET", "/", "").status == 200 })
@@ -142,7 +142,7 @@ func TestInteropFronts(t *testing.T) {
 					// change the page.
 					a.wantStatus(t, 200)
 				} else if a.err == nil && a.status < 500 {
-					t.Errorf("a whole answer of status %d and %d bytes from a command that failed", a.status, len(a.body))
+					t.Errorf("complete answer of status %d and %d bytes from a command that failed", a.status, len(a.body))
 				}
 			})
 			t.Run("once", func(t *testing.T) {

@@ -87,7 +87,7 @@ func TestInteropLoggingService(t *testing.T) {
 	}
 	for _, b := range p.only("syslog").blocks {
 		if b.lang == "newsyslog" && strings.Contains(b.text, ".pid") {
-			t.Error("syslogd is not signalled")
+			t.Error("no signal to syslogd")
 		}
 	}
 }

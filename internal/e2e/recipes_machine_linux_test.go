@@ -24,9 +24,9 @@ import (
 type machine struct {
 	t       *testing.T
 	root    string
-	onewake *syscall.Credential // whom onewake and the recipe's commands run as; nil: whoever runs the tests
+	onewake *syscall.Credential // user of onewake and of the recipe's commands; nil: the user of the tests
 	www     *syscall.Credential
-	replace []string // what else is different here, old and new
+	replace []string // other replacements, old and new
 }
 
 func newMachine(t *testing.T) *machine {

@@ -144,7 +144,7 @@ staticdir /etc/munin/static
 	if page.status != 200 || graph == "" {
 		t.Fatalf("%d %s", page.status, page.body)
 	}
-	for range 2 { // drawn, and from the cache
+	for range 2 { // new and from the cache
 		a := ask(t, addr, "GET", graph, "")
 		if a.status != 200 || !strings.HasPrefix(a.body, "\x89PNG") || a.header.Get("Content-Type") != "image/png" || a.err != nil {
 			t.Errorf("%s: %d %v, %d bytes, %v", graph, a.status, a.header, len(a.body), a.err)

@@ -25,7 +25,7 @@ func (m *machine) execStart(unit string) []string {
 	}
 	args := strings.Fields(found[0][1])
 	if i := slices.Index(args, "-socket-group"); i > 0 && m.onewake == nil {
-		args[i+1] = m.run("id", "-gn") // the only one that is sure to be ours
+		args[i+1] = m.run("id", "-gn") // the only one that exists everywhere
 	}
 	return args
 }
@@ -130,7 +130,7 @@ func TestInteropSystemd(t *testing.T) {
 		l := launch{raw: true, bin: m.program(), args: args, env: m.env(), cred: m.onewake, dir: m.root + "/run",
 			before: []string{activate, "-l", socket, "-E", "SECRET=secret"}}
 		s := l.begin(t)
-		s.addr, s.troubles = "unix:"+socket, true // systemd-socket-activate has lines of its own
+		s.addr, s.errorsExpected = "unix:"+socket, true // systemd-socket-activate has lines of its own
 		// The first connection starts it.
 		var first net.Conn
 		eventually(t, "a socket that accepts connections", func() (ok bool) {
@@ -159,7 +159,7 @@ func TestInteropSystemd(t *testing.T) {
 		}
 		// What does not work according to the page.
 		if _, err := os.Lstat(socket); err != nil {
-			t.Errorf("the socket after the end: %v", err)
+			t.Errorf("the socket after the exit: %v", err)
 		}
 		if names, _ := filepath.Glob(filepath.Dir(socket) + "/.*.lock"); len(names) > 0 {
 			t.Errorf("locks %s", names)

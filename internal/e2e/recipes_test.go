@@ -57,7 +57,7 @@ func readRecipe(t *testing.T, name string) recipe {
 func parseRecipe(name, text string) (recipe, error) {
 	r := recipe{name: name}
 	var b *recipeBlock
-	var fence string     // the marks that end the block
+	var fence string     // the fence that ends the block
 	last, head := "", "" // text, and the heading before it
 	for i, line := range strings.Split(text, "\n") {
 		switch {
@@ -77,7 +77,7 @@ func parseRecipe(name, text string) (recipe, error) {
 					return r, fmt.Errorf("%s:%d: %q is not file=/path", name, i+1, file)
 				}
 				if !strings.Contains(last, "`"+path+"`") {
-					return r, fmt.Errorf("%s:%d: a reader is not told of %s", name, i+1, path)
+					return r, fmt.Errorf("%s:%d: no step for %s", name, i+1, path)
 				}
 				b.file = path
 			}
@@ -122,7 +122,7 @@ func TestRecipePages(t *testing.T) {
 		r := readRecipe(t, name)
 		for i, b := range r.blocks {
 			if strings.HasPrefix(b.file, "/usr/local/etc/nginx/") && !r.then(i, "service nginx re") {
-				t.Errorf("%s: nginx is not told of %s", name, b.file)
+				t.Errorf("%s: no step to let nginx read %s", name, b.file)
 			}
 			if (strings.HasSuffix(b.file, ".cgi") || strings.HasPrefix(b.file, "/usr/local/libexec/")) && !r.then(i, "chmod 0555 "+b.file+"\n") {
 				t.Errorf("%s: %s cannot be executed", name, b.file)

@@ -118,7 +118,7 @@ var accepted = map[string]string{
 	"chunk extensions":         "first",
 	"connection of the length": "first hidden",
 	`coding 9 "CHUNKED"`:       "first",
-	"underscore in the coding": "first",        // without a body: the chunk is no request
+	"underscore in the coding": "first",        // without a body; the chunk is not a request
 	"underscore in the length": "first hidden", // with the method "helloGET"
 	"invalid UTF-8":            "first hidden",
 	"upgrade":                  "first hidden",
@@ -143,11 +143,11 @@ var accepted = map[string]string{
 func TestSmuggling(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	var answered []string // all of them, as the log should have it
+	var answered []string // all of them, as the log should show them
 	number := 0
 	for name, raw := range vectors() {
 		number++
-		mark := fmt.Sprintf("-%06d", number) // it keeps the length of everything
+		mark := fmt.Sprintf("-%06d", number) // it does not change any length
 		c := dial(t, s.addr).trySend(strings.ReplaceAll(raw, "-000000", mark))
 		c.halfClose()
 		var says []string

@@ -48,7 +48,7 @@ read x <go`, "-dir", m.dir, "-max-procs", "8", "-timeout", "10m", "-kill-after",
 
 	dial(t, s.addr).send("%s", get11("/ignores"))
 	pids = m.pids(1)
-	s.troubles = true
+	s.errorsExpected = true
 	syscall.Kill(s.core, syscall.SIGKILL)
 	awaitGone(t, pids...)
 	s.stop()

@@ -21,7 +21,7 @@ func hijack(t *testing.T, args ...string) *hijacked {
 	t.Helper()
 	bin := ownBinary(t)
 	h := &hijacked{launch{bin: bin, args: args}.start(t), bin}
-	h.troubles = true
+	h.errorsExpected = true
 	return h
 }
 
@@ -74,7 +74,7 @@ func TestHostileCoreViolations(t *testing.T) {
 				t.Errorf("exit status %d, want %d", st, statusProtocol)
 			}
 			if _, err := os.Lstat(h.path); err == nil {
-				t.Error("the socket file is left")
+				t.Error("the socket file has not been removed")
 			}
 			awaitGone(t, core)
 			if n := strings.Count(m.rest(), "\n"); n > tt.starts {

@@ -26,7 +26,7 @@ func who(t *testing.T, path string) (pid int) {
 		t.Fatal(err)
 	}
 	raw.Control(func(fd uintptr) {
-		var cred *unix.Ucred // of who has called listen(2)
+		var cred *unix.Ucred // of the process that has called listen(2)
 		if cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
 			pid = int(cred.Pid)
 		}
@@ -65,7 +65,7 @@ func (s *server) gaveUp() {
 	if st != statusInUse || !strings.Contains(text, lockHeld) {
 		s.t.Fatalf("exit status %d, %s", st, text)
 	}
-	s.troubles = true // its last words are no record
+	s.errorsExpected = true // its last line is not a record
 }
 
 // takeOver waits until a server serves that was started while another one ran.
@@ -119,13 +119,13 @@ func TestRacingStarts(t *testing.T) {
 			t.Fatalf("%d servers on one path", len(serving))
 		}
 		if len(serving) == 0 {
-			break // the others have not waited for so long
+			break // the others have not waited so long
 		}
 		s := serving[0]
 		s.wantServing("after racing starts")
 		if round == rounds {
 			for _, w := range waiting {
-				w.troubles = true
+				w.errorsExpected = true
 				w.signal(syscall.SIGKILL)
 				w.wait()
 			}
@@ -147,7 +147,7 @@ func TestNeverTwo(t *testing.T) {
 	t.Parallel()
 	l := launch{dir: newDir(t, nil)}
 	first := l.start(t)
-	first.troubles = true
+	first.errorsExpected = true
 	second := l.begin(t)
 	first.wantServing("beside another start")
 	syscall.Kill(first.core, syscall.SIGKILL)
@@ -202,7 +202,7 @@ func TestSocketDirectory(t *testing.T) {
 	fails := func(t *testing.T, l launch, status int, says string) {
 		t.Helper()
 		s := l.begin(t)
-		s.troubles = true // its last words are no record
+		s.errorsExpected = true // its last line is not a record
 		if st := s.wait(); st != status || !strings.Contains(s.logText(), says) {
 			t.Errorf("exit status %d, %s; want %d, %s", st, s.logText(), status, says)
 		}
@@ -250,7 +250,7 @@ func TestSocketDirectory(t *testing.T) {
 		}
 		s.stop()
 		if strings.Contains(s.logText(), "failed to delete") {
-			t.Errorf("a file that is gone is worth no warning: %s", s.logText())
+			t.Errorf("warning about a file that does not exist: %s", s.logText())
 		}
 		fails(t, launch{dir: dir}, statusConfig, "to fix: install -d")
 	})

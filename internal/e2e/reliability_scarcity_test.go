@@ -30,7 +30,7 @@ func TestScarcity(t *testing.T) {
 	needRoot(t, "it sets the limits of processes that are closed to their own user")
 	path := script(t, newDir(t, nil), "command", "[ $PATH_INFO = /small ] && ulimit -v 100; exec "+trueProgram+"\n")
 	s := start(t, "--", path)
-	s.troubles = true
+	s.errorsExpected = true
 	before := len(descriptors(t, s.pid))
 	t.Run("descriptors", func(t *testing.T) {
 		s.setLimit(s.pid, unix.RLIMIT_NOFILE, 3)
@@ -79,7 +79,7 @@ func TestNoProcesses(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it starts onewake as another user, with limits")
 	s := launch{cred: stranger(), args: []string{"--", trueProgram}}.start(t)
-	s.troubles = true
+	s.errorsExpected = true
 	s.setLimit(s.pid, unix.RLIMIT_NPROC, 1)
 	s.get("/").wantBusy(t)
 	s.await("command cannot be started")
@@ -97,7 +97,7 @@ func TestNoRoomToSpool(t *testing.T) {
 	t.Parallel()
 	dir := mount(t, "size=4m")
 	s := start(t, "-spool-dir", dir, "--", "wc", "-c")
-	s.troubles = true
+	s.errorsExpected = true
 	chunked := func(size int) *answer {
 		c := dial(t, s.addr)
 		defer c.Close()

@@ -40,7 +40,7 @@ func TestStressCoreCrashUnderLoad(t *testing.T) {
 }
 
 func crashUnderLoad(t *testing.T, n int, s *server, tr *traffic) {
-	s.troubles = true
+	s.errorsExpected = true
 	before := holds(t, s.pid)
 	tr.behind = tr.addr != s.addr
 	tr.sleep = "0.05"
@@ -94,7 +94,7 @@ func crashUnderLoad(t *testing.T, n int, s *server, tr *traffic) {
 			i--
 		}
 		if i < 0 || deaths[i].to.Before(since) {
-			t.Errorf("lost, though no core was killed meanwhile: %s", a.what)
+			t.Errorf("lost although no core was killed: %s", a.what)
 			continue
 		}
 		perKill[i]++
@@ -128,7 +128,7 @@ func TestStressCoreCrashEndsCommands(t *testing.T) {
 trap '' TERM
 echo $$ >"`+dir+`/$QUERY_STRING"
 while :; do sleep 1; done`))
-	s.troubles = true
+	s.errorsExpected = true
 	var pids []int
 	for i := range 3 {
 		dial(t, s.addr).send("%s", get11(fmt.Sprintf("/?pid%d", i)))
@@ -150,7 +150,7 @@ func TestStressCoreOutOfMemory(t *testing.T) {
 	storm(t)
 	needRoot(t, "it sets the limits of a process that is closed to its own user")
 	s := start(t, "-max-body", "64MiB", "--", script(t, newDir(t, nil), "echo", echoText))
-	s.troubles = true
+	s.errorsExpected = true
 	limit := unix.Rlimit{Cur: 1 << 20, Max: unix.RLIM_INFINITY}
 	if err := unix.Prlimit(s.core, unix.RLIMIT_AS, &limit, nil); err != nil {
 		t.Fatal(err)
@@ -160,7 +160,7 @@ func TestStressCoreOutOfMemory(t *testing.T) {
 	// Send bodies that are kept in memory until there is none.
 	for !isGone(core) {
 		if time.Now().After(deadline) {
-			t.Fatal("the core does without memory")
+			t.Fatal("the core needs no memory")
 		}
 		c := dial(t, s.addr)
 		c.trySend(text11("POST", "/", "Content-Length: 8000000") + strings.Repeat("x", 1<<20))
@@ -184,7 +184,7 @@ while :; do sleep 1; done`)
 	var worst, starts time.Duration
 	for i := range n {
 		s := l.start(t)
-		s.troubles = true
+		s.errorsExpected = true
 		pids := []int{s.core}
 		for j := range 3 {
 			dial(t, s.addr).send("%s", get11(fmt.Sprintf("/slow?pid%d-%d", i, j)))
@@ -333,7 +333,7 @@ func TestStressStuckCore(t *testing.T) {
 	t.Run("stopped", func(t *testing.T) {
 		t.Parallel()
 		s := start(t, "--", trueProgram)
-		s.troubles = true
+		s.errorsExpected = true
 		if err := syscall.Kill(s.core, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
@@ -403,6 +403,6 @@ func TestStressDeafLog(t *testing.T) {
 			t.Errorf("exit status %d, want %d", st, statusOS)
 		}
 	case <-time.After(patience):
-		t.Errorf("not ended within %v", patience)
+		t.Errorf("not exited within %v", patience)
 	}
 }

@@ -51,7 +51,7 @@ echo "$REQUEST_METHOD $PATH_INFO $n" | tee -a "`+dir+`/log"`)
 			c := dial(t, to)
 			c.trySend(strings.ReplaceAll(raw, "-000000", mark))
 			if s == direct || strings.HasPrefix(name, "end in") {
-				c.halfClose() // which nginx takes for the client's end
+				c.halfClose() // nginx takes this for a disconnected client
 			}
 			var says []string
 			last, n := 0, 0
@@ -85,7 +85,7 @@ echo "$REQUEST_METHOD $PATH_INFO $n" | tee -a "`+dir+`/log"`)
 			}
 			listen(patience)
 			did := ran(s, mark)
-			if len(did) > len(says) { // an answer that is late, or none
+			if len(did) > len(says) { // a late answer or none
 				listen(patience)
 			}
 			c.Close()

@@ -21,7 +21,7 @@ func TestStressHostileCommand(t *testing.T) {
 	timeout, killAfter := count(4*time.Second, 1700*time.Millisecond), 500*time.Millisecond
 	flood := strconv.Itoa(count(1_000_000, 100_000_000))
 	type want struct {
-		status int  // 0: the answer is cut, or never comes
+		status int  // 0: the answer is cut or missing
 		cut    bool // with this status
 		ended  string
 		within time.Duration // until the answer

@@ -154,7 +154,7 @@ func TestStressHostileCoreFloods(t *testing.T) {
 	needRoot(t, "it counts the descriptors of processes that are closed to their own user")
 	for _, tt := range []struct {
 		plan string
-		ends string // the record of its end; empty: a reload ends it
+		ends string // the record of its exit; if empty, a reload ends it
 	}{
 		{"flood of cancels", ""},
 		{"flood of starts", ""},

@@ -34,7 +34,7 @@ crash) kill -9 $$ ;;
 fail) echo no >&2; exit 3 ;;
 esac
 echo "$PATH_INFO"`))
-	s.troubles = true
+	s.errorsExpected = true
 	without := len(descriptors(t, s.core))
 	var done, kills atomic.Int64 // kills is odd while a core is being killed
 	one := func(i int64) error {

@@ -51,7 +51,7 @@ func TestStressRacingStarts(t *testing.T) {
 	l := launch{dir: newDir(t, nil), args: []string{"--", script(t, newDir(t, nil), "who", whoText)}}
 	// A leftover file, which each of them would remove.
 	former := l.start(t)
-	former.troubles = true
+	former.errorsExpected = true
 	former.signal(syscall.SIGKILL)
 	former.wait()
 	awaitGone(t, former.core)
@@ -75,7 +75,7 @@ func TestStressRacingStarts(t *testing.T) {
 		} else {
 			refused++
 		}
-		s.noise = nil
+		s.otherLines = nil
 	}
 	took := time.Since(began)
 	t.Logf("%d starts at once: %d serves, %d have ended with status %d after %v", n, serves, refused, statusInUse, took)
@@ -97,7 +97,7 @@ type life struct {
 	*server
 	mu     sync.Mutex
 	began  time.Time // by its start record
-	signal time.Time // when it was told to end
+	signal time.Time // time of the first signal
 	killed bool      // by SIGKILL, then or later
 }
 
@@ -137,7 +137,7 @@ func TestStressNeverTwo(t *testing.T) {
 			switch {
 			case l.hasEnded():
 				if l.began.IsZero() && l.signal.IsZero() && l.cmd.ProcessState.ExitCode() != statusInUse {
-					t.Errorf("a start has ended with %v: %s", l.cmd.ProcessState, l.logText())
+					t.Errorf("a start has exited with %v: %s", l.cmd.ProcessState, l.logText())
 				}
 			case l.began.IsZero():
 				pending++
@@ -188,7 +188,7 @@ func TestStressNeverTwo(t *testing.T) {
 				what := rand.IntN(10)
 				if len(serving) == 0 && pending == 0 || what < 4 && pending < 8 {
 					s := &life{server: l.begin(t)}
-					s.troubles = true
+					s.errorsExpected = true
 					mu.Lock()
 					lives = append(lives, s)
 					starts++
@@ -259,7 +259,7 @@ func TestStressNeverTwo(t *testing.T) {
 	// A server begins to serve only after the previous one has been stopped.
 	var last *life
 	for _, l := range snapshot() {
-		l.noise = nil
+		l.otherLines = nil
 		if l.began.IsZero() {
 			continue
 		}
@@ -268,11 +268,11 @@ func TestStressNeverTwo(t *testing.T) {
 		}
 		for _, m := range snapshot() {
 			if m != l && !m.began.IsZero() && m.began.Before(l.began) && m.signal.After(l.began.Add(2*time.Millisecond)) {
-				t.Errorf("%d began to serve while %d did", l.pid, m.pid)
+				t.Errorf("%d began to serve while %d served", l.pid, m.pid)
 			}
 		}
 		if l.cleanly() && l.cmd.ProcessState.ExitCode() != statusOK {
-			t.Errorf("a stop ended with %v", l.cmd.ProcessState)
+			t.Errorf("a stop has exited with %v", l.cmd.ProcessState)
 		}
 	}
 	if _, err := os.Lstat(path); last.cleanly() && !errors.Is(err, os.ErrNotExist) {

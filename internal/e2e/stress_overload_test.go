@@ -127,7 +127,7 @@ func TestStressQueueOfTheImpatient(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		s.unconnected(s.core, alone) // but for the one that hangs
+		s.unconnected(s.core, alone) // except for the one that hangs
 	}
 	come(640)
 	before := resident(t, s.core)
@@ -161,7 +161,7 @@ echo "$PATH_INFO -"`))
 			_, f, what := tr.try(nil, fresh)
 			took = append(took, time.Since(began))
 			if f != answered {
-				t.Errorf("the honest client: %v: %s", f, what)
+				t.Errorf("the ordinary client: %v: %s", f, what)
 			}
 			time.Sleep(2 * time.Millisecond)
 		}
@@ -245,7 +245,7 @@ echo "$PATH_INFO -"`))
 			close(quit)
 			wg.Wait()
 			m := median(took)
-			t.Logf("%d slow clients, %d at it (%d descriptors of the core): the honest one waits %v (median of %d), %v at most; without them %v and %v; core at most %d KiB",
+			t.Logf("%d slow clients, %d at it (%d descriptors of the core): an ordinary client waits %v (median of %d), %v at most; without them %v and %v; core at most %d KiB",
 				n, parked.Load(), held, m, len(took), took[len(took)-1], calmMedian, calm[len(calm)-1], peakResident(t, s.core))
 			if m > 10*calmMedian+50*time.Millisecond {
 				off(t, "the honest client waits %v, %v without the others", m, calmMedian)

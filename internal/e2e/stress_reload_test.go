@@ -30,10 +30,10 @@ func TestStressReloadUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	foreign := append([]byte(nil), good...)
-	foreign[18], foreign[19] = 0xf7, 0xff // e_machine, of no machine there is
+	foreign[18], foreign[19] = 0xf7, 0xff // e_machine: an unknown machine
 
 	s := launch{bin: bin, args: []string{"-access-log=false", "-max-procs", "32", "--", script(t, newDir(t, nil), "echo", echoText)}}.start(t)
-	s.troubles = true
+	s.errorsExpected = true
 	put := func(content []byte, mode os.FileMode) {
 		t.Helper()
 		if err := writeProgram(bin, content, mode); err != nil {
@@ -86,7 +86,7 @@ func TestStressReloadUnderLoad(t *testing.T) {
 	}
 
 	put(good[:len(good)/3], 0o755)
-	s.signal(syscall.SIGHUP) // how it fails is the kernel's business
+	s.signal(syscall.SIGHUP) // the error depends on the kernel
 	failed++
 	s.awaitN(failed, "reload failed, the old core stays")
 	put(foreign, 0o755)

@@ -23,7 +23,7 @@ func TestStressFewDescriptors(t *testing.T) {
 	for _, whose := range []string{"monitor", "core", "both"} {
 		t.Run(whose, func(t *testing.T) {
 			s := start(t, "-access-log=false", "-max-procs", "16", "-max-conns", "200", "--", script(t, newDir(t, nil), "echo", echoText))
-			s.troubles = true
+			s.errorsExpected = true
 			tr := newTraffic(t, s.addr)
 			tr.sleep, tr.size, tr.pause = "0.02", 128<<10, time.Millisecond
 			load := func(d time.Duration) {
@@ -58,7 +58,7 @@ func TestStressFewDescriptors(t *testing.T) {
 			if st := s.status(); st["restarts"] != "0" {
 				t.Errorf("the core was started again: %v", st)
 			}
-			t.Logf("%d answered, %d times 503 in want of descriptors; %d records say so", c[answered], c[busy],
+			t.Logf("%d answered, %d times 503 for lack of descriptors; %d records say so", c[answered], c[busy],
 				len(s.find("command cannot be started"))+len(s.find("cannot accept")))
 			s.settled(before.descriptors)
 			s.stop()

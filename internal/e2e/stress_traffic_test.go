@@ -54,8 +54,8 @@ type habit int
 const (
 	fresh   habit = iota // a connection for each request
 	keeping              // one connection for as long as the server keeps it
-	slow                 // as fresh, its requests take their time
-	upload               // as fresh, with a large body that comes in pieces
+	slow                 // like fresh, with slow requests
+	upload               // like fresh, with a large body in parts
 	habits               // how many there are
 )
 
@@ -64,8 +64,8 @@ type fate int
 
 const (
 	answered fate = iota
-	lost          // cut, or no answer at all
-	wrong         // an answer that is another request's, or none of ours
+	lost          // cut, or no answer
+	wrong         // the answer of another request, or an unknown one
 	busy          // 503 with Retry-After
 	unheard       // no connection was made
 )

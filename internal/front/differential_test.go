@@ -51,13 +51,13 @@ func TestDifferential(t *testing.T) {
 			// The access record is about the client's request, not about a
 			// redirect.
 			if r := <-d.done; !strings.HasPrefix(raw, r.Method+" "+r.Target+" ") {
-				t.Errorf("the record tells of %s %s", r.Method, r.Target)
+				t.Errorf("the record is about %s %s", r.Method, r.Target)
 			}
 			listed := make(map[string]difference)
 			for _, x := range tt.differs {
 				listed[x.what] = x
 			}
-			if ours["cut"]+theirs["cut"] != "" { // it may be cut anywhere
+			if ours["cut"]+theirs["cut"] != "" { // it may have any length
 				delete(ours, "body")
 				delete(theirs, "body")
 				delete(listed, "body")

@@ -358,7 +358,7 @@ func TestFastCGIParameters(t *testing.T) {
 		delete(want, name)
 	}
 	if r.ID == "client" {
-		t.Error("the client names the request in the log")
+		t.Error("the client has chosen the request ID")
 	}
 	if len(want) > 0 || r.Client != "192.0.2.1" || r.Target != "/a" {
 		t.Errorf("missing %v; %+v", want, r)

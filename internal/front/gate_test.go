@@ -105,7 +105,7 @@ func TestStopFindsRequest(t *testing.T) {
 				t.Errorf("%q", body)
 			}
 			c.ended()
-			f.gate.phase.Store(serving) // for the true stop
+			f.gate.phase.Store(serving) // for the cleanup
 		})
 	}
 }
@@ -120,8 +120,8 @@ func TestStopSilent(t *testing.T) {
 			half := f.dial().send("\x01") // it could be the first byte of either
 			f.awaitPartial(1)
 			f.gate.Stop()
-			f.within("a stop waits for a silent client", f.gate.WaitIdle)
-			half.ended() // net/http calls it a bad request
+			f.within("WaitIdle waits for a silent client", f.gate.WaitIdle)
+			half.ended() // net/http answers 400
 			if rest := silent.ended(); rest != "" {
 				t.Errorf("%q", rest)
 			}
@@ -159,7 +159,7 @@ func TestStopHalf(t *testing.T) {
 		}
 		c.ended()
 	}
-	goOn <- true // what it has sent ahead is behind the last answer
+	goOn <- true // the next request comes after the last answer
 	ahead.answer("GET")
 	ahead.ended()
 }
@@ -198,7 +198,7 @@ func TestStopWithoutRoom(t *testing.T) {
 	c := f.dial().send(get("/"))
 	<-in
 	f.gate.Stop()
-	f.within("a stop waits for room", f.gate.WaitListeners)
+	f.within("WaitListeners waits for room", f.gate.WaitListeners)
 	goOn <- true
 	if _, body := c.answer("GET"); body != "hello" {
 		t.Errorf("%q", body)

@@ -81,7 +81,7 @@ func TestLastWrite(t *testing.T) {
 		f := start(t, cfg, "unix", func(_ context.Context, _ *cgi.Request, w cgi.Writer) {
 			w.Begin(200, nil, -1)
 			if body != "" {
-				w.Write([]byte(body)) // it is kept back until the end
+				w.Write([]byte(body)) // buffered until the end
 			}
 			cfg.Times.IO = patience
 		})
@@ -148,7 +148,7 @@ func TestRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f := start(t, config(), "unix", hello)
 			c := f.dial()
-			io.WriteString(c, tt.raw) // it may be refused before it has all been sent
+			io.WriteString(c, tt.raw) // it may be refused before it has been sent completely
 			if resp, _ := c.answer("GET"); resp.StatusCode != tt.status && !(tt.name == "HTTP/2" && resp.StatusCode == 505) {
 				t.Errorf("%s, want %d", resp.Status, tt.status)
 			}
@@ -186,7 +186,7 @@ func TestVariables(t *testing.T) {
 		script    string
 		forwarded string
 		raw       string
-		want      map[string]string // besides base; "-" for one that is not there
+		want      map[string]string // in addition to base; "-": not set
 	}{
 		{"plain", "", "", get("/a%20b?x=1"), nil},
 		{"script", "/app", "", get("/app/x"), map[string]string{"REQUEST_URI": "/app/x", "SCRIPT_NAME": "/app", "PATH_INFO": "/x", "QUERY_STRING": ""}},

@@ -33,7 +33,7 @@ type front struct {
 	gate *Gate
 	l    *Listener
 	addr net.Addr
-	done chan *cgi.Request // each request, when it is over
+	done chan *cgi.Request // each finished request
 	log  *lines
 }
 
@@ -128,7 +128,7 @@ func (f *front) awaitPartial(n int) {
 			return
 		}
 		if time.Now().After(end) {
-			f.t.Fatalf("a head has begun on %d connections, want %d", begun, n)
+			f.t.Fatalf("%d connections have a partial request, want %d", begun, n)
 		}
 	}
 }
