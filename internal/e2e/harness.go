@@ -407,28 +407,7 @@ func (l launch) begin(t *testing.T) *server {
 		args = append([]string{"-listen", "unix:" + s.path}, args...)
 		s.addr = "unix:" + s.path
 	}
-	argv := []string{underTest}
-	if l.bin != "" {
-		argv[0] = l.bin
-	}
-	argv = append(argv, args...)
-	if l.shell != "" {
-		argv = append([]string{"/bin/sh", "-c", l.shell + `; exec "$@"`, "sh"}, argv...)
-	}
-	argv = append(l.before, argv...)
-	s.cmd = exec.Command(argv[0], argv[1:]...)
-	s.cmd.Env = l.env
-	if raceEnabled && l.env == nil {
-		// Otherwise each process takes a second to exit, like the cores.
-		s.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
-	}
-	s.cmd.ExtraFiles = l.files
-	s.cmd.Dir = "/"
-	s.cmd.WaitDelay = patience
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.cred}
-	if l.sys != nil {
-		l.sys(s.cmd.SysProcAttr)
-	}
+	s.cmd = l.command(context.Background(), args)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -448,6 +427,33 @@ func (l launch) begin(t *testing.T) *server {
 	}()
 	t.Cleanup(s.cleanup)
 	return s
+}
+
+// command returns the command line and its environment.
+func (l launch) command(ctx context.Context, args []string) *exec.Cmd {
+	argv := []string{underTest}
+	if l.bin != "" {
+		argv[0] = l.bin
+	}
+	argv = append(argv, args...)
+	if l.shell != "" {
+		argv = append([]string{"/bin/sh", "-c", l.shell + `; exec "$@"`, "sh"}, argv...)
+	}
+	argv = slices.Concat(l.before, argv)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = l.env
+	if raceEnabled && l.env == nil {
+		// Otherwise each process takes a second to exit, like the cores.
+		cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	}
+	cmd.ExtraFiles = l.files
+	cmd.Dir = "/"
+	cmd.WaitDelay = patience
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.cred}
+	if l.sys != nil {
+		l.sys(cmd.SysProcAttr)
+	}
+	return cmd
 }
 
 func (s *server) readLog(r *os.File) {
@@ -717,20 +723,7 @@ func (l launch) run(t *testing.T) result {
 	needBinary(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	argv := append(slices.Clone(l.before), underTest)
-	if l.bin != "" {
-		argv[len(argv)-1] = l.bin
-	}
-	argv = append(argv, l.args...)
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = l.env
-	if raceEnabled && l.env == nil {
-		cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
-	}
-	cmd.ExtraFiles = l.files
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.cred}
-	cmd.WaitDelay = patience
+	cmd := l.command(ctx, l.args)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -822,24 +815,22 @@ func awaitGone(t *testing.T, pids ...int) {
 func background(t *testing.T, cred *syscall.Credential, argv ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	return cmd
+	return startCmd(t, cmd)
 }
 
 // startWithLog starts onewake with a given stderr.
 func startWithLog(t *testing.T, stderr *os.File, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(underTest, args...)
-	cmd.Dir = "/"
 	cmd.Stderr = stderr
+	return startCmd(t, cmd)
+}
+
+// startCmd starts cmd and kills it at the end of the test.
+func startCmd(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
+	t.Helper()
+	cmd.Dir = "/"
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -597,11 +597,7 @@ func TestFastCGITimes(t *testing.T) {
 		cfg := fcgiConfig()
 		cfg.Times.IO = time.Second // it bounds the write of the answer too
 		failed := make(chan error, 1)
-		f := start(t, cfg, "unix", func(_ context.Context, r *cgi.Request, w cgi.Writer) {
-			_, err := io.ReadAll(r.Body)
-			failed <- err
-			r.Refuse(w, 408, "late")
-		})
+		f := start(t, cfg, "unix", readBody(failed))
 		c := f.dial()
 		b := ask(1, true, "half", "REQUEST_METHOD", "POST", "CONTENT_LENGTH", "10")
 		c.send(string(b[:len(b)-fcgiHeader]))
@@ -615,16 +611,7 @@ func TestFastCGITimes(t *testing.T) {
 		cfg := fcgiConfig()
 		cfg.Times.IO = soon
 		failed := make(chan error, 1)
-		f := start(t, cfg, "unix", func(_ context.Context, r *cgi.Request, w cgi.Writer) {
-			w.Begin(200, nil, -1)
-			for {
-				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
-					failed <- err
-					w.Cut()
-					return
-				}
-			}
-		})
+		f := start(t, cfg, "unix", writeForever(failed))
 		f.dial().send(string(ask(1, true, "", "REQUEST_METHOD", "GET")))
 		if err := <-failed; !errors.Is(err, cgi.ErrClientSlow) {
 			t.Error(err)

@@ -15,13 +15,7 @@ import (
 // After Retire each connection gets one more answer, and no request is lost.
 func TestRetire(t *testing.T) {
 	in, goOn := make(chan bool), make(chan bool)
-	f := start(t, config(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
-		if r.Target == "/slow" {
-			in <- true
-			<-goOn
-		}
-		hello(ctx, r, w)
-	})
+	f := start(t, config(), "unix", slow(in, goOn))
 	kept, slow := f.dial(), f.dial()
 	kept.send(get("/")).answer("GET")
 	slow.send(get("/slow"))
@@ -49,13 +43,7 @@ func TestStop(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			cfg := config()
 			in, goOn := make(chan bool), make(chan bool)
-			f := start(t, cfg, network, func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
-				if r.Target == "/slow" {
-					in <- true
-					<-goOn
-				}
-				hello(ctx, r, w)
-			})
+			f := start(t, cfg, network, slow(in, goOn))
 			kept, slow := f.dial(), f.dial()
 			kept.send(get("/")).answer("GET")
 			slow.send(get("/slow"))
@@ -132,13 +120,7 @@ func TestStopSilent(t *testing.T) {
 // At a stop, new connections and partial requests get time to be completed.
 func TestStopHalf(t *testing.T) {
 	in, goOn := make(chan bool), make(chan bool)
-	f := start(t, config(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
-		if r.Target == "/slow" {
-			in <- true
-			<-goOn
-		}
-		hello(ctx, r, w)
-	})
+	f := start(t, config(), "unix", slow(in, goOn))
 	request := get("/")
 	silent, half, kept, one, ahead := f.dial(), f.dial(), f.dial(), f.dial(), f.dial()
 	kept.send(request).answer("GET")

@@ -286,11 +286,7 @@ func TestTimes(t *testing.T) {
 		cfg := config()
 		cfg.Times.IO = time.Second // it bounds the write of the answer too
 		failed := make(chan error, 1)
-		f := start(t, cfg, "unix", func(_ context.Context, r *cgi.Request, w cgi.Writer) {
-			_, err := io.ReadAll(r.Body)
-			failed <- err
-			r.Refuse(w, 408, "late")
-		})
+		f := start(t, cfg, "unix", readBody(failed))
 		resp, _ := f.dial().send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf").answer("POST")
 		if err := <-failed; !errors.Is(err, cgi.ErrBodyStalled) || resp.StatusCode != 408 {
 			t.Errorf("%v, %s", err, resp.Status)
@@ -300,16 +296,7 @@ func TestTimes(t *testing.T) {
 		cfg := config()
 		cfg.Times.IO = soon
 		failed := make(chan error, 1)
-		f := start(t, cfg, "unix", func(_ context.Context, r *cgi.Request, w cgi.Writer) {
-			w.Begin(200, nil, -1)
-			for {
-				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
-					failed <- err
-					w.Cut()
-					return
-				}
-			}
-		})
+		f := start(t, cfg, "unix", writeForever(failed))
 		f.dial().send(get("/"))
 		if err := <-failed; !errors.Is(err, cgi.ErrClientSlow) {
 			t.Error(err)
@@ -328,13 +315,9 @@ func TestBodyErrors(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			failed := make(chan error, 1)
-			f := start(t, config(), "unix", func(_ context.Context, r *cgi.Request, w cgi.Writer) {
-				_, err := io.ReadAll(r.Body)
-				failed <- err
-				r.Refuse(w, 400, "bad")
-			})
+			f := start(t, config(), "unix", readBody(failed))
 			resp, _ := f.dial().send(tt.raw).halfClose().answer("POST")
-			if err := <-failed; !errors.Is(err, tt.want) || resp.StatusCode != 400 {
+			if err := <-failed; !errors.Is(err, tt.want) || resp.StatusCode != 408 {
 				t.Errorf("%v, %s", err, resp.Status)
 			}
 		})

@@ -212,6 +212,43 @@ func hello(_ context.Context, r *cgi.Request, w cgi.Writer) {
 	io.WriteString(w, "hello")
 }
 
+// slow returns a handler like hello. For /slow it sends to in and receives from
+// goOn first.
+func slow(in chan<- bool, goOn <-chan bool) handler {
+	return func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
+		if r.Target == "/slow" {
+			in <- true
+			<-goOn
+		}
+		hello(ctx, r, w)
+	}
+}
+
+// readBody returns a handler that sends the error of reading the body to failed
+// and answers 408.
+func readBody(failed chan<- error) handler {
+	return func(_ context.Context, r *cgi.Request, w cgi.Writer) {
+		_, err := io.ReadAll(r.Body)
+		failed <- err
+		r.Refuse(w, 408, "late")
+	}
+}
+
+// writeForever returns a handler that writes until there is an error, and sends
+// that to failed.
+func writeForever(failed chan<- error) handler {
+	return func(_ context.Context, r *cgi.Request, w cgi.Writer) {
+		w.Begin(200, nil, -1)
+		for {
+			if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+				failed <- err
+				w.Cut()
+				return
+			}
+		}
+	}
+}
+
 // variables returns the variables of a request.
 func variables(r *cgi.Request) map[string]string {
 	vars := make(map[string]string)
