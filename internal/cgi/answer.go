@@ -261,17 +261,18 @@ func (a *answer) end(err error) {
 		}
 	default:
 		a.logged = true // the access record has the reason
-		if a.r.Record.Ended = reason(err); invalid {
-			a.r.Record.Ended = errBadResponse
-		}
 		a.p.Cancel()
 	}
 	switch {
 	case err == nil:
 	case invalid:
+		if !exited {
+			a.r.Record.Ended = errBadResponse
+		}
 		a.log().Error("malformed response", "error", err)
 		a.r.Refuse(a.w, 502, "malformed response from the command")
-	case errors.Is(err, ErrTimeout):
+	case err == ErrTimeout:
+		a.r.Record.Ended = err
 		a.r.Refuse(a.w, 504, "the command took too long")
 	default:
 		a.r.Fail(a.w, err)

@@ -268,7 +268,7 @@ func TestManyVariables(t *testing.T) {
 		req.Vars.Add("HTTP_X", strings.Repeat("x", 100_000))
 	}
 	c := r.begin(req)
-	if got := c.wait(); got != "431: header too large for a command's environment" || c.record.Process != 0 {
+	if got := c.wait(); got != "431: variables too large for a command's environment" || c.record.Process != 0 {
 		t.Errorf("%q", got)
 	}
 }

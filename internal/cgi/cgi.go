@@ -31,6 +31,9 @@ var (
 	errBadResponse = errors.New("malformed response")   // of the command
 )
 
+// ErrVarsTooLarge refuses a request whose variables cannot be passed to a command.
+var ErrVarsTooLarge error = &Refusal{Status: 431, Reason: "variables too large for a command's environment"}
+
 // Errors of reading a body, besides [ErrClientGone].
 var (
 	ErrBodyStalled error = &Refusal{Status: 408, Reason: "timeout while reading the body"} // a read took longer than Times.IO
@@ -119,7 +122,7 @@ type Writer interface {
 
 // A Handler answers requests. It is a [Gateway] or the test page. If ctx is
 // canceled the request ends early. The cause is one of the errors above;
-// [context.Canceled] means ErrClientGone, because net/http sets no cause.
+// [context.Canceled] means ErrClientGone.
 type Handler interface {
 	Serve(ctx context.Context, r *Request, w Writer)
 }
@@ -144,7 +147,9 @@ func (r *Request) Refuse(w Writer, status int, reason string) {
 func (r *Request) Fail(w Writer, err error) {
 	var f *Refusal
 	if !errors.As(err, &f) {
-		r.Record.Ended = reason(err)
+		if r.Record.Ended = err; err == context.Canceled { // net/http sets no cause
+			r.Record.Ended = ErrClientGone
+		}
 		w.Cut()
 		return
 	}

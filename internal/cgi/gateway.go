@@ -16,14 +16,9 @@ import (
 )
 
 const (
-	// maxRedirects is how many local redirects (RFC 3875 § 6.2.2) one request
-	// may take.
-	maxRedirects = 10
-	// blockSize is the size of a read of output, and the largest size of raw
-	// output that is held back until the command exits, in bytes.
-	blockSize = 64 << 10
-	// spoolFactor times -max-body limits the size of all spool files together.
-	spoolFactor = 64
+	maxRedirects = 10       // local redirects (RFC 3875 § 6.2.2) of a request
+	blockSize    = 64 << 10 // of a read of output, and of raw output that is held back; in bytes
+	spoolFactor  = 64       // all spool files together: spoolFactor times -max-body
 )
 
 // Gateway is the [Handler] that starts the command. Make one with [New].
@@ -98,7 +93,7 @@ func (g *Gateway) start(ctx context.Context, r *Request, b *body, again bool) (p
 		}
 	}
 	if r.Vars.TooLarge() {
-		return nil, errManyVars
+		return nil, ErrVarsTooLarge
 	}
 	began := time.Now()
 	err = g.slots.take(ctx, again)
@@ -112,8 +107,6 @@ func (g *Gateway) start(ctx context.Context, r *Request, b *body, again bool) (p
 	}
 	return p, err
 }
-
-var errManyVars = &Refusal{Status: 431, Reason: "header too large for a command's environment"}
 
 // refuse answers a request whose command could not be started.
 func (g *Gateway) refuse(r *Request, w Writer, err error) {
@@ -144,3 +137,44 @@ func (g *Gateway) refuse(r *Request, w Writer, err error) {
 	}
 	r.Fail(w, err)
 }
+
+// slots limits the number of processes. Waiting requests get slots in the order
+// of their arrival, because blocked sends to a channel are served in order.
+type slots struct {
+	taken   chan struct{}
+	limit   int64 // of waiting
+	waiting atomic.Int64
+}
+
+func newSlots(max, limit int) *slots {
+	return &slots{taken: make(chan struct{}, max), limit: int64(limit)}
+}
+
+// full reports whether a request would be refused now.
+func (s *slots) full() bool {
+	return len(s.taken) == cap(s.taken) && s.waiting.Load() >= s.limit
+}
+
+// take takes a slot. It waits for one if necessary. It fails with errQueueFull,
+// unless the request has had a slot before (again), or with the cause of ctx.
+func (s *slots) take(ctx context.Context, again bool) error {
+	select {
+	case s.taken <- struct{}{}:
+		return nil
+	default:
+	}
+	defer s.waiting.Add(-1)
+	if s.waiting.Add(1) > s.limit && !again {
+		return errQueueFull
+	}
+	select {
+	case s.taken <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (s *slots) release() { <-s.taken }
+
+var errQueueFull = &Refusal{Status: 503, Reason: "too many requests are waiting", Retry: true}

@@ -83,15 +83,6 @@ func (a *answer) cleanUp(stderr <-chan struct{}) {
 	a.g.running.Done()
 }
 
-// reason returns the cause of a context, or ErrClientGone for one without a
-// cause: net/http cancels it when the client disconnects.
-func reason(cause error) error {
-	if cause == context.Canceled {
-		return ErrClientGone
-	}
-	return cause
-}
-
 // read reads output. It returns io.EOF at the end of the pipe. If the pipe is
 // empty it also does when the context is over, and Times.Grace after the process
 // has exited.

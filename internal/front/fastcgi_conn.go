@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strconv"
@@ -196,17 +197,10 @@ func (c *fcgiConn) answer(r *fcgiRequest) (stop bool) {
 	c.mu.Unlock()
 	body := &fcgiBody{c: c, id: r.id, left: req.Length}
 	req.Body = body
+	body.handOver()
 	w := &fcgiWriter{c: c, id: r.id, r: req}
-	if err != nil {
-		req.Fail(w, err)
-	} else {
-		body.handOver()
-		c.f.Handler.Serve(ctx, req, w)
-	}
+	c.f.serve(ctx, req, w, err)
 	cancel(nil)
-	if c.f.Done != nil {
-		c.f.Done(req)
-	}
 	w.finish(r, body)
 	return body.handedOver
 }
@@ -235,12 +229,8 @@ func (c *fcgiConn) fail(err error) {
 
 // logError logs a violation of the protocol, if there was no such record lately.
 func (c *fcgiConn) logError(err error) {
-	var e fcgiError
-	if !errors.As(err, &e) {
-		return
-	}
-	if more, ok := c.f.Gate.records.allow("malformed"); ok {
-		c.f.Log.Warn("not FastCGI", "listen", c.listener.Name, "error", e, "more", more)
+	if e := fcgiError(""); errors.As(err, &e) {
+		c.f.Gate.logLimited("malformed", slog.LevelWarn, "not FastCGI", "listen", c.listener.Name, "error", e)
 	}
 }
 

@@ -62,9 +62,6 @@ func (c *fcgiConn) request(r *fcgiRequest) (*cgi.Request, error) {
 	for name, value := range params {
 		req.Vars.Add(name, value)
 	}
-	if bad == nil && req.Vars.TooLarge() {
-		bad = &cgi.Refusal{Status: 431, Reason: "parameters too large for a command's environment"}
-	}
 	l, keep := c.listener, r.keep
 	req.Wire = func() *cgi.Wire {
 		w := l.wire("FastCGI", keep)

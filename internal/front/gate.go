@@ -4,6 +4,7 @@
 package front
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -48,7 +49,22 @@ type Service struct {
 	Gate    *Gate
 	Handler cgi.Handler        // reads the body before it does anything else
 	Scripts Scripts            // nil without -scripts
-	Done    func(*cgi.Request) // called after each request
+	Done    func(*cgi.Request) // called after each request; may be nil
+}
+
+// serve answers a request, with an error if err is not nil.
+func (s *Service) serve(ctx context.Context, r *cgi.Request, w cgi.Writer, err error) {
+	if err == nil && r.Vars.TooLarge() {
+		err = cgi.ErrVarsTooLarge
+	}
+	if err != nil {
+		r.Fail(w, err)
+	} else {
+		s.Handler.Serve(ctx, r, w)
+	}
+	if s.Done != nil {
+		s.Done(r)
+	}
 }
 
 // phase is the phase of a gate. It never decreases.
@@ -73,8 +89,7 @@ type Gate struct {
 	listeners []*Listener
 	conns     map[*conn]struct{}
 	closed    sync.Cond // a listener or connection has been closed
-
-	records limiter
+	records   map[any]*lastRecord
 }
 
 // acceptPause is the time before another attempt after an error of accept(2).
@@ -86,7 +101,7 @@ func NewGate(cfg *cli.Config, log *slog.Logger, listeners ...*Listener) *Gate {
 	g := &Gate{
 		cfg: cfg, log: log, listeners: listeners,
 		limit:  make(chan struct{}, cfg.MaxConns+max(0, len(listeners)-1)),
-		noRoom: make(chan struct{}), conns: make(map[*conn]struct{}),
+		noRoom: make(chan struct{}), conns: make(map[*conn]struct{}), records: make(map[any]*lastRecord),
 	}
 	g.closed.L = &g.mu
 	for _, l := range listeners {
@@ -188,9 +203,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 			<-g.limit
 			return nil, net.ErrClosed
 		default:
-			if more, ok := g.records.allow("accept"); ok {
-				g.log.Error("cannot accept", "listen", l.Name, "error", err, "more", more)
-			}
+			g.logLimited("accept", slog.LevelError, "cannot accept", "listen", l.Name, "error", err)
 			time.Sleep(acceptPause) // a descriptor may become free
 		}
 	}
@@ -243,21 +256,12 @@ func (g *Gate) identify(nc net.Conn, l *Listener) (cgi.Peer, bool) {
 	}
 	ok := err == nil && (slices.Contains(g.cfg.Allow.UIDs, cred.UID) || slices.ContainsFunc(g.cfg.Allow.GIDs, cred.In))
 	if !ok {
-		if more, ok := g.records.allow(p.UID); ok {
-			g.log.Warn("peer refused", "listen", l.Name, "uid", p.UID, "verdict", "not in -allow", "more", more)
-		}
+		g.logLimited(p.UID, slog.LevelWarn, "peer refused", "listen", l.Name, "uid", p.UID, "verdict", "not in -allow")
 	}
 	return p, ok
 }
 
-// limiter limits log records that clients can cause at any rate.
-type limiter struct {
-	mu      sync.Mutex
-	records map[any]*lastRecord
-}
-
-// lastRecord is the time of the last record, and the number of those since that
-// were not allowed.
+// lastRecord is the time of a record, and the number of those left out since.
 type lastRecord struct {
 	at   time.Time
 	more int
@@ -268,27 +272,25 @@ const (
 	maxRecordKeys  = 64               // further keys share one
 )
 
-// allow reports whether a record may be logged now. If so, it returns the number
-// of records that have not been allowed since the last one.
-func (l *limiter) allow(key any) (more int, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.records == nil {
-		l.records = make(map[any]*lastRecord)
-	}
-	if len(l.records) >= maxRecordKeys && l.records[key] == nil {
+// logLimited logs a record that clients can cause at any rate, unless there was
+// one with the same key in the last recordInterval. It adds the number of records
+// that were left out.
+func (g *Gate) logLimited(key any, level slog.Level, msg string, args ...any) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.records) >= maxRecordKeys && g.records[key] == nil {
 		key = nil
 	}
-	r := l.records[key]
+	r := g.records[key]
 	if r == nil {
 		r = new(lastRecord)
-		l.records[key] = r
+		g.records[key] = r
 	}
-	if now := time.Now(); now.Sub(r.at) >= recordInterval {
-		more = r.more
-		*r = lastRecord{at: now}
-		return more, true
+	now := time.Now()
+	if now.Sub(r.at) < recordInterval {
+		r.more++
+		return
 	}
-	r.more++
-	return 0, false
+	g.log.Log(context.Background(), level, msg, append(args, "more", r.more)...)
+	*r = lastRecord{at: now}
 }

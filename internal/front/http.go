@@ -76,18 +76,11 @@ func (h *HTTP) ServeHTTP(hw http.ResponseWriter, hr *http.Request) {
 	}
 	w := &httpWriter{h: h, c: c, w: hw, r: r, unread: hr.ContentLength != 0, last: hr.ContentLength < 0}
 	m := &meta{HTTP: h, hr: hr, r: r, listener: c.listener}
-	if err := m.init(); err != nil {
-		r.Fail(w, err)
-	} else {
-		if hr.ContentLength != 0 || hr.Header["Content-Length"] != nil {
-			r.Body, r.Length = &httpBody{w: w, Reader: hr.Body}, hr.ContentLength
-		}
-		r.Redirect, r.Wire = m.redirect, m.wire
-		h.Handler.Serve(hr.Context(), r, w)
+	r.Redirect, r.Wire = m.redirect, m.wire
+	if hr.ContentLength != 0 || hr.Header["Content-Length"] != nil {
+		r.Body, r.Length = &httpBody{w: w, Reader: hr.Body}, hr.ContentLength
 	}
-	if h.Done != nil {
-		h.Done(r)
-	}
+	h.serve(hr.Context(), r, w, m.init())
 	if r.Record.Cut {
 		if r.Record.Status != 0 {
 			w.Flush() // so that the client gets a part and sees that it is incomplete

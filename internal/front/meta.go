@@ -81,9 +81,6 @@ func (m *meta) set(method, uri, path, query string, redirect bool) error {
 	v.Add("UNIQUE_ID", m.r.ID)
 	m.addHosts()
 	m.addHeader(redirect)
-	if v.TooLarge() {
-		return &cgi.Refusal{Status: 431, Reason: "header too large for a command's environment"}
-	}
 	return nil
 }
 
