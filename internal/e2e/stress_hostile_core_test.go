@@ -106,7 +106,7 @@ var _ = func() bool {
 			}
 		},
 		// Behaves until it is replaced, and then stops reading.
-		"deaf": func(c *taken) {
+		"unresponsive": func(c *taken) {
 			c.awaitRetire()
 			for id := uint64(1); ; id++ {
 				c.say(kindSpool, id, "")
@@ -229,12 +229,12 @@ func TestStressCoreBackoff(t *testing.T) {
 }
 
 // A retired core that does not read is killed like any other.
-func TestStressRetiredCoreDeaf(t *testing.T) {
+func TestStressRetiredCoreUnresponsive(t *testing.T) {
 	storm(t)
 	long(t, "a core has 30 s to show that it is alive")
 	t.Parallel()
 	h := hijack(t, "--", trueProgram)
-	core := h.take("deaf")
+	core := h.take("unresponsive")
 	h.signal(syscall.SIGHUP)
 	h.await("core replaced", "old", strconv.Itoa(core))
 	began := time.Now()
