@@ -34,7 +34,7 @@ func TestTimeout(t *testing.T) {
 		{"half a header", `printf 'X: y\n'; await never`, true, never, false, late},
 		{"closed output", `exec >&-; await never`, false, never, false, late},
 		{"closed output, CGI", `exec >&-; await never`, true, never, false, late},
-		{"closed output behind a body, CGI", `printf 'X: y\n\nhello'; exec >&-; await never`, true, never, false, "*"},
+		{"closed output after a body, CGI", `printf 'X: y\n\nhello'; exec >&-; await never`, true, never, false, "*"},
 		{"a redirect", `printf 'Location: /end\n\n'; await never`, true, never, false, late},
 		{"ignores TERM", `trap '' TERM; await never`, false, never, false, late},
 		{"stopped", `kill -STOP $$`, false, never, false, late},

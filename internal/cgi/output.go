@@ -119,11 +119,11 @@ func tryRead(f *os.File, p []byte) (n int, err error) {
 	return max(n, 0), err
 }
 
-// copy sends p and then more output, length bytes together; if length is
-// negative it sends everything. It flushes before it waits for output. buf is
-// the buffer and may overlap p. copy returns length minus what it has sent when
-// the output ends, negative if length is. The error is that of the writer or the
-// cause if the context is over.
+// copy sends p and then more output: length bytes together, or everything if
+// length is negative. It flushes before it waits for output. buf is its buffer, of
+// which p may be a part. If the output ends early, missing is the rest of length;
+// it is negative if length is. The error is that of the writer, or the cause if
+// the context is over.
 func (a *answer) copy(p, buf []byte, length int64) (missing int64, err error) {
 	var eof error
 	for {

@@ -41,7 +41,7 @@ func TestStressCoreCrashUnderLoad(t *testing.T) {
 
 func crashUnderLoad(t *testing.T, n int, s *server, tr *traffic) {
 	s.errorsExpected = true
-	before := holds(t, s.pid)
+	before := usageOf(t, s.pid)
 	tr.behind = tr.addr != s.addr
 	tr.sleep = "0.05"
 	tr.pause = 5 * time.Millisecond
@@ -81,7 +81,7 @@ func crashUnderLoad(t *testing.T, n int, s *server, tr *traffic) {
 		core = s.currentCore()
 	}
 	tr.end()
-	tr.none(wrong, busy, unheard)
+	tr.none(wrong, busy, notConnected)
 	perKill := make([]int, n)
 	for _, a := range tr.others {
 		// A kept connection is lost too, but not the one to nginx.
@@ -296,7 +296,7 @@ func stopUnderLoad(t *testing.T, n int, args ...string) {
 			case len(args) > 0 && strings.Contains(a.what, "reset by peer"):
 				cut++
 			default:
-				t.Errorf("%v: %s", a.fate, a.what)
+				t.Errorf("%v: %s", a.outcome, a.what)
 			}
 		}
 		total += tr.counts()[answered]

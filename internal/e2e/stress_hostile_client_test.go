@@ -196,11 +196,11 @@ func TestStressManyConnections(t *testing.T) {
 	}
 	n := count(2000, 100_000)
 	storm(n / 2)
-	before := []hold{holds(t, s.pid), holds(t, s.core)}
+	before := []usage{usageOf(t, s.pid), usageOf(t, s.core)}
 	began := time.Now()
 	storm(n / 2)
 	took := time.Since(began)
-	after := []hold{holds(t, s.pid), holds(t, s.core)}
+	after := []usage{usageOf(t, s.pid), usageOf(t, s.core)}
 	t.Logf("%d connections, the latter half in %v: monitor and core %v before, %v after (descriptors, KiB)", n, took.Round(time.Millisecond), before, after)
 	for i, who := range []string{"monitor", "core"} {
 		// The number of connections at a time depends on timing, and so does

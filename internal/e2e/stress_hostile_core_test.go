@@ -169,7 +169,7 @@ func TestStressHostileCoreFloods(t *testing.T) {
 			work := newDir(t, nil)
 			h := hijack(t, "-max-procs", "4", "-kill-after", "300ms", "-drain", "500ms", "--",
 				script(t, work, "probe", fmt.Sprintf(probeText, work)))
-			before := holds(t, h.pid)
+			before := usageOf(t, h.pid)
 			core := h.take(tt.plan)
 			most := 0
 			for range 5 {
@@ -191,7 +191,7 @@ func TestStressHostileCoreFloods(t *testing.T) {
 				h.get("/after").want(t, 200, "/after -\n")
 				h.settled(before.descriptors)
 			}
-			held := holds(t, h.pid)
+			held := usageOf(t, h.pid)
 			t.Logf("monitor: %d descriptors and %d KiB before, at most %d descriptors during, %d KiB after",
 				before.descriptors, before.kib, most, held.kib)
 			if held.kib > before.kib+64<<10 && !raceEnabled {

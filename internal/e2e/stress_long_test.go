@@ -109,20 +109,20 @@ echo "$PATH_INFO"`))
 		}
 		wg.Wait()
 	}
-	look := func() [2]hold {
+	look := func() [2]usage {
 		core := s.currentCore()
 		s.unconnected(core, without)
 		eventually(t, "no command", func() bool { return s.status()["running"] == "0" && len(childrenOf(s.pid)) == 1 })
-		return [2]hold{holds(t, s.pid), holds(t, core)}
+		return [2]usage{usageOf(t, s.pid), usageOf(t, core)}
 	}
 	n := int64(count(1200, 100_000))
 	// Memory at a given moment depends on what was going on just before.
 	// Compare with the maximum of the first part.
-	var first [2]hold
+	var first [2]usage
 	for range count(2, 5) {
 		run(200)
 		for i, h := range look() {
-			first[i] = hold{h.descriptors, max(first[i].kib, h.kib)}
+			first[i] = usage{h.descriptors, max(first[i].kib, h.kib)}
 		}
 	}
 	began := time.Now()
@@ -145,7 +145,7 @@ echo "$PATH_INFO"`))
 	t.Logf("%d requests in %v, 3 kills of the core (descriptors, KiB of monitor and core): %v at first, %v after half of them, %v at the end (by the fourth core)",
 		done.Load(), time.Since(began).Round(time.Second), first, half, last)
 	for i, who := range []string{"monitor", "core"} {
-		for _, h := range [][2]hold{half, last} {
+		for _, h := range [][2]usage{half, last} {
 			if h[i].descriptors != first[i].descriptors {
 				t.Errorf("%s: %d descriptors at first, then %d", who, first[i].descriptors, h[i].descriptors)
 			}

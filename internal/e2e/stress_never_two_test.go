@@ -104,9 +104,9 @@ type life struct {
 // cleanly reports whether it was only stopped, and not killed.
 func (l *life) cleanly() bool { return !l.signal.IsZero() && !l.killed }
 
-// reigns reports whether the server has been serving during this time, as far
+// wasServing reports whether the server has been serving during this time, as far
 // as the model knows.
-func (l *life) reigns(from, to time.Time) bool {
+func (l *life) wasServing(from, to time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return !l.began.IsZero() && l.began.Before(from) && (l.signal.IsZero() || l.signal.After(to))
@@ -165,7 +165,7 @@ func TestStressNeverTwo(t *testing.T) {
 			asked++
 			for _, l := range snapshot() {
 				switch {
-				case !l.reigns(from.Add(-5*time.Millisecond), to):
+				case !l.wasServing(from.Add(-5*time.Millisecond), to):
 				case err != nil && refusedConnect(err):
 					t.Errorf("%d serves and cannot be reached: %v", l.pid, err)
 				case err == nil && pid != l.pid:

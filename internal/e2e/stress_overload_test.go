@@ -36,7 +36,7 @@ func TestStressOverload(t *testing.T) {
 	time.Sleep(300 * time.Millisecond)
 	unloaded := rate(calm, window)
 	calm.end()
-	calm.none(lost, wrong, busy, unheard)
+	calm.none(lost, wrong, busy, notConnected)
 	kib := resident(t, s.pid) + resident(t, s.core)
 
 	clients := count(200, 2000)
@@ -63,7 +63,7 @@ func TestStressOverload(t *testing.T) {
 	statusTook := time.Since(began)
 	peak := peakResident(t, s.pid) + peakResident(t, s.core)
 	crowd.end()
-	crowd.none(lost, wrong, unheard)
+	crowd.none(lost, wrong, notConnected)
 	c := crowd.counts()
 	t.Logf("%d clients at 4 processes and a queue of 64: %d answered, %d times 503; %.1f/s, %.1f/s without them (%.2f); %d KiB for both processes before, %d KiB at most; status line within %v",
 		clients, c[answered], c[busy], loaded, unloaded, loaded/unloaded, kib, peak, statusTook)

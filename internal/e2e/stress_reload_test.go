@@ -40,7 +40,7 @@ func TestStressReloadUnderLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	before := holds(t, s.pid)
+	before := usageOf(t, s.pid)
 	tr := newTraffic(t, s.addr)
 	tr.pause = 20 * time.Millisecond
 	tr.add(24, fresh)
@@ -112,7 +112,7 @@ func TestStressReloadUnderLoad(t *testing.T) {
 	reload()
 
 	tr.end()
-	tr.none(lost, wrong, busy, unheard)
+	tr.none(lost, wrong, busy, notConnected)
 	t.Logf("%d reloads, %d failed ones: %v answered, by client %v", replaced, failed, tr.counts()[answered], tr.count)
 	s.settled(before.descriptors)
 	s.stop()
@@ -135,7 +135,7 @@ func TestStressReloadBehindNginx(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	tr.end()
-	tr.none(lost, wrong, busy, unheard)
+	tr.none(lost, wrong, busy, notConnected)
 	t.Logf("%d reloads: %v answered, by client %v", n, tr.counts()[answered], tr.count)
 	s.stop()
 }
@@ -200,7 +200,7 @@ func TestStressRestartUnderLoad(t *testing.T) {
 	tr.none(lost, wrong, busy)
 	for _, a := range tr.others {
 		if !strings.Contains(a.what, "refused") && !strings.Contains(a.what, "no such file") {
-			t.Errorf("%v: %s", a.fate, a.what)
+			t.Errorf("%v: %s", a.outcome, a.what)
 		}
 	}
 	m := median(gaps)

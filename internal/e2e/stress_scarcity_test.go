@@ -36,8 +36,8 @@ func TestStressFewDescriptors(t *testing.T) {
 				tr.end()
 			}
 			load(300 * time.Millisecond)
-			tr.none(lost, wrong, busy, unheard)
-			before := holds(t, s.pid)
+			tr.none(lost, wrong, busy, notConnected)
+			before := usageOf(t, s.pid)
 			for pid, name := range map[int]string{s.pid: "monitor", s.core: "core"} {
 				if whose == name || whose == "both" {
 					// The core keeps some connections and has few descriptors
@@ -46,7 +46,7 @@ func TestStressFewDescriptors(t *testing.T) {
 				}
 			}
 			load(count(500*time.Millisecond, 1500*time.Millisecond))
-			tr.none(lost, wrong, unheard)
+			tr.none(lost, wrong, notConnected)
 			c := tr.counts()
 			s.setLimit(s.pid, unix.RLIMIT_NOFILE, noLimit)
 			s.setLimit(s.core, unix.RLIMIT_NOFILE, noLimit)
@@ -54,7 +54,7 @@ func TestStressFewDescriptors(t *testing.T) {
 			tr.others = nil
 			tr.mu.Unlock()
 			load(300 * time.Millisecond)
-			tr.none(lost, wrong, busy, unheard)
+			tr.none(lost, wrong, busy, notConnected)
 			if st := s.status(); st["restarts"] != "0" {
 				t.Errorf("the core was started again: %v", st)
 			}
@@ -78,7 +78,7 @@ func TestStressSmallDescriptorLimit(t *testing.T) {
 	tr.add(5, upload)
 	time.Sleep(count(500*time.Millisecond, 1500*time.Millisecond))
 	tr.end()
-	tr.none(lost, wrong, busy, unheard)
+	tr.none(lost, wrong, busy, notConnected)
 	t.Logf("%d clients at 128 descriptors: %d answered, none lost", 215, tr.counts()[answered])
 	s.stop()
 }
@@ -158,7 +158,7 @@ func TestStressNoMemoryInTheGroup(t *testing.T) {
 [ "$PATH_INFO" = /greedy ] || exec echo fine
 echo $$ >"`+group+`/cgroup.procs" || exit 3
 exec tail /dev/zero`))
-	before := holds(t, s.pid)
+	before := usageOf(t, s.pid)
 	const n = 3
 	for i := range n {
 		s.get("/greedy").wantStatus(t, 500)

@@ -48,36 +48,36 @@ if [ -n "$CONTENT_LENGTH" ]; then n=$(wc -c); fi
 echo "$PATH_INFO $n"
 `
 
-// habit is how the clients of a traffic behave.
-type habit int
+// clientKind is how the clients of a traffic behave.
+type clientKind int
 
 const (
-	fresh   habit = iota // a connection for each request
-	keeping              // one connection for as long as the server keeps it
-	slow                 // like fresh, with slow requests
-	upload               // like fresh, with a large body in parts
-	habits               // how many there are
+	fresh   clientKind = iota // a connection for each request
+	keeping                   // one connection for as long as the server keeps it
+	slow                      // like fresh, with slow requests
+	upload                    // like fresh, with a large body in parts
+	kinds                     // how many there are
 )
 
-// fate is the outcome of a request.
-type fate int
+// outcome is the outcome of a request.
+type outcome int
 
 const (
-	answered fate = iota
-	lost          // cut, or no answer
-	wrong         // the answer of another request, or an unknown one
-	busy          // 503 with Retry-After
-	unheard       // no connection was made
+	answered     outcome = iota
+	lost                 // cut, or no answer
+	wrong                // the answer of another request, or an unknown one
+	busy                 // 503 with Retry-After
+	notConnected         // no connection was made
 )
 
-func (f fate) String() string {
+func (f outcome) String() string {
 	return [...]string{"answered", "lost", "wrong", "busy", "not connected"}[f]
 }
 
 // attempt is a request that was not answered as expected.
 type attempt struct {
-	fate       fate
-	habit      habit
+	outcome    outcome
+	clientKind clientKind
 	open       time.Time // of the connection
 	began, end time.Time
 	what       string
@@ -96,20 +96,20 @@ type traffic struct {
 	quit   chan struct{}
 	wg     sync.WaitGroup
 
-	mu     sync.Mutex
-	count  [habits]int  // answered, by habit
-	fates  map[fate]int // of all requests
-	others []attempt    // those that were not answered
+	mu       sync.Mutex
+	count    [kinds]int      // answered, by clientKind
+	outcomes map[outcome]int // of all requests
+	others   []attempt       // those that were not answered
 }
 
 func newTraffic(t *testing.T, addr string) *traffic {
-	tr := &traffic{t: t, addr: addr, sleep: "0.5", size: 2 << 20, quit: make(chan struct{}), fates: make(map[fate]int)}
+	tr := &traffic{t: t, addr: addr, sleep: "0.5", size: 2 << 20, quit: make(chan struct{}), outcomes: make(map[outcome]int)}
 	t.Cleanup(tr.end)
 	return tr
 }
 
 // add starts n more clients.
-func (tr *traffic) add(n int, h habit) {
+func (tr *traffic) add(n int, h clientKind) {
 	for range n {
 		tr.wg.Go(func() {
 			var c *client
@@ -155,31 +155,31 @@ func (c *client) Close() {
 }
 
 // request sends a request and records its outcome.
-func (tr *traffic) request(c *client, h habit) (*client, fate) {
-	a := attempt{habit: h, began: time.Now()}
+func (tr *traffic) request(c *client, h clientKind) (*client, outcome) {
+	a := attempt{clientKind: h, began: time.Now()}
 	a.open = a.began
 	if c != nil {
 		a.open = c.open
 	}
-	c, a.fate, a.what = tr.try(c, h)
+	c, a.outcome, a.what = tr.try(c, h)
 	a.end = time.Now()
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	tr.fates[a.fate]++
-	if a.fate == answered {
+	tr.outcomes[a.outcome]++
+	if a.outcome == answered {
 		tr.count[h]++
 	} else {
 		tr.others = append(tr.others, a)
 	}
-	return c, a.fate
+	return c, a.outcome
 }
 
-func (tr *traffic) try(c *client, h habit) (*client, fate, string) {
+func (tr *traffic) try(c *client, h clientKind) (*client, outcome, string) {
 	if c == nil {
 		nc, err := dialErr(tr.addr)
 		if err != nil {
 			time.Sleep(time.Millisecond)
-			return nil, unheard, err.Error()
+			return nil, notConnected, err.Error()
 		}
 		c = &client{nc, bufio.NewReader(nc), time.Now()}
 	}
@@ -238,34 +238,34 @@ func (tr *traffic) try(c *client, h habit) (*client, fate, string) {
 }
 
 // counts returns the number of requests with each outcome.
-func (tr *traffic) counts() map[fate]int {
+func (tr *traffic) counts() map[outcome]int {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	return maps.Clone(tr.fates)
+	return maps.Clone(tr.outcomes)
 }
 
 // none fails the test if there are requests with these outcomes.
-func (tr *traffic) none(fates ...fate) {
+func (tr *traffic) none(outcomes ...outcome) {
 	tr.t.Helper()
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	shown := 0
 	for _, a := range tr.others {
-		if slices.Contains(fates, a.fate) && shown < 10 {
+		if slices.Contains(outcomes, a.outcome) && shown < 10 {
 			shown++
-			tr.t.Errorf("%v (client %d, %v after it began): %s", a.fate, a.habit, a.end.Sub(a.began), a.what)
+			tr.t.Errorf("%v (client %d, %v after it began): %s", a.outcome, a.clientKind, a.end.Sub(a.began), a.what)
 		}
 	}
 }
 
-// hold is the resource usage of a process.
-type hold struct {
+// usage is the resource usage of a process.
+type usage struct {
 	descriptors, kib int
 }
 
-func holds(t *testing.T, pid int) hold {
+func usageOf(t *testing.T, pid int) usage {
 	t.Helper()
-	return hold{len(descriptors(t, pid)), resident(t, pid)}
+	return usage{len(descriptors(t, pid)), resident(t, pid)}
 }
 
 // median sorts its argument.

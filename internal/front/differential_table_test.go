@@ -125,13 +125,13 @@ var differential = []struct {
 	}},
 	{"no header", "", `printf '\nhello'`, instead(atTheProgram, "502", malformed, "500")},
 	{"a header without an end", "", `printf 'Content-Type: text/plain\n'`, instead(atTheProgram, "502", malformed, "500")},
-	{"a line that is no field", "", `printf 'Content-Type: text/plain\nhello\n\nhello'`, instead("a warning or a stack trace is no header, and what follows no body", "502", malformed, "200", "text/plain", "hello")},
+	{"a line that is not a field", "", `printf 'Content-Type: text/plain\nhello\n\nhello'`, instead("a warning or a stack trace is no header, and what follows no body", "502", malformed, "200", "text/plain", "hello")},
 	{"a space before the colon", "", `printf 'Content-Type: text/plain\nX : y\n\nhello'`, instead("no name of a field (RFC 9112 § 5.1)", "502", malformed, "200", "text/plain", "hello")},
 	{"folded", "", `printf 'Content-Type: text/plain\nX: y\n z: a\n\nhello'`, append(instead("fields are not folded (RFC 3875 § 6.3)", "502", malformed, "200", "text/plain", "hello"),
 		difference{"field X", "", "y", "as the status"})},
 	{"a control character", "", `printf 'Content-Type: text/plain\nX: a\001b\n\nhello'`, append(instead("no value of a field (RFC 9110 § 5.5)", "502", malformed),
 		difference{"malformed", "", "yes", "it is passed on"})},
-	{"non-parsed header", "", `printf 'HTTP/1.1 200 OK\nContent-Type: text/plain\n\nhello'`, instead("a status line is no field; the log quotes it", "502", malformed, "200", "text/plain", "hello")},
+	{"non-parsed header", "", `printf 'HTTP/1.1 200 OK\nContent-Type: text/plain\n\nhello'`, instead("a status line is not a field; the log quotes it", "502", malformed, "200", "text/plain", "hello")},
 	{"a field of 1000 bytes", "", `printf 'Content-Type: text/plain\nX: '; head -c 1000 /dev/zero | tr '\0' x; printf '\n\nhello'`, nil},
 	{"a field of 1100 bytes", "", `printf 'Content-Type: text/plain\nX: '; head -c 1100 /dev/zero | tr '\0' x; printf '\n\nhello'`, []difference{
 		{"status", "200", "500", "a header may have 64 KiB, and a line as many"},
@@ -155,7 +155,7 @@ var differential = []struct {
 	{"relative Location", "", `printf 'Location: end\n\n'`, nil},
 	{"local", "", redirect + `printf 'Location: /app/end?a=b\n\n'`, nil},
 	{"local, of a POST", send("POST", "/app/x", "Content-Length: 4\r\nCookie: c=d\r\n", "body"), redirect + `printf 'Location: /app/end?a=b\n\n'`, []difference{
-		{"body", "GET a=b none c=d", "GET a=b none ", "it is the same client, with its cookies"},
+		{"body", "GET a=b none c=d", "GET a=b none ", "the client is the same, with its cookies"},
 	}},
 	{"local, of a HEAD", send("HEAD", "/app/x", "", ""), redirect + `printf 'Location: /app/end?a=b\n\n'`, nil},
 	{"local, with a cookie", "", redirect + `printf 'Location: /app/end?a=b\nSet-Cookie: s=1\n\n'`, []difference{
@@ -178,7 +178,7 @@ var differential = []struct {
 		{"body", "", "GET  none ", "as the status"},
 	}},
 	{"local, outside", "", redirect + `[ "$PATH_INFO" = /login ] && { printf 'Content-Type: text/plain\n\nlogin'; exit; }; printf 'Location: /login\n\n'`, []difference{
-		{"status", "302", "200", "the program has nothing there"},
+		{"status", "302", "200", "it is outside -script-name"},
 		{"field Location", "/login", "", "as the status"},
 		{"field Content-Type", "", "text/plain", "as the status"},
 		{"body", "", "login", "as the status"},
@@ -204,10 +204,10 @@ var differential = []struct {
 		{"field Content-Type", "text/plain", "text/plain; charset=utf-8", "as the status"},
 		{"body", "4:body", "Chunked request bodies are not supported by CGI.", "as the status"},
 	}},
-	{"outside", get("/x"), helloCGI, instead("it is not the program's", "404", "404 Not Found: path is outside /app\n", "200", "text/plain", "hello")},
-	{"a name that begins the same", get("/application"), helloCGI, instead("it is not the program's", "404", "404 Not Found: path is outside /app\n", "200", "text/plain", "hello")},
+	{"outside", get("/x"), helloCGI, instead("it is outside -script-name", "404", "404 Not Found: path is outside /app\n", "200", "text/plain", "hello")},
+	{"a name that begins the same", get("/application"), helloCGI, instead("it is outside -script-name", "404", "404 Not Found: path is outside /app\n", "200", "text/plain", "hello")},
 	{"NUL", get("/app/%00"), helloCGI, instead("the client's fault", "400", "400 Bad Request: NUL in the path\n", "500")},
-	{"CONNECT", send("CONNECT", "/app/x", "", ""), helloCGI, instead("a tunnel is nothing for a program", "400", "*", "200", "text/plain", "hello")},
+	{"CONNECT", send("CONNECT", "/app/x", "", ""), helloCGI, instead("a program cannot be a tunnel", "400", "*", "200", "text/plain", "hello")},
 
 	// Variables.
 	{"variables", send("GET", "/app/a%20b/%C3%A9?x=1&y=%20", "X-A: 1\r\nX-a: 2\r\nAccept: */*\r\nCookie: a=1\r\nCookie: b=2\r\nUser-Agent: me\r\n", ""), showEnv, variablesDiffer()},
@@ -231,7 +231,7 @@ var differential = []struct {
 		difference{"env REQUEST_URI", "http://example.net/app/x", "/app/x", "as the client wrote it"},
 	)},
 	{"two slashes", get("/app//a//b"), showEnv, variablesDiffer()},
-	{"variables behind a redirect", send("GET", "/app/x?q=1", "Cookie: a=1\r\nX-A: 1\r\n", ""), `[ "$PATH_INFO" = /end ] && { ` + showEnv + `; exit; }; printf 'Location: /app/end?a=b\n\n'`, variablesDiffer(
+	{"variables after a redirect", send("GET", "/app/x?q=1", "Cookie: a=1\r\nX-A: 1\r\n", ""), `[ "$PATH_INFO" = /end ] && { ` + showEnv + `; exit; }; printf 'Location: /app/end?a=b\n\n'`, variablesDiffer(
 		difference{"env SERVER_NAME", "host.test", "", "that of the listener"},
 		difference{"env HTTP_HOST", "example.org:81", "", "it is the same client"},
 		difference{"env HTTP_COOKIE", "a=1", "", "it is the same client"},

@@ -432,7 +432,7 @@ func TestFastCGIMalformed(t *testing.T) {
 		{"pair past its end", append(beginRec(1, 1, 1), append(rec(fcgiParams, 1, []byte{5, 5, 'a'}), rec(fcgiParams, 1, nil)...)...)},
 		{"half of a length", append(beginRec(1, 1, 1), append(rec(fcgiParams, 1, []byte{0x80, 0}), rec(fcgiParams, 1, nil)...)...)},
 		{"huge lengths", append(beginRec(1, 1, 1), append(rec(fcgiParams, 1, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}), rec(fcgiParams, 1, nil)...)...)},
-		{"a question that is none", rec(fcgiGetValues, 0, []byte{9})},
+		{"a malformed question", rec(fcgiGetValues, 0, []byte{9})},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := start(t, fcgiConfig(), "unix", hello)
