@@ -69,18 +69,12 @@ func (f *FastCGI) Serve(l *Listener) error {
 	}
 }
 
-func putHeader(b []byte, kind byte, id uint16, content int) {
-	b[0], b[1] = fcgiVersion, kind
-	binary.BigEndian.PutUint16(b[2:], id)
-	binary.BigEndian.PutUint16(b[4:], uint16(content))
-}
-
 func appendRecord(b []byte, kind byte, id uint16, content []byte) []byte {
-	start := len(b)
-	b = append(b, make([]byte, fcgiHeader)...)
-	b = append(b, content...)
-	putHeader(b[start:], kind, id, len(content))
-	return b
+	b = append(b, fcgiVersion, kind)
+	b = binary.BigEndian.AppendUint16(b, id)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(content)))
+	b = append(b, 0, 0) // no padding; reserved
+	return append(b, content...)
 }
 
 func appendEnd(b []byte, id uint16, appStatus uint32, status byte) []byte {

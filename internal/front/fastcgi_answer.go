@@ -1,37 +1,31 @@
 package front
 
 import (
+	"encoding/binary"
+	"fmt"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/onewake/onewake/internal/cgi"
 )
 
-// fcgiWriter is the [cgi.Writer] of a request. It buffers records of standard
-// output.
+// fcgiWriter is the [cgi.Writer] of a request.
 type fcgiWriter struct {
-	c     *fcgiConn
-	id    uint16
-	r     *cgi.Request
-	out   []byte // records that have not been sent
-	open  bool   // the last record can take more
-	start int    // offset of the last record
+	c      *fcgiConn
+	r      *cgi.Request
+	record []byte // of standard output, not sent; its length is not set
 }
 
 func (w *fcgiWriter) Begin(status int, fields []cgi.Field, length int64) {
-	var b strings.Builder
-	b.WriteString("Status: " + strconv.Itoa(status) + " " + http.StatusText(status) + "\r\n")
+	w.r.Record.Status = status
+	b := fmt.Appendf(nil, "Status: %d %s\r\n", status, http.StatusText(status))
 	for _, f := range fields {
-		b.WriteString(f.Name + ": " + f.Value + "\r\n")
+		b = fmt.Appendf(b, "%s: %s\r\n", f.Name, f.Value)
 	}
 	if length >= 0 {
-		b.WriteString("Content-Length: " + strconv.FormatInt(length, 10) + "\r\n")
+		b = fmt.Appendf(b, "Content-Length: %d\r\n", length)
 	}
-	b.WriteString("\r\n")
-	w.r.Record.Status = status
-	w.add([]byte(b.String()))
+	w.add(append(b, "\r\n"...))
 }
 
 func (w *fcgiWriter) Write(p []byte) (int, error) {
@@ -39,42 +33,33 @@ func (w *fcgiWriter) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	w.r.Record.Bytes += int64(len(p))
-	if w.add(p); len(w.out) < maxHead/2 {
-		return len(p), nil
-	}
-	return len(p), w.Flush()
+	return len(p), w.add(p)
 }
 
-// add appends p to the open record, or to new ones.
-func (w *fcgiWriter) add(p []byte) {
-	for len(p) > 0 {
-		if !w.open {
-			w.open, w.start = true, len(w.out)
-			w.out = append(w.out, make([]byte, fcgiHeader)...)
-		}
-		n := min(len(p), fcgiMaxContent-(len(w.out)-w.start-fcgiHeader))
-		w.out = append(w.out, p[:n]...)
-		if p = p[n:]; len(p) > 0 {
-			w.closeRecord()
+// add adds to the record. It sends records that are full.
+func (w *fcgiWriter) add(p []byte) (err error) {
+	for len(p) > 0 && err == nil {
+		n := min(len(p), fcgiHeader+fcgiMaxContent-len(w.record))
+		w.record = append(w.record, p[:n]...)
+		if p = p[n:]; len(w.record) == fcgiHeader+fcgiMaxContent {
+			err = w.Flush()
 		}
 	}
+	return err
 }
 
-func (w *fcgiWriter) closeRecord() {
-	if w.open {
-		w.open = false
-		putHeader(w.out[w.start:], fcgiStdout, w.id, len(w.out)-w.start-fcgiHeader)
-	}
+func (w *fcgiWriter) setLength() {
+	binary.BigEndian.PutUint16(w.record[4:], uint16(len(w.record)-fcgiHeader))
 }
 
 func (w *fcgiWriter) Flush() error {
-	w.closeRecord()
-	out := w.out
-	w.out = out[:0]
-	if len(out) == 0 {
+	if len(w.record) == fcgiHeader {
 		return nil
 	}
-	return clientError(w.c.write(out))
+	w.setLength()
+	err := w.c.write(w.record)
+	w.record = w.record[:fcgiHeader]
+	return clientError(err)
 }
 
 func (w *fcgiWriter) Cut() { w.r.Record.Cut = true }
@@ -97,9 +82,12 @@ func (w *fcgiWriter) finish(r *fcgiRequest, body *fcgiBody) {
 	}
 	c.SetReadDeadline(time.Now().Add(c.f.Times.Idle))
 	c.mu.Unlock()
-	w.closeRecord()
-	out := appendRecord(w.out, fcgiStdout, w.id, nil)
-	out = appendEnd(out, w.id, uint32(rec.ExitStatus), fcgiComplete)
+	w.setLength()
+	out := w.record
+	if len(out) > fcgiHeader { // else it is the empty record
+		out = appendRecord(out, fcgiStdout, r.id, nil)
+	}
+	out = appendEnd(out, r.id, uint32(rec.ExitStatus), fcgiComplete)
 	if rec.Cut {
 		c.Close()
 	} else if _, err := c.Write(out); err != nil || gone {

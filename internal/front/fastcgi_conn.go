@@ -198,7 +198,7 @@ func (c *fcgiConn) answer(r *fcgiRequest) (stop bool) {
 	body := &fcgiBody{c: c, id: r.id, left: req.Length}
 	req.Body = body
 	body.handOver()
-	w := &fcgiWriter{c: c, id: r.id, r: req}
+	w := &fcgiWriter{c: c, r: req, record: appendRecord(nil, fcgiStdout, r.id, nil)}
 	c.f.serve(ctx, req, w, err)
 	cancel(nil)
 	w.finish(r, body)

@@ -635,19 +635,23 @@ func TestFastCGICut(t *testing.T) {
 	}
 }
 
+// Output of any size is split into records. One empty record ends it.
 func TestFastCGILarge(t *testing.T) {
-	f := start(t, fcgiConfig(), "unix", func(_ context.Context, r *cgi.Request, w cgi.Writer) {
-		w.Begin(200, nil, -1)
-		for range 30 {
-			w.Write(bytes.Repeat([]byte("x"), 100_000))
+	const head = "Status: 200 OK\r\n\r\n"
+	for _, size := range []int{0, 1, fcgiMaxContent - len(head) - 1, fcgiMaxContent - len(head), fcgiMaxContent - len(head) + 1, 3_000_000} {
+		f := start(t, fcgiConfig(), "unix", func(_ context.Context, r *cgi.Request, w cgi.Writer) {
+			w.Begin(200, nil, -1)
+			for n := size; n > 0; n -= 100_000 {
+				w.Write(bytes.Repeat([]byte("x"), min(n, 100_000)))
+			}
+			r.Record.ExitStatus = 3
+		})
+		c := f.dial()
+		c.send(string(ask(1, true, "", "REQUEST_METHOD", "GET")))
+		a := c.mustEnd(1)
+		if a.stdout != head+strings.Repeat("x", size) || a.appStatus != 3 || a.empty != 1 {
+			t.Errorf("%d bytes of %d, status %d, %d empty records", len(a.stdout), len(head)+size, a.appStatus, a.empty)
 		}
-		r.Record.ExitStatus = 3
-	})
-	c := f.dial()
-	c.send(string(ask(1, true, "", "REQUEST_METHOD", "GET")))
-	a := c.mustEnd(1)
-	if len(a.stdout) != len("Status: 200 OK\r\n\r\n")+3_000_000 || a.appStatus != 3 || a.empty != 1 {
-		t.Errorf("%d bytes, status %d", len(a.stdout), a.appStatus)
 	}
 }
 

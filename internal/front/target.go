@@ -14,13 +14,14 @@ import (
 func checkTarget(hr *http.Request) error {
 	refuse := func(reason string) error { return &cgi.Refusal{Status: 400, Reason: reason} }
 	origin := strings.HasPrefix(hr.RequestURI, "/")
+	_, _, validHost := splitHost(hr.Host)
 	absolute := (hr.URL.Scheme == "http" || hr.URL.Scheme == "https") && hr.URL.Host != ""
 	switch {
 	case len(hr.Method)+len(hr.RequestURI)+len(hr.Proto)+2 > maxRequestLine:
 		return &cgi.Refusal{Status: 414, Reason: longLine}
 	case hr.Method == http.MethodConnect || !origin && !absolute:
 		return refuse("target is neither a path nor an http or https URL")
-	case hr.Host != "" && !isHost(hr.Host):
+	case hr.Host != "" && !validHost:
 		return refuse("invalid Host")
 	case strings.ContainsRune(hr.URL.Path, 0):
 		return refuse("NUL in the path")
@@ -45,9 +46,4 @@ func splitHost(s string) (host, port string, ok bool) {
 	return host, port, host != "" && !strings.ContainsFunc(host, func(r rune) bool {
 		return !('a' <= r|0x20 && r|0x20 <= 'z' || '0' <= r && r <= '9' || strings.ContainsRune("-._~%!$&'()*+,;=", r))
 	})
-}
-
-func isHost(s string) bool {
-	_, _, ok := splitHost(s)
-	return ok
 }
