@@ -48,7 +48,7 @@ func TestBody(t *testing.T) {
 					length = int64(n)
 				}
 				c := r.begin(post(`tell said x; await go; printf "${CONTENT_LENGTH-none} "; cat`, plainReader{bytes.NewReader(data)}, length))
-				said.hear()
+				said.readLine()
 				files := r.disk.files.Load()
 				goOn.tell()
 				want := append(fmt.Appendf(nil, "%d ", n), data...)
@@ -168,7 +168,7 @@ func TestNoRoom(t *testing.T) {
 	hold := func(r *rig) func() {
 		goOn, said := r.fifo("go"), r.fifo("said")
 		c := r.begin(post(`tell said x; await go`, strings.NewReader(strings.Repeat("x", 100_000)), 100_000))
-		said.hear()
+		said.readLine()
 		return func() {
 			goOn.tell()
 			if got := c.wait(); got != "200 0 " {

@@ -67,7 +67,7 @@ func TestCGI(t *testing.T) {
 				req.Method = tt.method
 			}
 			before := len(r.log.String())
-			c := r.late(req)
+			c := r.beginExited(req)
 			if got := c.wait(); got != tt.want || c.record.Exit == "" && tt.want != bad {
 				t.Errorf("%q, %q", got, c.record.Exit)
 			}
@@ -171,7 +171,7 @@ func TestDrained(t *testing.T) {
 				t.Errorf("%q", got)
 			}
 			goOn.tell()
-			if s := said.hear(); s != "ok" {
+			if s := said.readLine(); s != "ok" {
 				t.Errorf("%q", s)
 			}
 		})
@@ -242,7 +242,7 @@ func TestRedirectOutside(t *testing.T) {
 	} {
 		req := request(tt.script)
 		redirects(req, nil)
-		c := r.late(req)
+		c := r.beginExited(req)
 		if got := c.wait(); got != tt.want || c.w.header() != tt.header {
 			t.Errorf("%s: %q, %q", tt.name, got, c.w.header())
 		}
@@ -252,7 +252,7 @@ func TestRedirectOutside(t *testing.T) {
 // Without Request.Redirect all redirects go to the client.
 func TestNoRedirect(t *testing.T) {
 	r := newRig(t, cgiOn)
-	c := r.late(request(`printf 'Location: /end\n\nbody'`))
+	c := r.beginExited(request(`printf 'Location: /end\n\nbody'`))
 	if got := c.wait(); got != "302 4 body" || c.w.header() != "Location: /end" {
 		t.Errorf("%q, %q", got, c.w.header())
 	}

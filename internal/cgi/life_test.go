@@ -168,7 +168,7 @@ func TestTimeoutIsTheCommands(t *testing.T) {
 	for _, cgi := range []bool{false, true} {
 		r := newRig(t, func(s *setup) { s.CGI, s.Timeout = cgi, 1 })
 		for range 8 { // select chooses at random if two are ready
-			c := r.late(request(`printf 'Content-Length: 5\n\nhello'`), func(w *writer) {
+			c := r.beginExited(request(`printf 'Content-Length: 5\n\nhello'`), func(w *writer) {
 				// -timeout has passed after the command exited.
 				w.write = func() error {
 					blocked(t, "chan receive", "(*answer).interrupt", 1)
@@ -284,7 +284,7 @@ func TestClientGoneBeforeTheStart(t *testing.T) {
 	r := newRig(t, func(s *setup) { s.monitor.max = 1 })
 	goOn, said := r.fifo("go"), r.fifo("said")
 	first := r.begin(request(`tell said x; await go`))
-	said.hear()
+	said.readLine()
 	body := strings.NewReader(strings.Repeat("x", memoryBody+1))
 	second := r.begin(post(`printf started`, body, memoryBody+1))
 	r.counts(2, 0)
@@ -318,7 +318,7 @@ func TestServiceEnds(t *testing.T) {
 			r.fifo("never")
 			said := r.fifo("said")
 			c := r.begin(request(tt.script))
-			said.hear()
+			said.readLine()
 			if tt.begun != "" {
 				c.w.flushed(tt.begun)
 			}

@@ -63,7 +63,7 @@ func TestRawWaitsForTheExit(t *testing.T) {
 			r := newRig(t, func(s *setup) { s.Times.Grace = 1 })
 			goOn, said := r.fifo("go"), r.fifo("said")
 			c := r.begin(request(tt.script))
-			said.hear()
+			said.readLine()
 			goOn.tell()
 			if got := c.wait(); got != tt.want {
 				t.Errorf("%q", got)

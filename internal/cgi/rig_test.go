@@ -248,8 +248,8 @@ func (f *fifo) tell() {
 	}
 }
 
-// hear waits for a line from a command.
-func (f *fifo) hear() string {
+// readLine waits for a line from a command.
+func (f *fifo) readLine() string {
 	f.t.Helper()
 	var line []byte
 	for b := make([]byte, 1); ; line = append(line, b[0]) {
@@ -265,22 +265,22 @@ func (f *fifo) hear() string {
 // pid waits for a process ID from a command.
 func (f *fifo) pid() (pid int) {
 	f.t.Helper()
-	if _, err := fmt.Sscan(f.hear(), &pid); err != nil {
+	if _, err := fmt.Sscan(f.readLine(), &pid); err != nil {
 		f.t.Fatal(err)
 	}
 	return pid
 }
 
-// news is a state that changes. Tests can wait for changes.
-type news struct {
+// watched is a state that changes. Tests can wait for changes.
+type watched struct {
 	mu   sync.Mutex
 	more chan struct{}
 }
 
-func (n *news) init() { n.more = make(chan struct{}) }
+func (n *watched) init() { n.more = make(chan struct{}) }
 
 // change changes the state by calling f.
-func (n *news) change(f func()) {
+func (n *watched) change(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	f()
@@ -289,7 +289,7 @@ func (n *news) change(f func()) {
 }
 
 // wait waits until f returns true. It calls f with n.mu held.
-func (n *news) wait(t *testing.T, what string, f func() bool) {
+func (n *watched) wait(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	for late := time.After(bound); ; {
 		n.mu.Lock()
@@ -311,7 +311,7 @@ func (n *news) wait(t *testing.T, what string, f func() bool) {
 
 // logged collects the log.
 type logged struct {
-	news
+	watched
 	b     bytes.Buffer
 	write func() // called before each record; may block
 }
@@ -399,8 +399,8 @@ func (r *rig) serve(req *Request, hooks ...func(*writer)) string {
 	return r.begin(req, hooks...).wait()
 }
 
-// late starts serving a request after its process has exited.
-func (r *rig) late(req *Request, hooks ...func(*writer)) *call {
+// beginExited starts serving a request after its process has exited.
+func (r *rig) beginExited(req *Request, hooks ...func(*writer)) *call {
 	r.t.Helper()
 	p := r.start(req)
 	select {
@@ -486,7 +486,7 @@ func descriptors() (n int) {
 
 // writer is a [Writer] that checks the order of calls.
 type writer struct {
-	news
+	watched
 	t *testing.T
 	r *Request
 

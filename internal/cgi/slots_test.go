@@ -39,7 +39,7 @@ func TestQueue(t *testing.T) {
 		if i%4 == 1 {
 			continue
 		}
-		if got := said.hear(); got != fmt.Sprint(i) {
+		if got := said.readLine(); got != fmt.Sprint(i) {
 			t.Errorf("%s comes before %d", got, i)
 		}
 		if got := c.wait(); got != "200 0 " || c.record.Queue == 0 {
@@ -163,7 +163,7 @@ func TestWorksOn(t *testing.T) {
 				t.Error("it has exited")
 			}
 			goOn.tell()
-			if s := said.hear(); s != "done" {
+			if s := said.readLine(); s != "done" {
 				t.Errorf("%q", s)
 			}
 			if got := fourth.wait(); !strings.HasSuffix(got, "ok") {
@@ -186,7 +186,7 @@ func TestFailsLater(t *testing.T) {
 			r := newRig(t, func(s *setup) { s.CGI, s.Times.Grace = true, soon })
 			goOn, said := r.fifo("go"), r.fifo("said")
 			c := r.begin(request(tt.script))
-			said.hear()
+			said.readLine()
 			if got := c.wait(); !strings.HasSuffix(got, "hello") || c.record.Exit != "" {
 				t.Errorf("%q, %q", got, c.record.Exit)
 			}
@@ -198,7 +198,7 @@ func TestFailsLater(t *testing.T) {
 		r := newRig(t, cgiOn)
 		goOn, said, left := r.fifo("go"), r.fifo("said"), r.fifo("left")
 		c := r.begin(request(`printf 'Content-Length: 5\n\nhello'; tell said x; await left >/dev/null & await go; exit 7`))
-		said.hear()
+		said.readLine()
 		c.wait()
 		goOn.tell()
 		r.logs(`exit="exit 7"`)
