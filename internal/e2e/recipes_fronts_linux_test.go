@@ -234,7 +234,7 @@ func TestInteropNginxPath(t *testing.T) {
 	s.stop()
 }
 
-// TestInteropReadme types what README has of nginx.
+// TestInteropReadme executes the commands for nginx in README.md.
 func TestInteropReadme(t *testing.T) {
 	t.Parallel()
 	need(t, "curl", "apt-get install curl")
@@ -269,7 +269,7 @@ func TestInteropReadme(t *testing.T) {
 	s.stop()
 }
 
-// TestReadme types the first lines of README.
+// TestReadme executes the first commands of README.md.
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	need(t, "curl", "apt-get install curl")

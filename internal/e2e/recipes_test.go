@@ -16,11 +16,11 @@ import (
 // interop follow the pages with the real programs and check the result. They
 // use the fenced blocks of a page:
 //
-//	```LANGUAGE file=PATH	a file to be made, which the lines before name
-//	```sh			commands to be typed, in this order
-//	```console		commands ("$ ") and what they print, once all of
-//				the above is done; a line of … stands for any
-//				lines, and one within a line for anything
+//	```LANGUAGE file=PATH	a file, which the text before names
+//	```sh			commands, in this order
+//	```console		commands ("$ ") and their output, when all of
+//				the above has been done; a line of … stands
+//				for any lines, and … in a line for any text
 //
 // Other blocks and the text are not used.
 
@@ -100,7 +100,7 @@ func (r recipe) only(head string) recipe {
 	return r
 }
 
-// then tells whether a command after the nth block has this in it.
+// then reports whether a command after the nth block contains a text.
 func (r recipe) then(n int, command string) bool {
 	return slices.ContainsFunc(r.blocks[n:], func(b recipeBlock) bool { return b.lang == "sh" && strings.Contains(b.text, command) })
 }
