@@ -66,7 +66,7 @@ func (w *fcgiWriter) Cut() { w.r.Record.Cut = true }
 
 // finish sends the rest of the answer, and closes the connection or makes it ready
 // for the next request.
-func (w *fcgiWriter) finish(r *fcgiRequest, body *fcgiBody) {
+func (w *fcgiWriter) finish(r *fcgiRequest) {
 	c, rec := w.c, &w.r.Record
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
@@ -74,10 +74,10 @@ func (w *fcgiWriter) finish(r *fcgiRequest, body *fcgiBody) {
 	// next request at once.
 	c.mu.Lock()
 	gone := c.closing // the client has closed the connection
-	c.closing = gone || body.failed || !r.keep || rec.Cut || c.f.Gate.isClosing()
+	c.closing = gone || !r.keep || rec.Cut || c.f.Gate.isClosing()
 	c.current = nil
 	last := c.closing
-	if !last || body.handedOver {
+	if !last || r.bodyRead {
 		c.setBusy(false)
 	}
 	c.SetReadDeadline(time.Now().Add(c.f.Times.Idle))

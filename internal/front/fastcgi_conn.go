@@ -17,14 +17,13 @@ import (
 	"github.com/onewake/onewake/internal/cgi"
 )
 
-// fcgiConn is a connection. One goroutine at a time reads it. While the body of a
-// request is read, this is the goroutine that answers the request. After that it
-// is a new one, which notices an abort and goes on with the next request.
+// fcgiConn is a connection. One goroutine reads it, another one answers the
+// current request.
 type fcgiConn struct {
 	f *FastCGI
 	*conn
 
-	// For the goroutine that reads.
+	// These are for the goroutine that reads.
 	in       *bufio.Reader
 	buf      []byte       // content of the last record
 	incoming *fcgiRequest // its parameters are incomplete
@@ -43,6 +42,10 @@ type fcgiRequest struct {
 	params   []byte
 	tooLarge bool // params is incomplete, because it would exceed maxParams
 	cancel   context.CancelCauseFunc
+
+	body     *io.PipeWriter
+	left     int64 // bytes of the body to come; -1 if unknown
+	bodyRead bool  // the body is complete; guarded by fcgiConn.mu
 }
 
 // record is a record without its padding. content is valid until the next record
@@ -53,19 +56,18 @@ type record struct {
 	content []byte
 }
 
-// serve reads records until the connection is closed or another goroutine reads.
+// serve reads records until the connection is closed.
 func (c *fcgiConn) serve() {
 	for {
 		rec, err := c.next()
-		var r *fcgiRequest
 		if err == nil {
-			r, err = c.handle(rec)
+			err = c.handle(rec)
 		}
 		if err != nil {
+			if c.isStalled(err) {
+				_, err = io.Copy(io.Discard, c.in) // see fcgiWriter.finish
+			}
 			c.fail(err)
-			return
-		}
-		if r != nil && c.answer(r) {
 			return
 		}
 	}
@@ -96,9 +98,8 @@ func (c *fcgiConn) next() (record, error) {
 	return record{kind: h[1], id: binary.BigEndian.Uint16(h[2:]), content: c.buf}, err
 }
 
-// handle handles a record. It returns the request if its parameters are complete.
-// It ignores records of unknown requests.
-func (c *fcgiConn) handle(rec record) (*fcgiRequest, error) {
+// handle handles a record. It ignores records of unknown requests.
+func (c *fcgiConn) handle(rec record) error {
 	c.mu.Lock()
 	current, closing := c.current, c.closing
 	c.mu.Unlock()
@@ -106,22 +107,25 @@ func (c *fcgiConn) handle(rec record) (*fcgiRequest, error) {
 	switch {
 	case closing:
 	case rec.id == 0:
-		return nil, c.manage(rec)
+		return c.manage(rec)
 	case rec.kind == fcgiBegin && (r != nil || current != nil):
-		return nil, c.write(appendEnd(nil, rec.id, 0, fcgiCantMpx))
+		return c.write(appendEnd(nil, rec.id, 0, fcgiCantMpx))
 	case rec.kind == fcgiBegin:
-		return nil, c.begin(rec)
+		return c.begin(rec)
 	case rec.kind == fcgiAbort && current != nil && current.id == rec.id:
 		current.cancel(cgi.ErrClientGone)
+		current.body.CloseWithError(cgi.ErrClientGone)
+	case rec.kind == fcgiStdin && current != nil && current.id == rec.id:
+		c.addBody(current, rec.content)
 	case r == nil || r.id != rec.id:
 	case rec.kind == fcgiAbort:
 		c.incoming = nil
-		return nil, c.refuse(r.id, fcgiComplete, r.keep)
-	case rec.kind == fcgiParams && r.add(rec.content):
+		return c.refuse(r.id, fcgiComplete, r.keep)
+	case rec.kind == fcgiParams && r.addParams(rec.content):
 		c.incoming = nil
-		return r, nil
+		return c.answer(r)
 	}
-	return nil, nil
+	return nil
 }
 
 // manage answers a management record (§ 4).
@@ -170,9 +174,9 @@ func (c *fcgiConn) refuse(id uint16, status byte, keep bool) error {
 	return c.SetReadDeadline(time.Now().Add(c.f.Times.Idle))
 }
 
-// add adds parameters. It reports whether they are complete, or too large; then
-// it keeps a part for the log. An empty record is the last one.
-func (r *fcgiRequest) add(content []byte) bool {
+// addParams adds parameters. It reports whether they are complete, or too large;
+// then it keeps a part for the log. An empty record is the last one.
+func (r *fcgiRequest) addParams(content []byte) bool {
 	if r.tooLarge = len(r.params)+len(content) > maxParams; r.tooLarge {
 		content = content[:maxParams-len(r.params)]
 		r.keep = false
@@ -181,28 +185,75 @@ func (r *fcgiRequest) add(content []byte) bool {
 	return len(content) == 0 || r.tooLarge
 }
 
-// answer answers a request. It reports whether the caller must not go on reading.
-func (c *fcgiConn) answer(r *fcgiRequest) (stop bool) {
+// answer starts answering a request.
+func (c *fcgiConn) answer(r *fcgiRequest) error {
 	req, err := c.request(r)
 	if e := fcgiError(""); errors.As(err, &e) {
-		c.fail(e)
-		return true
+		return e
 	}
-	r.params = nil
 	ctx, cancel := context.WithCancelCause(context.Background())
-	r.cancel = cancel
+	body, bw := io.Pipe()
+	r.params, r.cancel, r.body, r.left = nil, cancel, bw, req.Length
+	req.Body = body
 	c.setBusy(true)
 	c.mu.Lock()
 	c.current = r
 	c.mu.Unlock()
-	body := &fcgiBody{c: c, id: r.id, left: req.Length}
-	req.Body = body
-	body.handOver()
-	w := &fcgiWriter{c: c, r: req, record: appendRecord(nil, fcgiStdout, r.id, nil)}
-	c.f.serve(ctx, req, w, err)
-	cancel(nil)
-	w.finish(r, body)
-	return body.handedOver
+	c.awaitBody(r, r.left == 0)
+	go func() {
+		w := &fcgiWriter{c: c, r: req, record: appendRecord(nil, fcgiStdout, r.id, nil)}
+		c.f.serve(ctx, req, w, err)
+		cancel(nil)
+		body.Close()
+		w.finish(r)
+	}()
+	return nil
+}
+
+// addBody passes a part of the body to the goroutine that answers r. What exceeds
+// CONTENT_LENGTH is ignored.
+func (c *fcgiConn) addBody(r *fcgiRequest, content []byte) {
+	end := len(content) == 0
+	if r.left >= 0 {
+		content = content[:min(int64(len(content)), r.left)]
+		r.left -= int64(len(content))
+		end = end || r.left == 0
+	}
+	if len(content) > 0 {
+		r.body.Write(content) // fails if r has been answered
+	}
+	c.awaitBody(r, end)
+}
+
+// awaitBody ends the body, or sets the read deadline for its next part.
+func (c *fcgiConn) awaitBody(r *fcgiRequest, end bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r.bodyRead = r.bodyRead || end; r.bodyRead {
+		r.body.Close()
+	}
+	switch {
+	case c.current != r: // it has been answered
+	case r.bodyRead:
+		c.SetReadDeadline(time.Time{})
+	default:
+		c.SetReadDeadline(time.Now().Add(c.f.Times.IO))
+	}
+}
+
+// isStalled reports whether err is a timeout while a body is read. The request is
+// then answered, but the rest of the input cannot be parsed.
+func (c *fcgiConn) isStalled(err error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.current
+	if r == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	r.keep = false
+	r.body.CloseWithError(cgi.ErrBodyStalled)
+	c.SetReadDeadline(time.Time{})
+	return true
 }
 
 // fail handles an error of a read: it ends the connection and the current
@@ -221,6 +272,7 @@ func (c *fcgiConn) fail(err error) {
 		c.Close()
 		return
 	}
+	r.body.CloseWithError(cgi.ErrClientGone)
 	if err == io.EOF && c.listener.Unix {
 		c.waitClosed() // the client may have shut down only its sending half
 	}
@@ -240,69 +292,4 @@ func (c *fcgiConn) write(b []byte) error {
 	defer c.wmu.Unlock()
 	_, err := c.Write(b)
 	return err
-}
-
-// fcgiBody reads the body of a request from the records of standard input. It
-// ends after CONTENT_LENGTH bytes even if there are more.
-type fcgiBody struct {
-	c          *fcgiConn
-	id         uint16
-	left       int64 // bytes; -1 if the length is unknown
-	rest       []byte
-	handedOver bool // another goroutine reads the connection
-	failed     bool // the connection cannot be read any more
-}
-
-func (b *fcgiBody) Read(p []byte) (int, error) {
-	for len(b.rest) == 0 {
-		if b.handOver(); b.handedOver {
-			return 0, io.EOF
-		}
-		if err := b.readRecord(); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, b.rest)
-	b.rest = b.rest[n:]
-	if b.left > 0 {
-		b.left -= int64(n)
-	}
-	b.handOver()
-	return n, nil
-}
-
-func (b *fcgiBody) readRecord() error {
-	b.c.SetReadDeadline(time.Now().Add(b.c.f.Times.IO))
-	rec, err := b.c.next()
-	if err == nil && rec.id == b.id && rec.kind == fcgiStdin {
-		if b.rest = rec.content; len(b.rest) == 0 {
-			b.left = 0
-		} else if b.left >= 0 && int64(len(b.rest)) > b.left {
-			b.rest = b.rest[:b.left]
-		}
-		return nil
-	}
-	if err == nil {
-		if _, err = b.c.handle(rec); err == nil {
-			if rec.id == b.id && rec.kind == fcgiAbort {
-				return cgi.ErrClientGone
-			}
-			return nil
-		}
-	}
-	b.failed = true
-	b.c.logError(err)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return cgi.ErrBodyStalled
-	}
-	return cgi.ErrClientGone
-}
-
-// handOver lets another goroutine read the connection if the body has been read.
-func (b *fcgiBody) handOver() {
-	if b.left == 0 && len(b.rest) == 0 && !b.handedOver {
-		b.handedOver = true
-		b.c.SetReadDeadline(time.Time{})
-		go b.c.serve()
-	}
 }

@@ -283,6 +283,23 @@ func TestFastCGIGone(t *testing.T) {
 	}
 }
 
+// An abort is noticed even if the handler does not read the body.
+func TestFastCGIAbortUnread(t *testing.T) {
+	in, ended := make(chan bool), make(chan error)
+	f := start(t, fcgiConfig(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
+		in <- true
+		<-ctx.Done()
+		ended <- context.Cause(ctx)
+		w.Cut()
+	})
+	c := f.dial().send(string(ask(1, true, "", "REQUEST_METHOD", "GET")))
+	<-in
+	c.send(string(rec(fcgiAbort, 1, nil)))
+	if err := <-ended; !errors.Is(err, cgi.ErrClientGone) {
+		t.Error(err)
+	}
+}
+
 // An abort before the parameters are complete starts nothing.
 func TestFastCGIAbortEarly(t *testing.T) {
 	f := start(t, fcgiConfig(), "unix", hello)
@@ -606,6 +623,7 @@ func TestFastCGITimes(t *testing.T) {
 			t.Errorf("%v, %+v", err, a)
 		}
 		c.ended()
+		c.send("more") // the server reads on, so that the client is sure to get the answer
 	})
 	t.Run("slow client", func(t *testing.T) {
 		cfg := fcgiConfig()
