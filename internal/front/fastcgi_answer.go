@@ -2,8 +2,8 @@ package front
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/onewake/onewake/internal/cgi"
@@ -18,12 +18,12 @@ type fcgiWriter struct {
 
 func (w *fcgiWriter) Begin(status int, fields []cgi.Field, length int64) {
 	w.r.Record.Status = status
-	b := fmt.Appendf(nil, "Status: %d %s\r\n", status, http.StatusText(status))
+	b := []byte("Status: " + strconv.Itoa(status) + " " + http.StatusText(status) + "\r\n")
 	for _, f := range fields {
-		b = fmt.Appendf(b, "%s: %s\r\n", f.Name, f.Value)
+		b = append(b, f.Name+": "+f.Value+"\r\n"...)
 	}
 	if length >= 0 {
-		b = fmt.Appendf(b, "Content-Length: %d\r\n", length)
+		b = append(b, "Content-Length: "+strconv.FormatInt(length, 10)+"\r\n"...)
 	}
 	w.add(append(b, "\r\n"...))
 }
