@@ -328,7 +328,7 @@ func TestStatusTimeout(t *testing.T) {
 				s := shell(t, tt.script, "-timeout", timeout, "-kill-after", tt.killAfter, "-dir", dir)
 				s.get("/").wantStatus(t, 504)
 				s.await("request", "status", "504", "ended", "timeout")
-				if _, err := os.Stat(dir + "/leader"); err != nil {
+				if fi, err := os.Stat(dir + "/leader"); err != nil || fi.Size() == 0 {
 					s.stop()
 					return false
 				}
