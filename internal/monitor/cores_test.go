@@ -23,9 +23,9 @@ func TestSuspend(t *testing.T) {
 		times.Heartbeat = 500 * time.Millisecond
 		r := newRig(t, "honest", times)
 		pid := r.awaitCore()
-		unix.Kill(pid, unix.SIGSTOP)
-		looptest.Eventually(t, "the core is stopped", func() bool { return stopped(t, pid) })
 		r.do(func() {
+			unix.Kill(pid, unix.SIGSTOP)
+			looptest.Eventually(t, "the core is stopped", func() bool { return stopped(t, pid) })
 			r.current.peer.Drain()
 			time.Sleep(2 * maxMissed * times.Heartbeat) // suspends the loop
 			unix.Kill(pid, unix.SIGCONT)
