@@ -13,7 +13,7 @@ import (
 
 const (
 	maxStderr    = 8 << 10 // bytes of standard error that are logged of a process
-	stderrRecord = 512     // and in one record
+	stderrRecord = 256     // and in one record: twice as much fits, for what is escaped
 )
 
 var longAgo = time.Unix(1, 0)

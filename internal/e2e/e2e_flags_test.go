@@ -383,6 +383,26 @@ func TestLog(t *testing.T) {
 	}
 }
 
+// TestLogStderrWhole: nothing is missing of some lines on standard error.
+func TestLogStderrWhole(t *testing.T) {
+	t.Parallel()
+	const lines = 200
+	s := shell(t, fmt.Sprintf(`i=0; while [ $i -lt %d ]; do echo "\"$i\"" >&2; i=$((i + 1)); done`, lines))
+	s.get("/").wantStatus(t, 200)
+	s.await("request")
+	s.stop()
+	var got, want strings.Builder
+	for _, r := range s.find("stderr") {
+		got.WriteString(r["text"])
+	}
+	for i := range lines {
+		fmt.Fprintf(&want, "\"%d\"\n", i)
+	}
+	if got.String() != want.String() {
+		t.Errorf("logged %q", got.String())
+	}
+}
+
 // Of a command that writes errors without end 8 KiB are logged.
 func TestLogStderrBounded(t *testing.T) {
 	t.Parallel()

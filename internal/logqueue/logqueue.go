@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -90,7 +91,7 @@ func cut(s string) string {
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
 		switch {
-		case r == '"' || r == '\\':
+		case strings.ContainsRune("\"\\\n\r\t", r):
 			size += 2
 		case strconv.IsPrint(r) && r != utf8.RuneError:
 			size += n

@@ -73,6 +73,7 @@ func TestCut(t *testing.T) {
 		{"short", "short"},
 		{strings.Repeat("x", 512), strings.Repeat("x", 512)},
 		{strings.Repeat("x", 513), strings.Repeat("x", 512) + " [1 more bytes]"},
+		{strings.Repeat("\n\"", 128), strings.Repeat("\n\"", 128)},
 		{strings.Repeat("\x00", 600), strings.Repeat("\x00", 85) + " [515 more bytes]"},
 		{strings.Repeat("é", 300), strings.Repeat("é", 256) + " [88 more bytes]"},
 		{strings.Repeat("x", 511) + "é", strings.Repeat("x", 511) + " [2 more bytes]"},
