@@ -243,6 +243,9 @@ func TestRun(t *testing.T) {
 			if own := m[1] == filepath.Join(dir, "build/onewake.sock"); own != (name == "short") || len(m[1]) > 103 {
 				t.Errorf("socket %s", m[1])
 			}
+			if link, _ := os.Readlink(filepath.Join(dir, "build/onewake.sock")); name == "long" && link != m[1] {
+				t.Errorf("build/onewake.sock is a link to %q", link)
+			}
 			for i, network := range []string{"unix", "tcp4"} {
 				if s := ask(t, network, m[i+1]); !strings.HasSuffix(s, "\r\n\r\nit runs\n") {
 					t.Errorf("%s answers %q", network, s)
@@ -257,9 +260,9 @@ func TestRun(t *testing.T) {
 			if _, err := os.Lstat(m[1]); err == nil {
 				t.Error("the socket is still there")
 			}
-			if name == "long" {
-				if _, err := os.Lstat(filepath.Dir(m[1])); err == nil {
-					t.Error("the temporary directory is still there")
+			for _, f := range []string{filepath.Join(dir, "build/onewake.sock"), filepath.Dir(m[1])} {
+				if _, err := os.Lstat(f); name == "long" && err == nil {
+					t.Errorf("%s is still there", f)
 				}
 			}
 		})

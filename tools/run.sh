@@ -9,9 +9,12 @@ program=${1:-build/onewake}
 mkdir -p build
 tmp=$(mktemp -d /tmp/onewake.XXXXXX) || exit 1
 socket=$(pwd)/build/onewake.sock
-# Too long for a socket, or a directory of others: onewake knows.
-if ! "$program" -check -listen "unix:$socket" >/dev/null 2>&1; then
+# The path may be too long, or a directory on it writable by others: the socket
+# is elsewhere then, with a link to it.
+if ! problem=$("$program" -check -listen "unix:$socket" 2>&1); then
 	socket=$tmp/onewake.sock
+	printf '%s\nso the socket is %s\n' "$problem" "$socket" >&2
+	ln -sf "$socket" build/onewake.sock
 fi
 
 # show: prints the log as it comes, and the addresses once they are in it.
@@ -33,6 +36,7 @@ show()
 			;;
 		esac
 	done
+	[ ! -L build/onewake.sock ] || rm -f build/onewake.sock
 	rm -rf "$tmp"
 }
 
