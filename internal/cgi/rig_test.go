@@ -80,7 +80,7 @@ func supervisor(t *testing.T, l limits) (s *process.Supervisor) {
 	onLoop(func() {
 		if s = monitor.supervisors[l]; s == nil {
 			s, err = process.NewSupervisor(monitor.loop, slog.New(slog.DiscardHandler),
-				process.Options{Max: l.max, Timeout: l.timeout, KillAfter: l.killAfter, Look: never})
+				process.Options{Max: l.max, Timeout: l.timeout, KillAfter: l.killAfter, Scan: never})
 			monitor.supervisors[l] = s
 		}
 	})

@@ -367,7 +367,7 @@ func TestStop(t *testing.T) {
 		p := old.start(piped("read x"))
 		waiting := startLater(young.Client, context.Background(), script(":"))
 		r.await("the request waits", func() bool { return len(young.peer.requests) == 1 })
-		r.do(r.sup.EndAll)
+		r.do(r.sup.TerminateAll)
 		if res := r.awaitResult(waiting); res.err != syscall.ECANCELED {
 			t.Errorf("%+v", res)
 		}

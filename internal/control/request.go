@@ -89,7 +89,7 @@ func (r *request) fail(err error) {
 // cancel terminates the processes, or gives up the place in the queue.
 func (r *request) cancel(reason string) {
 	if r.group != nil {
-		r.group.End(reason)
+		r.group.Terminate(reason)
 	} else if r.turn.Cancel() {
 		r.fail(unix.ECANCELED)
 	}
@@ -108,8 +108,8 @@ func (r *request) OnExit(status syscall.WaitStatus, over bool) {
 	r.p.answer(msgExited, r.id, uint32(status), flags)
 }
 
-// OnOver implements [process.Handler].
-func (r *request) OnOver() {
+// OnEmpty implements [process.Handler].
+func (r *request) OnEmpty() {
 	delete(r.p.requests, r.id)
 	r.p.answer(msgOver, r.id, 0, 0)
 }

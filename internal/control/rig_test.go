@@ -39,7 +39,7 @@ type rig struct {
 // script in the request's QUERY_STRING.
 func newRig(t *testing.T, max int) *rig {
 	t.Helper()
-	return newRigWith(t, process.Options{Max: max, Timeout: looptest.Never, KillAfter: looptest.Never, Look: looptest.Soon})
+	return newRigWith(t, process.Options{Max: max, Timeout: looptest.Never, KillAfter: looptest.Never, Scan: looptest.Soon})
 }
 
 func newRigWith(t *testing.T, o process.Options) *rig {

@@ -66,7 +66,7 @@ func TestFindNewScript(t *testing.T) {
 	if _, _, ok := c.Find("/none"); ok {
 		t.Error("found a script that does not exist")
 	}
-	loop.Post(loop.End)
+	loop.Post(loop.Stop)
 	if err := <-ended; err != nil || asked != 2 {
 		t.Errorf("asked %d times, %v", asked, err)
 	}

@@ -18,8 +18,8 @@ const (
 )
 
 var answerNow = []struct{ name, script, ended string }{
-	{"a job", say202 + `sh -c '` + work + `' >/dev/null 2>&1 &`, "leftovers ended"},
-	{"a job that holds the output", say202 + `sh -c '` + work + `' &`, "leftovers ended"},
+	{"a job", say202 + `sh -c '` + work + `' >/dev/null 2>&1 &`, "leftover processes terminated"},
+	{"a job that holds the output", say202 + `sh -c '` + work + `' &`, "leftover processes terminated"},
 	{"closed output", say202 + `exec >&-; ` + work, "command failed"},
 }
 
@@ -103,7 +103,7 @@ func TestAnswerNowEnded(t *testing.T) {
 			c.answer("POST").want(t, 202, "accepted\n")
 			s.stop()
 			s.await("drain time is over, terminating commands", "running", "1")
-			if tt.ended == "leftovers ended" {
+			if tt.ended == "leftover processes terminated" {
 				s.await(tt.ended)
 			}
 			if !isGone(pids[0]) {

@@ -86,7 +86,7 @@ func TestInteropGitGC(t *testing.T) {
 	m.run(git, "-C", repo, "fsck", "--strict")
 	w.stop()
 	s.stop()
-	for _, msg := range []string{"leftovers ended", "process left its group and is ended", "command failed"} {
+	for _, msg := range []string{"leftover processes terminated", "orphaned process terminated", "command failed"} {
 		if r := s.find(msg); len(r) > 0 {
 			t.Errorf("%v", r)
 		}

@@ -225,5 +225,5 @@ fossil push --once http://admin:correct-horse@`+strings.TrimPrefix(addr, "tcp:")
 	// stops.
 	ask(t, addr, "GET", "/project/timeline", "").wantStatus(t, 200)
 	s.stop()
-	s.await("process left its group and is ended")
+	s.await("orphaned process terminated")
 }

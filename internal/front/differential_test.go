@@ -171,7 +171,7 @@ func newMonitor(t *testing.T, cfg *cli.Config, command func(string) (*process.Co
 	}
 	go c.Run()
 	t.Cleanup(func() {
-		loop.Post(func() { peer.Close(); loop.End() })
+		loop.Post(func() { peer.Close(); loop.Stop() })
 		<-over
 	})
 	return c

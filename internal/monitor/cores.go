@@ -234,8 +234,8 @@ func (c *core) OnExit(st syscall.WaitStatus, _ bool) {
 	}
 }
 
-// OnOver implements [process.Handler].
-func (c *core) OnOver() {}
+// OnEmpty implements [process.Handler].
+func (c *core) OnEmpty() {}
 
 // replace replaces a core that died.
 func (m *monitor) replace(c *core, st syscall.WaitStatus) {

@@ -273,7 +273,7 @@ func (m *monitor) exitIfNoCores() {
 
 // terminate terminates all commands, and kills everything after KillAfter.
 func (m *monitor) terminate() {
-	m.sup.EndAll()
+	m.sup.TerminateAll()
 	m.loop.After(m.KillAfter, m.killAll)
 }
 
@@ -299,7 +299,7 @@ func (m *monitor) killAll() {
 // exitWhenIdle stops the loop when no process is left.
 func (m *monitor) exitWhenIdle() {
 	if m.sup.Idle() && len(m.cores) == 0 {
-		m.loop.End()
+		m.loop.Stop()
 		return
 	}
 	if m.phase == killing {

@@ -7,165 +7,168 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How often a group whose command has ended is looked at while something is
-// left in it: soon, and then less and less.
+// How often leftovers are polled: the interval doubles from minPoll to maxPoll.
 const (
 	minPoll = 5 * time.Millisecond
 	maxPoll = 250 * time.Millisecond
 )
 
-// Group is one program, mostly a command, and what it leaves behind. First the command runs; when
-// it has ended, what it has left runs on; then the group is over.
+// Group is a program, usually a command, together with the processes that it
+// leaves behind (its leftovers). It is empty when the program has exited and no
+// leftover remains.
 //
-// The command leads a process group, which on all systems is what it is ended
-// by. No number is signalled that could have changed hands: that of the group
-// only while a child of ours in it, the leader or one that has been given to us
-// since, is unreaped. What has left the process group is a part of this one
-// on FreeBSD, which knows whose it is, and a stray on Linux.
+// The program is the leader of its own process group, and signals go to that
+// group. After the leader has been reaped, the group is only signalled while
+// another unreaped child of ours is in it: that child reserves the number. What
+// left the process group still belongs to the Group on FreeBSD, where the
+// kernel records the ancestry, and is an orphan on Linux.
 type Group struct {
-	ID uint64 // of the request, for the log
+	ID uint64 // request number, for the log
 
-	s        *Supervisor
-	h        Handler
-	pid      int    // of the command, and the number of its process group
-	handle   int    // pidfd where the system has them, else -1
-	own      bool   // no command, see Supervisor.StartOwn
-	reaped   bool   // the command has ended; what is left are leftovers
-	over     bool   // and they have too
-	ended    bool   // by us
-	timedOut bool   // for that reason
-	killed   bool   // SIGTERM was not enough
-	timer    *Timer // of the timeout, and then of SIGKILL
-	poll     *Timer // of the next look at leftovers
-	delay    time.Duration
+	s          *Supervisor
+	h          Handler
+	pid        int    // of the leader, and number of the process group
+	handle     int    // pidfd on Linux, else -1
+	own        bool   // started by StartOwn
+	reaped     bool   // the leader has been reaped
+	empty      bool   // no leftovers either
+	terminated bool   // SIGTERM or SIGKILL has been sent
+	timedOut   bool   // terminated because of Options.Timeout
+	killed     bool   // SIGKILL has been sent
+	timer      *Timer // for Options.Timeout, later for SIGKILL
+	poll       *Timer // next poll for leftovers
+	interval   time.Duration
 }
 
-// PID is the number of the program's process.
+// PID is the process number of the program.
 func (g *Group) PID() int { return g.pid }
 
-// TimedOut tells whether the group was ended because its timeout had passed.
+// TimedOut reports whether the group was terminated by its timeout.
 func (g *Group) TimedOut() bool { return g.timedOut }
 
-// End ends the group: SIGTERM now, SIGKILL after KillAfter. why is for the log,
-// which tells of leftovers; the command is its owner's to tell of. More than
-// once is no harm, nor is it when the group is over.
-func (g *Group) End(why string) {
-	if g.ended || g.over {
+// Terminate sends SIGTERM now and SIGKILL after Options.KillAfter. The reason
+// is logged if leftovers are terminated; the command's end is logged by the
+// core. Terminate has no effect on a group that is empty or already terminated.
+func (g *Group) Terminate(reason string) {
+	if g.terminated || g.empty {
 		return
 	}
-	g.ended = true
+	g.terminated = true
 	if g.reaped {
-		g.s.log.Warn("leftovers ended", "process", g.ID, "reason", why)
+		g.s.log.Warn("leftover processes terminated", "process", g.ID, "reason", reason)
 	}
-	g.terminate()
+	g.sendTerm()
+	g.killLater()
+}
+
+func (g *Group) sendTerm() {
+	g.signal(unix.SIGTERM)
+	g.signal(unix.SIGCONT) // a stopped process does not see SIGTERM otherwise
+}
+
+func (g *Group) killLater() {
 	g.timer.Stop()
 	g.timer = g.s.loop.After(g.s.o.KillAfter, g.Kill)
 }
 
-func (g *Group) terminate() {
-	g.signal(unix.SIGTERM)
-	g.signal(unix.SIGCONT) // a stopped process sees SIGTERM only then
-}
-
-// Kill ends the group at once.
+// Kill sends SIGKILL.
 func (g *Group) Kill() {
-	g.ended, g.killed = true, true
+	g.terminated, g.killed = true, true
 	g.signal(unix.SIGKILL)
 }
 
-// signal reaches all that is known of the group.
+// signal sends a signal to all known processes of the group.
 func (g *Group) signal(sig unix.Signal) {
-	if g.over {
+	if g.empty {
 		return
 	}
 	if g.reaped {
-		if g.s.left(g.pid) {
-			signalLeft(g.pid, sig)
+		if g.s.reapLeftovers(g.pid) {
+			signalLeftovers(g.pid, sig)
 		}
 		return
 	}
 	unix.Kill(-g.pid, sig)
-	// The leader may have left its group. Not twice: programs take a second
-	// SIGTERM for a sign of impatience.
+	// The leader may have moved to another group. It must not get the signal
+	// twice: many programs quit without cleanup at a second SIGTERM.
 	if pgid, err := unix.Getpgid(g.pid); err != nil || pgid != g.pid {
 		unix.Kill(g.pid, sig)
 	}
 }
 
-// exited runs when the program is a zombie.
-func (g *Group) exited() {
+// onExit is called when the program is a zombie.
+func (g *Group) onExit() {
 	if g.own {
-		g.Kill() // whatever it has started
+		g.Kill() // everything that it started
 	}
 	status, ok := wait(g.pid)
 	if !ok {
-		// Not ours to reap yet: somebody traces it.
-		g.s.loop.After(time.Millisecond, g.exited)
+		// A debugger has to reap it first.
+		g.s.loop.After(time.Millisecond, g.onExit)
 		return
 	}
 	g.reaped = true
 	closeAll(g.handle)
-	over := !g.s.left(g.pid)
-	g.h.OnExit(status, over)
-	if over {
+	empty := !g.s.reapLeftovers(g.pid)
+	g.h.OnExit(status, empty)
+	if empty {
 		g.remove()
 		return
 	}
-	if g.ended && !g.own {
-		// Again, for those that were born since, and, on FreeBSD, those that
-		// have left the process group.
-		g.terminate()
-		if g.killed { // they have their time, though the command did not use it
+	if g.terminated && !g.own {
+		// Again for processes forked since and, on FreeBSD, for those outside
+		// the process group.
+		g.sendTerm()
+		if g.killed { // leftovers get the time from SIGTERM to SIGKILL too
 			g.killed = false
-			g.timer.Stop()
-			g.timer = g.s.loop.After(g.s.o.KillAfter, g.Kill)
+			g.killLater()
 		}
 	}
-	g.check()
+	g.pollLeftovers()
 }
 
-// check sees whether leftovers are still there.
-func (g *Group) check() {
-	if g.over {
+// pollLeftovers checks whether the group has become empty.
+func (g *Group) pollLeftovers() {
+	if g.empty {
 		return
 	}
-	if !g.s.left(g.pid) {
-		g.h.OnOver()
+	if !g.s.reapLeftovers(g.pid) {
+		g.h.OnEmpty()
 		g.remove()
 		return
 	}
 	if g.killed {
-		g.signal(unix.SIGKILL) // what has left the process group, on FreeBSD
+		g.signal(unix.SIGKILL) // on FreeBSD also to those outside the process group
 	}
-	g.delay = min(max(2*g.delay, minPoll), maxPoll)
-	g.poll = g.s.loop.After(g.delay, g.check)
+	g.interval = min(max(2*g.interval, minPoll), maxPoll)
+	g.poll = g.s.loop.After(g.interval, g.pollLeftovers)
 }
 
-// remove makes room for the next group.
+// remove removes an empty group, which frees its slot.
 func (g *Group) remove() {
-	g.over = true
+	g.empty = true
 	g.timer.Stop()
 	g.poll.Stop()
 	if g.s.groups[g.pid] == g {
 		delete(g.s.groups, g.pid)
 	}
 	if g.own {
-		g.s.look() // for what has left its group, on Linux
+		g.s.scan() // for orphans, on Linux
 		return
 	}
 	g.s.running--
-	g.s.next()
+	g.s.runQueue()
 }
 
-// wait reaps a child that has ended; it is false if it has not.
-func wait(pid int) (st syscall.WaitStatus, ok bool) {
+// wait reaps a child. ok is false if it has not exited.
+func wait(pid int) (status syscall.WaitStatus, ok bool) {
 	var ws unix.WaitStatus
 	for {
-		n, err := unix.Wait4(pid, &ws, waitExited, nil)
+		n, err := unix.Wait4(pid, &ws, waitOptions, nil)
 		switch {
 		case err == unix.EINTR:
-		case err != nil:
-			return syscall.WaitStatus(unix.SIGKILL), true // never taken for a success
+		case err != nil: // somebody else has reaped it: do not report success
+			return syscall.WaitStatus(unix.SIGKILL), true
 		default:
 			return syscall.WaitStatus(ws), n != 0
 		}

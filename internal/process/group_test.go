@@ -19,10 +19,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestEnd: SIGTERM to the group, SIGKILL after a while to whoever ignores it.
-func TestEnd(t *testing.T) {
+// TestTerminate: the group gets SIGTERM, and SIGKILL after KillAfter.
+func TestTerminate(t *testing.T) {
 	for _, tt := range []struct {
-		name, script string // the script begins when traps are to be set
+		name, script string // sets traps
 		then         string
 		killAfter    time.Duration
 		status       string
@@ -44,21 +44,21 @@ func TestEnd(t *testing.T) {
 				if strings.HasPrefix(tt.then, "kill -STOP") {
 					eventually(t, "the command to stop", func() bool { return stopped(t, pid) })
 				}
-				c.end("test")
-				c.end("test") // once more is no harm
+				c.terminate("test")
+				c.terminate("test") // has no effect
 				if got := describe(c.exited().status); got != tt.status {
 					t.Errorf("%s, want %s", got, tt.status)
 				}
 				gone(t, pid)
 				gone(t, child)
-				r.until("the group to be over", func() bool { return r.sup.Running() == 0 })
-				c.end("test") // and so is one after the end
+				r.until("the group to be empty", func() bool { return r.sup.Running() == 0 })
+				c.terminate("test") // has no effect either
 				if log := r.logged(); log != "" {
 					t.Errorf("logged: %s", log)
 				}
 				r.do(func() {
 					if c.g.TimedOut() {
-						t.Error("it has not timed out")
+						t.Error("TimedOut reports true")
 					}
 				})
 			})
@@ -66,7 +66,7 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// stopped tells whether a signal has stopped a process.
+// stopped reports whether a process is stopped by a signal.
 func stopped(t *testing.T, pid int) bool {
 	t.Helper()
 	state, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
@@ -76,7 +76,7 @@ func stopped(t *testing.T, pid int) bool {
 	return bytes.HasPrefix(state, []byte("T"))
 }
 
-// TestTimeout: the supervisor ends by itself what nobody else ends.
+// TestTimeout: a command is terminated at its timeout.
 func TestTimeout(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		o := options
@@ -89,33 +89,32 @@ func TestTimeout(t *testing.T) {
 	})
 }
 
-// leave is a command that ends and leaves a process in its group, which says
-// its number, and ends when it has read a line.
+// leave is a command that exits and leaves a process in its group, which prints
+// its pid and exits when it has read a line.
 const leave = `exec 3<&0; sh -c 'echo $$; read x; echo $x' <&3 & exit 5`
 
-// leaveSession is a command that ends when it has left a process in a session of
-// its own, which does as script says, tells its number and reads a line.
+// leaveSession is a command that exits and leaves a process in a new session,
+// which runs script, prints its pid and exits when it has read a line.
 func leaveSession(script string) *Command {
 	return shell(`exec 3<&0 4>&1; { OW_ROLE=setsid ` + os.Args[0] + ` sh -c '` + script + `; echo ready; exec >&4; echo $$; read x' <&3 & } | read y; exit 5`)
 }
 
-// TestLeftoversEnd: what a command leaves behind runs on, holds its place and
-// ends by itself.
-func TestLeftoversEnd(t *testing.T) {
+// TestLeftoversExit: leftovers run on and keep the slot until they exit.
+func TestLeftoversExit(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		o := options
 		o.Max = 1
 		r := newRig(t, o)
 		c := r.start(shell(leave))
-		if e := c.exited(); e.over || describe(e.status) != "exit 5" {
-			t.Fatalf("%s, over: %t", describe(e.status), e.over)
+		if e := c.exited(); e.empty || describe(e.status) != "exit 5" {
+			t.Fatalf("%s, empty: %t", describe(e.status), e.empty)
 		}
 		pid := c.out.pid()
 		turn := make(chan error, 1)
 		r.do(func() {
 			r.sup.Ask(func(err error) { turn <- err })
 			if r.sup.Running() != 1 || len(turn) > 0 {
-				t.Error("its place is taken")
+				t.Error("the slot is free")
 			}
 		})
 		alive(t, pid)
@@ -123,16 +122,16 @@ func TestLeftoversEnd(t *testing.T) {
 		if s := c.out.line(); s != "goodbye" {
 			t.Errorf("%q", s)
 		}
-		c.over()
+		c.empty()
 		if err := <-turn; err != nil {
 			t.Error(err)
 		}
-		c.check("exit, over")
+		c.check("exit, empty")
 		gone(t, pid)
-		c.end("test") // which is too late, and nothing to tell of
+		c.terminate("test") // has no effect and is not logged
 		r.do(func() {
-			if c.g.ended || len(r.loop.timers) != 1 {
-				t.Errorf("ended, with %d timers", len(r.loop.timers)) // one looks for strays
+			if c.g.terminated || len(r.loop.timers) != 1 {
+				t.Errorf("terminated: %t, %d timers", c.g.terminated, len(r.loop.timers)) // one is for the next scan
 			}
 		})
 		if log := r.logged(); log != "" {
@@ -141,9 +140,9 @@ func TestLeftoversEnd(t *testing.T) {
 	})
 }
 
-// TestLeftoversEnded: what runs on is ended at the group's timeout, or when its
-// owner says so: by SIGTERM, and if that is of no use by SIGKILL. The log tells.
-func TestLeftoversEnded(t *testing.T) {
+// TestLeftoversTerminated: leftovers are terminated at the timeout and by
+// Terminate, by SIGTERM and then SIGKILL, and this is logged.
+func TestLeftoversTerminated(t *testing.T) {
 	for _, tt := range []struct {
 		name, script string
 		killAfter    time.Duration
@@ -151,7 +150,7 @@ func TestLeftoversEnded(t *testing.T) {
 		reason       string
 	}{
 		{"timeout", leave, never, (*Group).passTimeout, "timeout"},
-		{"by owner", leave, never, func(g *Group) { g.End("client gone") }, `"client gone"`},
+		{"by owner", leave, never, func(g *Group) { g.Terminate("client gone") }, `"client gone"`},
 		{"stubborn", `exec 3<&0; sh -c 'trap "" TERM; echo $$; read x' <&3 & exit 5`, soon, (*Group).passTimeout, "timeout"},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
@@ -161,15 +160,15 @@ func TestLeftoversEnded(t *testing.T) {
 				r := newRig(t, o)
 				c := r.start(shell(tt.script))
 				pid := c.out.pid()
-				if e := c.exited(); e.over {
-					t.Fatal("nothing is left")
+				if e := c.exited(); e.empty {
+					t.Fatal("no leftovers")
 				}
 				c.g.ID = 77
 				r.do(func() { tt.end(c.g) })
-				c.over()
+				c.empty()
 				gone(t, pid)
-				c.check("exit, over")
-				want := `level=WARN msg="leftovers ended" process=77 reason=` + tt.reason + "\n"
+				c.check("exit, empty")
+				want := `level=WARN msg="leftover processes terminated" process=77 reason=` + tt.reason + "\n"
 				if log := r.logged(); !strings.HasSuffix(log, want) || strings.Count(log, "\n") != 1 {
 					t.Errorf("logged: %s", log)
 				}
@@ -181,20 +180,20 @@ func TestLeftoversEnded(t *testing.T) {
 	}
 }
 
-// passTimeout has the timeout of a group come soon.
+// passTimeout makes the timeout of a group fire soon.
 func (g *Group) passTimeout() {
 	g.timer.Stop()
 	g.timer = g.s.loop.After(soon, g.timer.f)
 }
 
-// TestEndedWithLeftovers: End comes while the command runs; it ends, and
-// something of its group does not, for a while.
-func TestEndedWithLeftovers(t *testing.T) {
-	t.Run("by TERM", func(t *testing.T) { testEndedWithLeftovers(t, false) })
-	t.Run("by KILL", func(t *testing.T) { testEndedWithLeftovers(t, true) })
+// TestTerminatedWithLeftovers: a command exits at SIGTERM, and a process of its
+// group does not.
+func TestTerminatedWithLeftovers(t *testing.T) {
+	t.Run("by TERM", func(t *testing.T) { testTerminatedWithLeftovers(t, false) })
+	t.Run("by KILL", func(t *testing.T) { testTerminatedWithLeftovers(t, true) })
 }
 
-func testEndedWithLeftovers(t *testing.T, killed bool) {
+func testTerminatedWithLeftovers(t *testing.T, killed bool) {
 	alone(t, func(t *testing.T) {
 		o := options
 		r := newRig(t, o)
@@ -204,40 +203,40 @@ func testEndedWithLeftovers(t *testing.T, killed bool) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.end("timeout")
+		c.terminate("timeout")
 		if s := c.out.line(); s != "terminated" {
 			t.Errorf("%q", s)
 		}
-		// As if only SIGKILL had ended the command, and this one had not been
-		// in its process group, as it may be on FreeBSD.
+		// As if the command had exited only at SIGKILL, which this process did
+		// not get. This happens on FreeBSD outside the process group.
 		r.do(func() { c.g.killed = killed })
 		c.say("")
-		if e := c.exited(); e.over || describe(e.status) != "exit 3" {
-			t.Errorf("%s, over: %t", describe(e.status), e.over)
+		if e := c.exited(); e.empty || describe(e.status) != "exit 3" {
+			t.Errorf("%s, empty: %t", describe(e.status), e.empty)
 		}
-		// Once more, for what was born after the first one.
+		// A second SIGTERM is for processes forked after the first.
 		if s := c.out.line(); s != "terminated" {
 			t.Errorf("%q", s)
 		}
 		r.do(func() {
 			if r.sup.Running() != 1 {
-				t.Error("its place is free")
+				t.Error("the slot is free")
 			}
 			unix.Kill(pid, unix.SIGTERM)
 		})
 		if s := c.out.line(); s != "terminated" {
-			t.Errorf("%q", s) // killed
+			t.Errorf("%q", s) // it was killed
 		}
 		r.do(func() {
 			c.g.timer.Stop()
 			c.g.timer = r.loop.After(soon, c.g.timer.f) // that of SIGKILL
 		})
-		c.over()
+		c.empty()
 		gone(t, pid)
 	})
 }
 
-// TestLeaderLeavesGroup: one that is in another group is ended as well.
+// TestLeaderLeavesGroup: a leader in another process group is terminated too.
 func TestLeaderLeavesGroup(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		r := newRig(t, options)
@@ -246,32 +245,32 @@ func TestLeaderLeavesGroup(t *testing.T) {
 		if pgid, err := unix.Getpgid(pid); err != nil || pgid == pid {
 			t.Errorf("in group %d, %v", pgid, err)
 		}
-		c.end("test")
+		c.terminate("test")
 		c.exited()
 		gone(t, pid)
 	})
 }
 
-// TestDeadChildrenReaped: those that a running command has left to us, too.
-func TestDeadChildrenReaped(t *testing.T) {
+// TestZombiesReaped: exited descendants of a running command are reaped.
+func TestZombiesReaped(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		o := options
-		o.Look = soon
+		o.Scan = soon
 		r := newRig(t, o)
 		c := r.start(shell(`(sh -c : & echo $!); read x`))
 		gone(t, c.out.pid())
 		c.say("")
 		c.exited()
-		r.until("nothing to be left", r.sup.Idle)
+		r.until("the supervisor to be idle", r.sup.Idle)
 	})
 }
 
-// TestNumberGivenAgain: where all have left a process group its number may be
-// that of the next command.
-func TestNumberGivenAgain(t *testing.T) {
+// TestPIDReused: when all processes have left a process group, the kernel may
+// reuse its number for the next command.
+func TestPIDReused(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		r := newRig(t, options)
-		old := &command{r: r, overs: make(chan bool, 1)}
+		old := &command{r: r, empties: make(chan bool, 1)}
 		next := &command{r: r, exits: make(chan exit, 1)}
 		r.do(func() {
 			pid, handle, err := start(&Command{Path: "/bin/sh", Args: []string{"sh", "-c", "exit 6"}, Dir: "/"}, uintptr(r.sup.null))
@@ -283,19 +282,19 @@ func TestNumberGivenAgain(t *testing.T) {
 			next.g = &Group{s: r.sup, h: next, pid: pid, handle: handle}
 			r.sup.running = 2
 			r.sup.watch(next.g)
-			if r.sup.Running() != 1 || !old.g.over {
-				t.Errorf("%d groups, the old one over: %t", r.sup.Running(), old.g.over)
+			if r.sup.Running() != 1 || !old.g.empty {
+				t.Errorf("%d groups, the old one empty: %t", r.sup.Running(), old.g.empty)
 			}
 		})
-		old.over()
-		if e := next.exited(); describe(e.status) != "exit 6" || !e.over {
+		old.empty()
+		if e := next.exited(); describe(e.status) != "exit 6" || !e.empty {
 			t.Errorf("%+v", e)
 		}
 	})
 }
 
-// TestOwn: a program of ours holds no place and has no timeout, a stop of the
-// commands is none of its own, and what it has left is killed with its end.
+// TestOwn: a program of ours uses no slot, has no timeout and is not terminated
+// with the commands. When it exits, its leftovers are killed.
 func TestOwn(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		o := options
@@ -305,7 +304,7 @@ func TestOwn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &command{r: r, exits: make(chan exit, 1), overs: make(chan bool, 1), out: reader{t, says, bufio.NewReader(says)}}
+		c := &command{r: r, exits: make(chan exit, 1), empties: make(chan bool, 1), out: reader{t, says, bufio.NewReader(says)}}
 		const stubborn = `trap "" TERM HUP; echo $$ >&2; exec sleep 60`
 		r.do(func() {
 			c.g, err = r.sup.StartOwn(shell(`sh -c '`+stubborn+`' & echo $! >&2; OW_ROLE=setsid `+os.Args[0]+` sh -c '`+stubborn+`' & read x; wait`), c, out.Fd())
@@ -319,10 +318,10 @@ func TestOwn(t *testing.T) {
 			if r.sup.Running() != 0 || r.sup.Idle() {
 				t.Errorf("%d running, idle: %t", r.sup.Running(), r.sup.Idle())
 			}
-			r.sup.EndAll()
-			r.sup.ending = false
-			if c.g.ended {
-				t.Error("it is ended with the commands")
+			r.sup.TerminateAll()
+			r.sup.stopping = false
+			if c.g.terminated {
+				t.Error("terminated with the commands")
 			}
 			unix.Kill(c.g.PID(), unix.SIGKILL)
 		})
@@ -332,11 +331,11 @@ func TestOwn(t *testing.T) {
 		for _, pid := range pids {
 			gone(t, pid)
 		}
-		r.until("nothing to be left", r.sup.Idle)
+		r.until("the supervisor to be idle", r.sup.Idle)
 	})
 }
 
-// TestReapedByOthers: a command whose status is lost is not taken for a success.
+// TestReapedByOthers: a command whose status is lost has not succeeded.
 func TestReapedByOthers(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		r := newRig(t, options)
@@ -351,49 +350,49 @@ func TestReapedByOthers(t *testing.T) {
 	})
 }
 
-// TestEverythingEnds: EndAll and KillAll end what runs, what was left behind and
-// what left its group, and nothing is started any more.
-func TestEverythingEnds(t *testing.T) {
-	for name, kill := range map[string]bool{"EndAll": false, "EndAll, KILL": false, "KillAll": true} {
+// TestTerminateAll: TerminateAll and KillAll terminate commands, leftovers and
+// orphans. No command is started from then on.
+func TestTerminateAll(t *testing.T) {
+	for name, kill := range map[string]bool{"TerminateAll": false, "TerminateAll, KILL": false, "KillAll": true} {
 		t.Run(strings.ReplaceAll(name, ", ", "_"), func(t *testing.T) {
 			alone(t, func(t *testing.T) {
 				o := options
-				o.Look = soon
+				o.Scan = soon
 				trap := ""
-				if name != "EndAll" {
+				if name != "TerminateAll" {
 					trap = `trap "" TERM;`
 				}
-				if name == "EndAll, KILL" {
+				if name == "TerminateAll, KILL" {
 					o.KillAfter = soon
 				}
 				r := newRig(t, o)
 				runs := r.start(shell(trap + `sleep 61 & echo $$; echo $!; exec sleep 60`))
 				leaves := r.start(shell(`exec 3<&0; sh -c '` + trap + `echo $$; read x' <&3 & exit 5`))
-				strays := r.start(leaveSession(trap + ":"))
-				pids := []int{runs.out.pid(), runs.out.pid(), leaves.out.pid(), strays.out.pid()}
+				orphan := r.start(leaveSession(trap + ":"))
+				pids := []int{runs.out.pid(), runs.out.pid(), leaves.out.pid(), orphan.out.pid()}
 				leaves.exited()
-				strays.exited()
+				orphan.exited()
 				if runtime.GOOS == "linux" {
-					r.until("a stray to be found", func() bool { return len(r.sup.strays) == 1 })
+					r.until("an orphan to be found", func() bool { return len(r.sup.orphans) == 1 })
 				}
 				r.do(func() {
 					if r.sup.Idle() {
 						t.Error("idle")
 					}
-					r.sup.EndAll()
-					if kill { // which waits for nothing that EndAll has begun
+					r.sup.TerminateAll()
+					if kill { // does not wait for KillAfter
 						r.sup.KillAll()
 					}
 					var err error
 					r.sup.Ask(func(e error) { err = e })
 					if err != unix.ECANCELED {
-						t.Errorf("a turn comes with %v", err)
+						t.Errorf("Ask: %v", err)
 					}
 				})
 				for _, pid := range pids {
 					gone(t, pid)
 				}
-				r.until("nothing to be left", r.sup.Idle)
+				r.until("the supervisor to be idle", r.sup.Idle)
 				r.do(func() {
 					if list := children(); len(list) != 0 || len(r.loop.timers) != 0 {
 						t.Errorf("left: children %v, %d timers", list, len(r.loop.timers))
@@ -408,7 +407,7 @@ func TestEverythingEnds(t *testing.T) {
 }
 
 func init() {
-	// setsid is setsid(1).
+	// setsid does as setsid(1).
 	roles["setsid"] = func() int {
 		path, err := exec.LookPath(os.Args[1])
 		if err == nil {
@@ -420,7 +419,7 @@ func init() {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	// stubborn tells of each SIGTERM, and goes on.
+	// stubborn prints each SIGTERM and does not exit.
 	roles["stubborn"] = func() int {
 		terms := make(chan os.Signal, 1)
 		signal.Notify(terms, unix.SIGTERM)
@@ -430,7 +429,7 @@ func init() {
 		}
 		return 0
 	}
-	// leaver moves itself into the group of a child of its own.
+	// leaver moves itself into the process group of its child.
 	roles["leaver"] = func() int {
 		child := exec.Command("/bin/sleep", "60")
 		child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

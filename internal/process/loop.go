@@ -8,31 +8,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxWait is how long the poller waits at most: its argument has fewer bits
-// than a time.Duration, and a longer timer just takes more turns.
+// maxWait is the longest wait of the poller. Its argument has fewer bits than a
+// time.Duration; a longer timer takes several waits.
 const maxWait = time.Hour
 
-// Loop is the monitor's event loop: one goroutine, which should be locked to
-// its thread, waits for descriptors, for processes to end, for the clock and
-// for [Loop.Post]. Everything that it calls runs on that goroutine, so that
-// nothing of the monitor needs a lock. All methods but Post are for it alone.
+// Loop is the event loop of the monitor. It waits for descriptors, exits of
+// processes, timers and [Loop.Post] on one goroutine, which should be locked to
+// its thread. It calls all functions on that goroutine, so the monitor needs no
+// locks. Only Post may be called from other goroutines.
 type Loop struct {
-	p      poller
-	fds    map[int]func(readable, writable bool)
-	procs  map[int]func()
-	timers []*Timer // the next one first
-	posted chan func()
-	wakeR  int
-	wakeW  int
-	ended  bool
-}
-
-// event is what a poller reports.
-type event struct {
-	id       int // descriptor, or pid
-	process  bool
-	readable bool
-	writable bool
+	p       poller
+	fds     map[int]func(readable, writable bool)
+	procs   map[int]func()
+	timers  []*Timer // sorted by time
+	posted  chan func()
+	wake    int // the loop wakes for each byte that is written here
+	stopped bool
 }
 
 // NewLoop makes a loop.
@@ -49,35 +40,20 @@ func NewLoop() (*Loop, error) {
 	if err := pipe(&p); err != nil {
 		return nil, os.NewSyscallError("pipe2", err)
 	}
-	l.wakeR, l.wakeW = p[0], p[1]
-	for _, fd := range p {
-		if err := unix.SetNonblock(fd, true); err != nil {
-			return nil, err
-		}
-	}
-	return l, l.Watch(l.wakeR, func(bool, bool) { l.runPosted() })
+	l.wake = p[1]
+	return l, l.Watch(p[0], func(bool, bool) {
+		unix.Read(p[0], make([]byte, 1))
+		(<-l.posted)()
+	})
 }
 
-func (l *Loop) runPosted() {
-	var b [64]byte
-	unix.Read(l.wakeR, b[:])
-	for {
-		select {
-		case f := <-l.posted:
-			f()
-		default:
-			return
-		}
-	}
-}
-
-// Post has f called by the loop. Any goroutine may call it.
+// Post calls f on the loop's goroutine. Any goroutine may call Post.
 func (l *Loop) Post(f func()) {
 	l.posted <- f
-	unix.Write(l.wakeW, []byte{0})
+	unix.Write(l.wake, []byte{0}) // does not block: the pipe has more room than posted
 }
 
-// Watch has f called whenever fd can be read.
+// Watch calls f whenever fd is readable.
 func (l *Loop) Watch(fd int, f func(readable, writable bool)) error {
 	if err := l.p.add(fd); err != nil {
 		return err
@@ -86,63 +62,60 @@ func (l *Loop) Watch(fd int, f func(readable, writable bool)) error {
 	return nil
 }
 
-// WatchWrite turns the call for a watched descriptor that can be written on
-// or off.
+// WatchWrite sets whether the function of a watched descriptor is also called
+// when fd is writable.
 func (l *Loop) WatchWrite(fd int, on bool) error { return l.p.write(fd, on) }
 
-// Unwatch ends Watch. It comes before the descriptor is closed: a copy that a
-// child holds for a moment would keep its events alive.
+// Unwatch undoes Watch. It must be called before fd is closed: a child that is
+// just being started may hold a copy, which would keep the events alive.
 func (l *Loop) Unwatch(fd int) {
 	l.p.remove(fd)
 	delete(l.fds, fd)
 }
 
-// WatchProcess has f called once when a child has ended; it has not been
-// reaped then. handle is what [Start] gave for it.
+// WatchProcess calls f once, when a child has exited. f has to reap it. handle
+// comes from [start].
 func (l *Loop) WatchProcess(pid, handle int, f func()) {
 	l.procs[pid] = f
 	if l.p.process(pid, handle) != nil {
-		l.After(0, func() { l.lookAfter(pid) })
+		l.After(0, func() { l.pollProcess(pid) })
 	}
 }
 
-// lookAfter asks again and again whether a process has ended that the poller
-// cannot watch: for want of memory, or since it does not see it.
-func (l *Loop) lookAfter(pid int) {
-	if !ended(pid) {
-		l.After(10*time.Millisecond, func() { l.lookAfter(pid) })
+// pollProcess is for a process that the poller cannot watch, because memory is
+// short or the process is hidden from us.
+func (l *Loop) pollProcess(pid int) {
+	if !hasExited(pid) {
+		l.After(10*time.Millisecond, func() { l.pollProcess(pid) })
 		return
 	}
-	l.exited(pid)
+	l.processExited(pid)
 }
 
-func (l *Loop) exited(pid int) {
+// Stop makes Run return.
+func (l *Loop) Stop() { l.stopped = true }
+
+// ready and processExited are called by the poller.
+func (l *Loop) ready(fd int, readable, writable bool) {
+	if f := l.fds[fd]; f != nil {
+		f(readable, writable)
+	}
+}
+
+func (l *Loop) processExited(pid int) {
 	if f := l.procs[pid]; f != nil {
 		delete(l.procs, pid)
 		f()
 	}
 }
 
-// End makes Run return.
-func (l *Loop) End() { l.ended = true }
-
-// Run calls what is due until [Loop.End].
+// Run runs the loop until [Loop.Stop].
 func (l *Loop) Run() error {
-	var events []event
-	for !l.ended {
-		var err error
-		events, err = l.p.wait(events[:0], l.patience())
-		if err != nil {
+	for !l.stopped {
+		if err := l.p.wait(l.timeout(), l); err != nil {
 			return err
 		}
-		for _, e := range events {
-			if e.process {
-				l.exited(e.id)
-			} else if f := l.fds[e.id]; f != nil {
-				f(e.readable, e.writable)
-			}
-		}
-		for len(l.timers) > 0 && !l.ended && !time.Now().Before(l.timers[0].when) {
+		for len(l.timers) > 0 && !l.stopped && !time.Now().Before(l.timers[0].when) {
 			t := l.timers[0]
 			l.timers = slices.Delete(l.timers, 0, 1)
 			t.f()
@@ -151,25 +124,25 @@ func (l *Loop) Run() error {
 	return nil
 }
 
-// patience is how long the poller may wait.
-func (l *Loop) patience() time.Duration {
+// timeout is how long the poller may wait.
+func (l *Loop) timeout() time.Duration {
 	if len(l.timers) == 0 {
 		return maxWait
 	}
 	return min(max(0, time.Until(l.timers[0].when)), maxWait)
 }
 
-// A Timer is a call that is due at some time.
+// Timer is a pending call of [Loop.After].
 type Timer struct {
 	loop *Loop
 	when time.Time
 	f    func()
 }
 
-// After has f called once when d has passed.
+// After calls f once, after d.
 func (l *Loop) After(d time.Duration, f func()) *Timer {
 	t := &Timer{l, time.Now().Add(d), f}
-	// Most are due later than all others, and most are called off.
+	// Search from the end: most timers are later than all others.
 	i := len(l.timers)
 	for i > 0 && l.timers[i-1].when.After(t.when) {
 		i--
@@ -178,7 +151,7 @@ func (l *Loop) After(d time.Duration, f func()) *Timer {
 	return t
 }
 
-// Stop calls the call off. A nil timer, or one that is over, is let be.
+// Stop cancels the call. It has no effect on a nil timer or one that has fired.
 func (t *Timer) Stop() {
 	if t == nil {
 		return

@@ -8,27 +8,27 @@ import (
 	"time"
 )
 
-// TestLongTimers: no timer is longer than what a poller can be told.
+// TestLongTimers: the poller never gets a longer timeout than it supports.
 func TestLongTimers(t *testing.T) {
 	l, err := NewLoop()
 	if err != nil {
 		t.Fatal(err)
 	}
 	const day = 24 * time.Hour
-	// Of milliseconds that do not fit 31 bits, and that are small in 32.
+	// In milliseconds, these overflow 31 bits or are small in 32.
 	for _, d := range []time.Duration{25 * day, 1<<32*time.Millisecond + 1, 1<<63 - 1} {
 		timer := l.After(d, func() {})
-		if p := l.patience(); p <= 0 || p > maxWait {
-			t.Errorf("%v: the poller is told %v", d, p)
+		if p := l.timeout(); p <= 0 || p > maxWait {
+			t.Errorf("%v: the poller gets %v", d, p)
 		}
 		timer.Stop()
 	}
-	if p := l.patience(); p != maxWait {
-		t.Errorf("without timers the poller is told %v", p)
+	if p := l.timeout(); p != maxWait {
+		t.Errorf("without timers the poller gets %v", p)
 	}
 }
 
-// TestTimers are called when they are due, in order, and not when called off.
+// TestTimers: timers fire when due, in order, and not after Stop.
 func TestTimers(t *testing.T) {
 	l, err := NewLoop()
 	if err != nil {
@@ -39,7 +39,7 @@ func TestTimers(t *testing.T) {
 	after := func(n int, d time.Duration) *Timer {
 		return l.After(d, func() {
 			got = append(got, n)
-			if time.Since(began) < d { // late is the business of the machine
+			if time.Since(began) < d { // late is possible on a busy machine
 				t.Errorf("%d is early", n)
 			}
 		})
@@ -50,9 +50,9 @@ func TestTimers(t *testing.T) {
 	first := after(2, 2*soon)
 	l.After(soon, func() { off.Stop(); off.Stop() })
 	l.After(5*soon, func() {
-		first.Stop() // it is over
+		first.Stop() // it has fired
 		(*Timer)(nil).Stop()
-		l.End()
+		l.Stop()
 	})
 	if err := l.Run(); err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func TestTimers(t *testing.T) {
 	}
 }
 
-// TestPost: what other goroutines post is called in order, all of it.
+// TestPost: all functions are called, in order.
 func TestPost(t *testing.T) {
 	l, err := NewLoop()
 	if err != nil {
@@ -74,7 +74,7 @@ func TestPost(t *testing.T) {
 		for i := range n {
 			l.Post(func() { got = append(got, i) })
 		}
-		l.Post(l.End)
+		l.Post(l.Stop)
 	}()
 	if err := l.Run(); err != nil {
 		t.Fatal(err)

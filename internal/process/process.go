@@ -1,10 +1,9 @@
-// Package process starts commands and sees to their end.
+// Package process starts commands, waits for them and terminates them.
 //
-// A [Supervisor] starts each one in a process group of its own, and knows it
-// and what it leaves behind as one [Group], from fork(2) until nothing of it is
-// left. Everything belongs to one goroutine, locked to its thread, which is
-// that of a [Loop]: no lock anywhere. FreeBSD and Linux only; elsewhere
-// [NewLoop] says so.
+// A [Supervisor] starts each command in its own process group. A [Group] stands
+// for the command and the processes that it leaves behind. All of it is used
+// from the goroutine of a [Loop] only, without locks. The package supports
+// FreeBSD and Linux; elsewhere [NewLoop] returns an error.
 package process
 
 import (
@@ -16,10 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NewSpool makes a file for a body in dir, which has no name any more when
-// NewSpool returns. read is for [Supervisor.Start], which has it read from its
-// beginning. write is the same open file; on FreeBSD all that can be done with
-// it is to write.
+// NewSpool creates a file for a request body in dir, and unlinks it. read is for
+// [Supervisor.Start], which rewinds it. write is a duplicate of read, which on
+// FreeBSD has no rights but to write.
 func NewSpool(dir string) (write, read int, err error) {
 	name := filepath.Join(dir, "onewake-"+strconv.FormatUint(rand.Uint64(), 36))
 	read, err = unix.Open(name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)

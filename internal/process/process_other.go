@@ -15,23 +15,23 @@ var errUnsupported = fmt.Errorf("processes: %w", sandbox.ErrUnsupported)
 
 type poller struct{}
 
-func (*poller) open() error                                  { return errUnsupported }
-func (*poller) add(int) error                                { return errUnsupported }
-func (*poller) write(int, bool) error                        { return errUnsupported }
-func (*poller) remove(int)                                   {}
-func (*poller) process(int, int) error                       { return errUnsupported }
-func (*poller) wait([]event, time.Duration) ([]event, error) { return nil, errUnsupported }
+func (*poller) open() error                     { return errUnsupported }
+func (*poller) add(int) error                   { return errUnsupported }
+func (*poller) write(int, bool) error           { return errUnsupported }
+func (*poller) remove(int)                      {}
+func (*poller) process(int, int) error          { return errUnsupported }
+func (*poller) wait(time.Duration, *Loop) error { return errUnsupported }
 
-const waitExited = unix.WNOHANG
+const waitOptions = unix.WNOHANG
 
-func ended(int) bool           { return true }
+func hasExited(int) bool       { return true }
 func pipe(*[2]int) error       { return errUnsupported }
 func limitEnd(int, bool) error { return errUnsupported }
 func children() []child        { return nil }
 
 func start(*Command, ...uintptr) (pid, handle int, err error) { return 0, -1, errUnsupported }
-func (*Supervisor) left(int) bool                             { return false }
-func signalLeft(int, unix.Signal)                             {}
+func (*Supervisor) reapLeftovers(int) bool                    { return false }
+func signalLeftovers(int, unix.Signal)                        {}
 
 const (
 	sysSigaction, sysSigprocmask, sigSetmask, sigsetSize = 0, 0, 0, 0

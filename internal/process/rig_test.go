@@ -23,7 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMain is also the commands that tests start: OW_ROLE says which.
+// TestMain runs the tests, or the helper program that OW_ROLE names.
 func TestMain(m *testing.M) {
 	if role := os.Getenv("OW_ROLE"); role != "" {
 		os.Exit(roles[role]())
@@ -35,19 +35,18 @@ func TestMain(m *testing.M) {
 
 var roles = map[string]func() int{}
 
-// bound ends a test that waits for what does not come.
+// bound is how long a test waits for an event before it fails.
 const bound = 60 * time.Second
 
-// never is for times that must not pass during a test, and soon for those that
-// must.
+// never is longer than any test; soon is a time that a test waits for.
 const (
 	never = time.Hour
 	soon  = 10 * time.Millisecond
 )
 
-// alone runs f in a process of its own: a monitor's children, descriptors and
-// limits are those of its whole process. prefix is a command that executes the
-// rest of its arguments.
+// alone runs f in a new process, because the reaper, children, descriptors and
+// limits belong to the whole process. prefix is a command that executes its
+// remaining arguments.
 func alone(t *testing.T, f func(t *testing.T), prefix ...string) {
 	t.Helper()
 	if os.Getenv("OW_ALONE") == t.Name() {
@@ -68,7 +67,7 @@ func alone(t *testing.T, f func(t *testing.T), prefix ...string) {
 	}
 }
 
-// rig is a supervisor on a loop of its own.
+// rig is a supervisor with its loop.
 type rig struct {
 	t    *testing.T
 	loop *Loop
@@ -91,8 +90,8 @@ func (r *rig) logged() string {
 	return r.log.String()
 }
 
-// options are those of most tests: nothing happens by itself.
-var options = Options{Max: 4, Timeout: never, KillAfter: never, Look: never}
+// options for most tests: no timer fires.
+var options = Options{Max: 4, Timeout: never, KillAfter: never, Scan: never}
 
 func newRig(t *testing.T, o Options) *rig {
 	t.Helper()
@@ -135,7 +134,7 @@ func (r *rig) do(f func()) {
 	}
 }
 
-// until waits for something that the loop knows.
+// until polls a condition on the loop.
 func (r *rig) until(what string, f func() bool) {
 	r.t.Helper()
 	eventually(r.t, what, func() (ok bool) {
@@ -144,52 +143,52 @@ func (r *rig) until(what string, f func() bool) {
 	})
 }
 
-// eventually waits for a condition that nothing tells of.
+// eventually polls a condition that gives no event.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(bound); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("waited in vain for %s", what)
+			t.Fatalf("no event: %s", what)
 		}
 	}
 }
 
-// command is one that a test has started, and its handler.
+// command is a started command and its handler.
 type command struct {
-	r      *rig
-	g      *Group
-	in     *os.File
-	out    reader
-	errs   *os.File
-	exits  chan exit
-	overs  chan bool
-	events string // of the loop: "exit", "exit over", "exit, over"
+	r       *rig
+	g       *Group
+	in      *os.File
+	out     reader
+	errs    *os.File
+	exits   chan exit
+	empties chan bool
+	events  string // calls of the handler: "exit", "exit empty" or "exit, empty"
 }
 
 type exit struct {
 	status syscall.WaitStatus
-	over   bool
+	empty  bool
 }
 
-func (c *command) OnExit(st syscall.WaitStatus, over bool) {
+func (c *command) OnExit(st syscall.WaitStatus, empty bool) {
 	c.events += "exit"
-	if over {
-		c.events += " over"
+	if empty {
+		c.events += " empty"
 	}
-	c.exits <- exit{st, over}
+	c.exits <- exit{st, empty}
 }
 
-func (c *command) OnOver() {
-	c.events += ", over"
-	c.overs <- true
+func (c *command) OnEmpty() {
+	c.events += ", empty"
+	c.empties <- true
 }
 
-// shell is a command that is a script of sh(1).
+// shell is a command that runs a script of sh(1).
 func shell(script string, env ...string) *Command {
 	return &Command{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Dir: "/", Env: append([]string{"PATH=/bin:/usr/bin"}, env...)}
 }
 
-// self is a command that is this program in a role.
+// self is a command that runs this program in a role.
 func self(role string, env ...string) *Command {
 	return &Command{Path: os.Args[0], Args: []string{"x"}, Dir: "/", Env: append([]string{"PATH=/bin:/usr/bin", "OW_ROLE=" + role}, env...)}
 }
@@ -205,7 +204,7 @@ func (r *rig) start(cmd *Command) *command {
 }
 
 func (r *rig) try(cmd *Command, stdin int) (c *command, err error) {
-	c = &command{r: r, exits: make(chan exit, 2), overs: make(chan bool, 2)}
+	c = &command{r: r, exits: make(chan exit, 2), empties: make(chan bool, 2)}
 	var ends []int
 	r.do(func() { c.g, ends, err = r.sup.Start(cmd, stdin, c) })
 	if err != nil {
@@ -249,33 +248,33 @@ func (c *command) exited() exit {
 	case e := <-c.exits:
 		return e
 	case <-time.After(bound):
-		c.r.t.Fatal("the command does not end")
+		c.r.t.Fatal("the command does not exit")
 		return exit{}
 	}
 }
 
-func (c *command) over() {
+func (c *command) empty() {
 	c.r.t.Helper()
 	select {
-	case <-c.overs:
+	case <-c.empties:
 	case <-time.After(bound):
-		c.r.t.Fatal("the group is not over")
+		c.r.t.Fatal("the group does not become empty")
 	}
 }
 
-func (c *command) end(why string) { c.r.do(func() { c.g.End(why) }) }
+func (c *command) terminate(reason string) { c.r.do(func() { c.g.Terminate(reason) }) }
 
-// check wants the events of a command that is over.
+// check checks the calls of the handler for an empty group.
 func (c *command) check(want string) {
 	c.r.t.Helper()
 	c.r.do(func() {
-		if c.events != want || !c.g.over || c.r.sup.groups[c.g.pid] == c.g {
-			c.r.t.Errorf("%q, want %q; over: %t", c.events, want, c.g.over)
+		if c.events != want || !c.g.empty || c.r.sup.groups[c.g.pid] == c.g {
+			c.r.t.Errorf("%q, want %q; empty: %t", c.events, want, c.g.empty)
 		}
 	})
 }
 
-// reader reads lines, by which a command says how far it is.
+// reader reads the lines that a command writes.
 type reader struct {
 	t  *testing.T
 	f  *os.File
@@ -291,24 +290,24 @@ func (r reader) line() string {
 	return strings.TrimSuffix(s, "\n")
 }
 
-// pid reads a line with a process number.
+// pid reads a line that is a process number.
 func (r reader) pid() int {
 	r.t.Helper()
 	s := r.line()
 	n, err := strconv.Atoi(s)
 	if err != nil {
-		r.t.Fatalf("%q is no process number", s)
+		r.t.Fatalf("%q is not a process number", s)
 	}
 	return n
 }
 
-// gone waits for a process to be away, its zombie included.
+// gone waits until a process has exited and been reaped.
 func gone(t *testing.T, pid int) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("process %d to be gone", pid), func() bool { return unix.Kill(pid, 0) == unix.ESRCH })
 }
 
-// alive wants a process to be there.
+// alive checks that a process exists.
 func alive(t *testing.T, pid int) {
 	t.Helper()
 	if err := unix.Kill(pid, 0); err != nil {
@@ -323,11 +322,11 @@ func describe(st syscall.WaitStatus) string {
 	return fmt.Sprintf("exit %d", st.ExitStatus())
 }
 
-// descriptors counts what this process has open.
+// descriptors counts the open descriptors of this process.
 func descriptors(t *testing.T) int {
 	t.Helper()
 	n := 0
-	for fd := range 4096 { // FreeBSD's /dev/fd may be nothing but 0, 1 and 2
+	for fd := range 4096 { // FreeBSD's /dev/fd may list only 0, 1 and 2
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
 			n++
 		}
@@ -346,7 +345,7 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
-// program finds a program that is not in the same place everywhere.
+// program finds a program in PATH.
 func program(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)

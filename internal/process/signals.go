@@ -7,13 +7,13 @@ import (
 	"unsafe"
 )
 
-// DefaultSignals sees to it that the commands which the calling thread starts
-// have the default disposition of every signal and none blocked, whatever this
-// process itself was started with: both would be inherited through execve(2).
-// The caller is locked to its thread, which starts all commands.
+// DefaultSignals makes the commands that the calling thread starts begin with
+// the default action for every signal and with none blocked. Ignored and blocked
+// signals, which this process may have inherited, would else be inherited by
+// commands through execve(2). The caller must be locked to its thread.
 //
-// Go's fork sets each signal that is handled to its default in the child, so
-// one that is ignored needs a handler.
+// A handler is reset in the child, an ignored signal is not. So signals that Go
+// can handle get a handler here, and others their default action.
 func DefaultSignals() error {
 	sink := make(chan os.Signal, 1)
 	for sig := syscall.Signal(1); sig < 32; sig++ {
@@ -21,21 +21,20 @@ func DefaultSignals() error {
 			signal.Notify(sink, sig)
 		}
 	}
-	signal.Notify(sink, syscall.SIGPIPE) // else a broken log would end us
-	// Go handles all signals, and before each execve(2) takes each handler
-	// away again, in the child, while we wait for it. Those of real time have
-	// no use here: ignored now, they get their default below, which is to end
-	// us.
+	signal.Notify(sink, syscall.SIGPIPE) // else a write to a closed stderr would kill us
+	// On Linux Go has handlers for real-time signals, and resets each by a
+	// system call in every child. We do not use these signals: without a
+	// handler here, starts are faster. The loop below sets the default action.
 	for sig := syscall.Signal(firstRealTime); sig <= maxSignal; sig++ {
 		signal.Ignore(sig)
 	}
-	// Of SIGCHLD we have no use: without Go's handler it interrupts nothing.
+	// Without a handler SIGCHLD interrupts no system call.
 	if err := sigactionCall(syscall.SIGCHLD, new(sigaction), nil); err != nil {
 		return err
 	}
-	// Go leaves some as they are, and does not say how: TSTP, TTIN, TTOU, and
-	// those that a C library keeps for its threads, of which glibc's
-	// posix_spawn(3) ignores one in every child.
+	// signal.Ignored does not know of all that are ignored: Go leaves alone
+	// SIGTSTP, SIGTTIN, SIGTTOU and the signals that a C library reserves for its
+	// threads. glibc's posix_spawn(3) makes every child ignore one of these.
 	for sig := syscall.Signal(1); sig <= maxSignal; sig++ {
 		var old sigaction
 		if sigactionCall(sig, nil, &old) == nil && old.ignores() {
@@ -44,7 +43,6 @@ func DefaultSignals() error {
 			}
 		}
 	}
-	// What whoever started us has blocked would be inherited too.
 	var none [2]uint64 // sigset_t
 	_, _, errno := syscall.RawSyscall6(sysSigprocmask, sigSetmask, uintptr(unsafe.Pointer(&none)), 0, sigsetSize, 0, 0)
 	if errno != 0 {
@@ -53,13 +51,13 @@ func DefaultSignals() error {
 	return nil
 }
 
-// sigaction is struct sigaction of FreeBSD's sys/signal.h, or kernel_sigaction
-// of Linux: the handler comes first, and the rest fits.
+// sigaction is struct sigaction of FreeBSD (sys/signal.h) or kernel_sigaction of
+// Linux. The handler is the first field of both.
 type sigaction [4]uintptr
 
 func (a *sigaction) ignores() bool { return a[0] == 1 } // SIG_IGN
 
-// sigactionCall is sigaction(2). FreeBSD's takes no size, and ignores it.
+// sigactionCall is sigaction(2). FreeBSD's has no size and ignores it.
 func sigactionCall(sig syscall.Signal, act, old *sigaction) error {
 	_, _, errno := syscall.RawSyscall6(sysSigaction, uintptr(sig), uintptr(unsafe.Pointer(act)), uintptr(unsafe.Pointer(old)), sigsetSize, 0, 0)
 	if errno != 0 {

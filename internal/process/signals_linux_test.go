@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestSignals: the command has the default disposition of every signal and
-// none blocked, though whoever started the monitor ignored and blocked some.
+// TestSignals: the command has the default action for every signal and none
+// blocked, although the monitor was started with some ignored and blocked.
 func TestSignals(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		own, _ := os.ReadFile("/proc/self/status")
@@ -22,7 +22,7 @@ func TestSignals(t *testing.T) {
 			t.Fatalf("this process should ignore SIGHUP\n%s", own)
 		}
 		done := make(chan struct{})
-		go func() { // newRig's goroutine makes a thread from this one
+		go func() { // the thread of newRig's goroutine inherits from this one
 			runtime.LockOSThread()
 			set := unix.Sigset_t{}
 			set.Val[0] = 1<<(unix.SIGTERM-1) | 1<<(unix.SIGUSR2-1)
@@ -43,7 +43,7 @@ func TestSignals(t *testing.T) {
 			if b, err := os.ReadFile("/proc/self/status"); err != nil {
 				t.Error(err)
 			} else if caught := field(b, "SigCgt:"); caught == 0 || caught>>(firstRealTime-1) != 0 {
-				t.Errorf("%#x are handled: real-time signals cost each command a call", caught)
+				t.Errorf("%#x have handlers: real-time signals make each start slower", caught)
 			}
 			close(done)
 		}()
@@ -51,7 +51,7 @@ func TestSignals(t *testing.T) {
 	}, "/bin/sh", "-c", `trap '' HUP INT QUIT USR1 ALRM PIPE CHLD TSTP TTIN TTOU; exec "$0" "$@"`)
 }
 
-// field is a number, in hexadecimal, of /proc/PID/status.
+// field is a hexadecimal number in /proc/PID/status.
 func field(status []byte, name string) (n uint64) {
 	_, after, _ := strings.Cut(string(status), "\n"+name)
 	fmt.Sscanf(after, "%x", &n)

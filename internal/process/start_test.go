@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestEnvironment: the command has what it is given, and nothing of ours.
+// TestEnvironment: the command gets Env and nothing of our environment.
 func TestEnvironment(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		os.Setenv("SECRET", "of the daemon")
@@ -35,7 +35,7 @@ func TestEnvironment(t *testing.T) {
 	})
 }
 
-// TestDescriptors: exactly 0, 1 and 2, and all of them blocking.
+// TestDescriptors: the command gets 0, 1 and 2 only, and they block.
 func TestDescriptors(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		for fd := 3; fd < 1024; fd++ { // the monitor does this at its start
@@ -63,7 +63,7 @@ func TestDescriptors(t *testing.T) {
 			c.exited()
 			c.close()
 		}
-		// The file has been closed.
+		// Start has closed the file.
 		if after := descriptors(t); after != before-1 {
 			t.Errorf("%d descriptors, then %d", before, after)
 		}
@@ -85,7 +85,7 @@ func TestDescriptors(t *testing.T) {
 	})
 }
 
-// TestDirectoryAndArguments are as they are given.
+// TestDirectoryAndArguments: the command gets Dir and Args.
 func TestDirectoryAndArguments(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		dir := tempDir(t)
@@ -103,20 +103,19 @@ func TestStatuses(t *testing.T) {
 		r := newRig(t, options)
 		for script, want := range map[string]string{"exit 0": "exit 0", "exit 255": "exit 255", "kill -9 $$": "signal 9", "kill -TERM $$": "signal 15"} {
 			c := r.start(shell(script))
-			if e := c.exited(); describe(e.status) != want || !e.over {
-				t.Errorf("%s: %s, over: %t", script, describe(e.status), e.over)
+			if e := c.exited(); describe(e.status) != want || !e.empty {
+				t.Errorf("%s: %s, empty: %t", script, describe(e.status), e.empty)
 			}
-			c.check("exit over")
+			c.check("exit empty")
 		}
 	})
 }
 
-// TestNothingStays: after a hundred starts there are neither zombies nor more
-// descriptors than before.
-func TestNothingStays(t *testing.T) {
+// TestNoLeaks: a hundred starts leak no zombies and no descriptors.
+func TestNoLeaks(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		o := options
-		o.Max, o.Look = 8, soon
+		o.Max, o.Scan = 8, soon
 		r := newRig(t, o)
 		cmd := &Command{Path: program(t, "true"), Args: []string{"true"}, Dir: "/"}
 		c := r.start(cmd)
@@ -129,13 +128,13 @@ func TestNothingStays(t *testing.T) {
 				all = append(all, r.start(cmd))
 			}
 			for _, c := range all {
-				if e := c.exited(); e.status != 0 || !e.over {
+				if e := c.exited(); e.status != 0 || !e.empty {
 					t.Fatalf("%+v", e)
 				}
 				c.close()
 			}
 		}
-		r.until("all to be looked after", r.sup.Idle)
+		r.until("the supervisor to be idle", r.sup.Idle)
 		if after := descriptors(t); after > before {
 			t.Errorf("%d descriptors, then %d", before, after)
 		}
@@ -147,7 +146,7 @@ func TestNothingStays(t *testing.T) {
 	})
 }
 
-// TestStartFails: whatever the reason, an errno is told and nothing is left.
+// TestStartFails: Start returns the errno and leaks nothing.
 func TestStartFails(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		dir := tempDir(t)
@@ -177,27 +176,27 @@ func TestStartFails(t *testing.T) {
 		}
 		r.do(func() {
 			if !r.sup.Idle() {
-				t.Error("something is there")
+				t.Error("not idle")
 			}
 		})
 	})
 }
 
-// setLimit hides that a limit's type differs between systems.
+// setLimit exists because the type of a limit differs between systems.
 func setLimit[T int64 | uint64](p *T, n int) { *p = T(n) }
 
-// TestNoDescriptors: at every number of free descriptors a start either works
-// or fails with EMFILE and leaves nothing.
+// TestNoDescriptors: for each number of free descriptors a start either works or
+// fails with EMFILE, and leaks nothing.
 func TestNoDescriptors(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		o := options
-		o.Look = soon
+		o.Scan = soon
 		r := newRig(t, o)
 		cmd := &Command{Path: program(t, "true"), Args: []string{"true"}, Dir: "/"}
 		c := r.start(cmd)
 		c.exited()
 		c.close()
-		r.until("nothing to run", r.sup.Idle)
+		r.until("the supervisor to be idle", r.sup.Idle)
 		var old unix.Rlimit
 		unix.Getrlimit(unix.RLIMIT_NOFILE, &old)
 		before := descriptors(t)
@@ -230,7 +229,7 @@ func TestNoDescriptors(t *testing.T) {
 					t.Errorf("%d free: %s", n, describe(e.status))
 				}
 			}
-			r.until("nothing to run", r.sup.Idle)
+			r.until("the supervisor to be idle", r.sup.Idle)
 			if after := descriptors(t); after != before {
 				t.Fatalf("%d free: %d descriptors, then %d", n, before, after)
 			}
@@ -241,10 +240,10 @@ func TestNoDescriptors(t *testing.T) {
 	})
 }
 
-// TestNoProcesses: EAGAIN for want of a process (RLIMIT_NPROC).
+// TestNoProcesses: EAGAIN at the limit of processes (RLIMIT_NPROC).
 func TestNoProcesses(t *testing.T) {
 	alone(t, func(t *testing.T) {
-		if os.Getuid() == 0 { // the limit does not hold for root
+		if os.Getuid() == 0 { // root is exempt from the limit
 			if err := syscall.Setgid(65534); err != nil {
 				t.Fatal(err)
 			}
@@ -255,7 +254,7 @@ func TestNoProcesses(t *testing.T) {
 		r := newRig(t, options)
 		cmd := &Command{Path: program(t, "true"), Args: []string{"true"}, Dir: "/"}
 		before := descriptors(t)
-		// The limit is one of threads as well: Go has some to spare then.
+		// Threads count too. Make threads that Go can use later.
 		var spare sync.WaitGroup
 		spare.Add(16)
 		for range 16 {
@@ -285,7 +284,7 @@ func TestNoProcesses(t *testing.T) {
 	})
 }
 
-// TestMonitorKilled: commands die with the thread that has started them.
+// TestMonitorKilled: commands are killed when the monitor is.
 func TestMonitorKilled(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()
@@ -307,14 +306,14 @@ func TestMonitorKilled(t *testing.T) {
 	}
 	cmd.Process.Kill()
 	cmd.Wait()
-	// The pipe ends with the last process that holds it.
+	// The pipe is at end of file when no process holds it.
 	if _, err := io.ReadAll(r); err != nil {
-		t.Errorf("the command is still there: %v", err)
+		t.Errorf("the command still runs: %v", err)
 	}
 }
 
 func init() {
-	// descriptors lists what is open.
+	// descriptors lists the open descriptors.
 	roles["descriptors"] = func() int {
 		list := ""
 		for fd := range 4096 {
@@ -355,7 +354,7 @@ func init() {
 	}
 }
 
-// TestBrokenStderr: a log that nobody reads does not end us.
+// TestBrokenStderr: a write to a closed stderr does not kill us.
 func TestBrokenStderr(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()
@@ -373,7 +372,7 @@ func TestBrokenStderr(t *testing.T) {
 	}
 }
 
-// TestSpool: a file without a name, which a command reads from its beginning.
+// TestSpool: the file has no name, and a command reads it from the beginning.
 func TestSpool(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		dir := tempDir(t)
@@ -396,13 +395,13 @@ func TestSpool(t *testing.T) {
 		}
 		if runtime.GOOS == "freebsd" {
 			if _, err := unix.Read(w, make([]byte, 1)); err == nil {
-				t.Error("what is to be written can be read")
+				t.Error("the descriptor for writing can be read")
 			}
 			if unix.Fstat(w, &st) == nil {
-				t.Error("what is to be written can be looked at")
+				t.Error("the descriptor for writing can be used for fstat")
 			}
 			if _, err := unix.Seek(w, 0, io.SeekStart); err == nil {
-				t.Error("what is to be written can be written anew")
+				t.Error("the descriptor for writing can be used for lseek")
 			}
 		}
 		for _, s := range []string{"hello, ", "world\n"} {
@@ -429,8 +428,8 @@ func TestSpool(t *testing.T) {
 	})
 }
 
-// TestTurns: no more than Max are there at once, and who waits is served in the
-// order of asking.
+// TestTurns: at most Max commands run at once, and Ask is first come, first
+// served.
 func TestTurns(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		o := options
@@ -456,11 +455,11 @@ func TestTurns(t *testing.T) {
 			second := ask("second")
 			ask("third")
 			if !second.Cancel() || second.Cancel() {
-				t.Error("cancelled not just once")
+				t.Error("Cancel does not report true once")
 			}
 			ask("fourth")
 			if len(order) != 0 {
-				t.Errorf("%v past the limit", order)
+				t.Errorf("%v exceed the limit", order)
 			}
 		})
 		a.say("")
@@ -469,13 +468,13 @@ func TestTurns(t *testing.T) {
 			if !slices.Equal(order, []string{"first <nil>"}) || r.sup.Running() != 2 {
 				t.Errorf("%v, %d running", order, r.sup.Running())
 			}
-			// One that does not start makes room at once.
+			// A turn whose command is not started frees the slot.
 			r.sup.queue[0].f = func(error) { order = append(order, "does not start") }
 		})
 		b.say("")
 		b.exited()
 		r.do(func() {
-			r.sup.EndAll()
+			r.sup.TerminateAll()
 			r.sup.Ask(func(err error) { order = append(order, fmt.Sprint("late ", err)) })
 			if want := []string{"first <nil>", "does not start", "fourth <nil>", "late " + unix.ECANCELED.Error()}; !slices.Equal(order, want) {
 				t.Errorf("%q, want %q", order, want)

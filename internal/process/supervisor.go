@@ -13,58 +13,58 @@ import (
 	"github.com/onewake/onewake/sandbox"
 )
 
-// Command is what is started.
+// Command is a program to start.
 type Command struct {
 	Path string   // absolute
-	Args []string // argv, the command's name first
+	Args []string // argv, including argv[0]
 	Dir  string   // working directory
-	Env  []string // the whole environment, NAME=VALUE
+	Env  []string // whole environment, NAME=VALUE
 }
 
 // Options of a [Supervisor].
 type Options struct {
-	Max       int           // how many commands there may be at once
+	Max       int           // slots, that is, commands at once
 	Timeout   time.Duration // of a command, from its start
 	KillAfter time.Duration // from SIGTERM to SIGKILL
-	Look      time.Duration // how often strays are looked for; 1 s if 0
+	Scan      time.Duration // interval of scans for orphans; 1 s if 0
 }
 
-// What [Supervisor.Start] takes in place of a descriptor.
+// Values for the stdin of [Supervisor.Start] in place of a descriptor.
 const (
 	StdinNull = -1 // /dev/null
-	StdinPipe = -2 // a pipe of its own
+	StdinPipe = -2 // a new pipe
 )
 
-// A Handler is told what becomes of a group. It is called from the loop, before
-// the group's place is given to another.
+// Handler is notified by a group. Its methods are called on the loop, before
+// the group's slot is free.
 type Handler interface {
-	// OnExit is called once, when the program has ended; over tells that it
-	// has left nothing behind.
-	OnExit(status syscall.WaitStatus, over bool)
-	// OnOver is called once, later, if over was false: what it had left
-	// behind is gone.
-	OnOver()
+	// OnExit is called once, when the program has exited. empty reports that
+	// there are no leftovers.
+	OnExit(status syscall.WaitStatus, empty bool)
+	// OnEmpty is called once, later, if there were leftovers: now there are
+	// none.
+	OnEmpty()
 }
 
-// Supervisor starts commands and sees to their end. It belongs to its loop's
-// goroutine.
+// Supervisor starts, reaps and terminates commands. It must be used on its
+// loop's goroutine only.
 type Supervisor struct {
 	loop *Loop
 	log  *slog.Logger
 	o    Options
 
-	null    int
-	groups  map[int]*Group // by number, until they are over
-	running int            // of these, commands
-	queue   []*Turn
-	ending  bool // no command is started any more
+	null     int
+	groups   map[int]*Group // not empty ones, by number
+	running  int            // slots in use
+	queue    []*Turn
+	stopping bool // no more commands are started
 
-	inherited map[int]bool // children that we had before this program was executed
-	strays    map[int]*stray
-	looking   *Timer // nil if there is nothing that could leave strays
+	inherited map[int]bool    // children from before this program was executed
+	orphans   map[int]*orphan // as of the last scan
+	nextScan  *Timer          // nil if there is nothing to scan for
 }
 
-// NewSupervisor makes a supervisor, and this process the reaper of its
+// NewSupervisor makes a supervisor. It also makes this process the reaper of its
 // descendants (see [sandbox.AcquireReaper]).
 func NewSupervisor(l *Loop, log *slog.Logger, o Options) (*Supervisor, error) {
 	if err := sandbox.AcquireReaper(); err != nil {
@@ -74,14 +74,13 @@ func NewSupervisor(l *Loop, log *slog.Logger, o Options) (*Supervisor, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: os.DevNull, Err: err}
 	}
-	if o.Look == 0 {
-		o.Look = time.Second
+	if o.Scan == 0 {
+		o.Scan = time.Second
 	}
 	s := &Supervisor{
 		loop: l, log: log, o: o, null: null,
 		groups:    make(map[int]*Group),
 		inherited: make(map[int]bool),
-		strays:    make(map[int]*stray),
 	}
 	for _, c := range children() {
 		s.inherited[c.pid] = true
@@ -89,57 +88,54 @@ func NewSupervisor(l *Loop, log *slog.Logger, o Options) (*Supervisor, error) {
 	return s, nil
 }
 
-// Running tells how many commands there are, with what is left of those that
-// have ended.
+// Running is the number of slots in use: commands that run or have leftovers.
 func (s *Supervisor) Running() int { return s.running }
 
-// Idle tells whether nothing that was started is left, strays included.
+// Idle reports whether no process that was started remains, orphans included.
 func (s *Supervisor) Idle() bool {
-	return len(s.groups) == 0 && len(s.strays) == 0 && s.looking == nil
+	return len(s.groups) == 0 && len(s.orphans) == 0 && s.nextScan == nil
 }
 
-// EndAll ends all commands and strays: SIGTERM now, SIGKILL after KillAfter. No
-// command is started from then on.
-func (s *Supervisor) EndAll() {
-	s.ending = true
-	s.next()
+// TerminateAll terminates all commands and orphans: SIGTERM now, SIGKILL after
+// Options.KillAfter. No command is started from then on.
+func (s *Supervisor) TerminateAll() {
+	s.stopping = true
+	s.runQueue()
 	for _, g := range s.groups {
 		if !g.own {
-			g.End("service ending")
+			g.Terminate("service ending")
 		}
 	}
-	s.look()
+	s.scan()
 }
 
-// KillAll ends everything at once, [Supervisor.StartOwn]'s too, and what is born
-// meanwhile, until the supervisor is idle.
+// KillAll kills all processes at once, including those of StartOwn, and, until
+// the supervisor is idle, those that are forked meanwhile.
 func (s *Supervisor) KillAll() {
 	s.o.KillAfter = 0
-	s.EndAll()
+	s.TerminateAll()
 	for _, g := range s.groups {
 		g.Kill()
 	}
 }
 
-// A Turn is a place in the queue of those that wait to start a command.
+// Turn is a place in the queue for a slot.
 type Turn struct {
 	s *Supervisor
 	f func(error)
 }
 
-// Ask has f called as soon as one more command may be started: at once if it
-// may be now and nobody else waits, else in the order of asking. Two cores that
-// take over from each other each keep to the limit; here both together do. The
-// error is ECANCELED if the service ends.
+// Ask calls f when a slot is free, first come, first served; at once if one is
+// free now. The error is ECANCELED if the service is stopping. The queue is here
+// and not in the core because during a reload two cores share the slots.
 func (s *Supervisor) Ask(f func(error)) *Turn {
 	t := &Turn{s, f}
 	s.queue = append(s.queue, t)
-	s.next()
+	s.runQueue()
 	return t
 }
 
-// Cancel gives the place up, and tells whether f was still to be called; it is
-// not called any more.
+// Cancel leaves the queue. It reports false if f has been called already.
 func (t *Turn) Cancel() bool {
 	i := slices.Index(t.s.queue, t)
 	if i < 0 {
@@ -149,12 +145,12 @@ func (t *Turn) Cancel() bool {
 	return true
 }
 
-// next calls those whose turn it is.
-func (s *Supervisor) next() {
-	for len(s.queue) > 0 && (s.ending || s.running < s.o.Max) {
+// runQueue gives free slots to the queue.
+func (s *Supervisor) runQueue() {
+	for len(s.queue) > 0 && (s.stopping || s.running < s.o.Max) {
 		t := s.queue[0]
 		s.queue = slices.Delete(s.queue, 0, 1)
-		if s.ending {
+		if s.stopping {
 			t.f(unix.ECANCELED)
 		} else {
 			t.f(nil)
@@ -162,10 +158,10 @@ func (s *Supervisor) next() {
 	}
 }
 
-// Start starts a command. stdin is a file's descriptor, which is closed in any
-// case, or StdinNull or StdinPipe. ends are the other ends of its pipes, non-blocking:
-// stdout, stderr and, of StdinPipe, stdin. Whatever fails leaves nothing behind.
-// How many there may be is for [Supervisor.Ask] to say.
+// Start starts a command. The caller has got its slot by [Supervisor.Ask]. stdin
+// is a descriptor, which Start closes in any case, or StdinNull or StdinPipe.
+// ends are our ends of the command's pipes, non-blocking: stdout, stderr and,
+// for StdinPipe, stdin.
 func (s *Supervisor) Start(c *Command, stdin int, h Handler) (g *Group, ends []int, err error) {
 	var in, out, errs = [2]int{stdin, -1}, [2]int{-1, -1}, [2]int{-1, -1}
 	pid, handle := 0, -1
@@ -183,7 +179,7 @@ func (s *Supervisor) Start(c *Command, stdin int, h Handler) (g *Group, ends []i
 		ends = append(ends, in[1])
 	}
 	for i := 0; i < len(ends) && err == nil; i++ {
-		// Only the core's ends: the command's are another open file.
+		// The command's ends have file status flags of their own and still block.
 		unix.FcntlInt(uintptr(ends[i]), unix.F_SETFL, unix.O_NONBLOCK)
 		err = limitEnd(ends[i], i == 2)
 	}
@@ -202,20 +198,19 @@ func (s *Supervisor) Start(c *Command, stdin int, h Handler) (g *Group, ends []i
 	g = &Group{s: s, h: h, pid: pid, handle: handle}
 	s.running++
 	s.watch(g)
-	if s.looking == nil {
-		s.looking = s.loop.After(s.o.Look, s.look)
+	if s.nextScan == nil {
+		s.nextScan = s.loop.After(s.o.Scan, s.scan)
 	}
 	g.timer = s.loop.After(s.o.Timeout, func() {
 		g.timedOut = true
-		g.End("timeout")
+		g.Terminate("timeout")
 	})
 	return g, ends, nil
 }
 
-// StartOwn starts a program that is a part of this service and no command: it
-// holds no place and has no timeout, and when it ends, all that it leaves is
-// killed at once. It gets /dev/null as its standard input and output, and files
-// from 2 on.
+// StartOwn starts a program that is part of this service. It uses no slot and
+// has no timeout. When it exits, its leftovers are killed at once. Its stdin and
+// stdout are /dev/null, and files are its descriptors from 2 on.
 func (s *Supervisor) StartOwn(c *Command, h Handler, files ...uintptr) (*Group, error) {
 	null := uintptr(s.null)
 	pid, handle, err := start(c, append([]uintptr{null, null}, files...)...)
@@ -227,14 +222,14 @@ func (s *Supervisor) StartOwn(c *Command, h Handler, files ...uintptr) (*Group, 
 	return g, nil
 }
 
-// watch takes on a group whose program has just been started.
+// watch adds the group of a program that was just started.
 func (s *Supervisor) watch(g *Group) {
 	old := s.groups[g.pid]
 	s.groups[g.pid] = g
 	if old != nil {
-		// All of it had left the process group, so that its number was free.
-		old.h.OnOver()
+		// The number was free, so no process was left in the old process group.
+		old.h.OnEmpty()
 		old.remove()
 	}
-	s.loop.WatchProcess(g.pid, g.handle, g.exited)
+	s.loop.WatchProcess(g.pid, g.handle, g.onExit)
 }

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestStrays: what leaves its group holds no place, is found, has the time of a
-// group from then on, and is ended with all of its own group. The log tells.
-func TestStrays(t *testing.T) {
+// TestOrphans: a process that leaves its process group uses no slot. It is found
+// and terminated with its own process group Timeout later, and this is logged.
+func TestOrphans(t *testing.T) {
 	for name, trap := range map[string]string{"mild": "", "wild": `trap "" TERM;`} {
 		t.Run(name, func(t *testing.T) {
 			alone(t, func(t *testing.T) {
 				o := options
-				o.Look = soon
+				o.Scan = soon
 				if name == "wild" {
 					o.KillAfter = soon
 				}
@@ -28,18 +28,18 @@ func TestStrays(t *testing.T) {
 				before := time.Now()
 				c := r.start(leaveSession(trap + `sleep 60 & echo $! >&4`))
 				child, pid := c.out.pid(), c.out.pid()
-				if e := c.exited(); !e.over {
-					t.Error("the group is not over")
+				if e := c.exited(); !e.empty {
+					t.Error("the group is not empty")
 				}
-				c.check("exit over")
-				r.until("it to be found", func() bool { return r.sup.strays[pid] != nil })
+				c.check("exit empty")
+				r.until("it to be found", func() bool { return r.sup.orphans[pid] != nil })
 				r.do(func() {
-					st := r.sup.strays[pid]
-					if st.deadline.Before(before.Add(o.Timeout)) || st.deadline.After(time.Now().Add(o.Timeout)) || st.ended || len(r.sup.strays) != 1 {
-						t.Errorf("deadline %v, begun at %v; %d strays", st.deadline, before, len(r.sup.strays))
+					st := r.sup.orphans[pid]
+					if st.deadline.Before(before.Add(o.Timeout)) || st.deadline.After(time.Now().Add(o.Timeout)) || st.terminated || len(r.sup.orphans) != 1 {
+						t.Errorf("deadline %v, started after %v; %d orphans", st.deadline, before, len(r.sup.orphans))
 					}
 					if r.sup.Running() != 0 || r.sup.Idle() {
-						t.Error("it holds a place, or is not waited for")
+						t.Error("it uses a slot, or the supervisor is idle")
 					}
 					if log := r.logged(); log != "" {
 						t.Errorf("logged: %s", log)
@@ -48,8 +48,8 @@ func TestStrays(t *testing.T) {
 				})
 				gone(t, pid)
 				gone(t, child)
-				r.until("nothing to be left", r.sup.Idle)
-				if log, want := r.logged(), fmt.Sprintf("level=WARN msg=\"process left its group and is ended\" pid=%d\n", pid); !strings.Contains(log, want) {
+				r.until("the supervisor to be idle", r.sup.Idle)
+				if log, want := r.logged(), fmt.Sprintf("level=WARN msg=\"orphaned process terminated\" pid=%d\n", pid); !strings.Contains(log, want) {
 					t.Errorf("logged: %s", log)
 				}
 			})
@@ -57,102 +57,102 @@ func TestStrays(t *testing.T) {
 	}
 }
 
-// TestStrayEndsByItself: then nothing is said of it.
-func TestStrayEndsByItself(t *testing.T) {
+// TestOrphanExits: an orphan that exits by itself is not logged.
+func TestOrphanExits(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		o := options
-		o.Look = soon
+		o.Scan = soon
 		r := newRig(t, o)
 		c := r.start(leaveSession(":"))
 		pid := c.out.pid()
-		r.until("it to be found", func() bool { return r.sup.strays[pid] != nil })
+		r.until("it to be found", func() bool { return r.sup.orphans[pid] != nil })
 		c.say("")
 		gone(t, pid)
-		r.until("nothing to be left", r.sup.Idle)
+		r.until("the supervisor to be idle", r.sup.Idle)
 		if log := r.logged(); log != "" {
 			t.Errorf("logged: %s", log)
 		}
 	})
 }
 
-// TestStrayInOurGroup: a stray that has joined the monitor's own process group is
-// ended alone.
-func TestStrayInOurGroup(t *testing.T) {
+// TestOrphanInOurGroup: an orphan that has joined the monitor's process group is
+// terminated, and the group is not.
+func TestOrphanInOurGroup(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		o := options
-		o.Look = soon
+		o.Scan = soon
 		r := newRig(t, o)
-		unix.Setpgid(0, 0) // else this test's own parent is in our group
+		unix.Setpgid(0, 0) // else our parent is in our process group
 		c := r.start(self("intruder", fmt.Sprint("PGID=", unix.Getpgrp())))
 		pid := c.out.pid()
 		c.exited()
-		r.until("it to be found", func() bool { return r.sup.strays[pid] != nil })
-		r.do(func() { r.sup.strays[pid].deadline = time.Now() })
+		r.until("it to be found", func() bool { return r.sup.orphans[pid] != nil })
+		r.do(func() { r.sup.orphans[pid].deadline = time.Now() })
 		gone(t, pid) // and we are not
 	})
 }
 
-// TestInherited: children that this program had before it was executed are
-// reaped, and never signalled.
+// TestInherited: children from before this program was executed are reaped but
+// never signalled.
 func TestInherited(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		o := options
-		o.Look = soon
+		o.Scan = soon
 		pid := children()[0].pid
 		r := newRig(t, o)
 		r.start(shell("read x"))
 		r.do(func() {
-			if !r.sup.inherited[pid] || len(r.sup.strays) != 0 {
-				t.Errorf("inherited %v, strays %v", r.sup.inherited, r.sup.strays)
+			if !r.sup.inherited[pid] || len(r.sup.orphans) != 0 {
+				t.Errorf("inherited %v, orphans %v", r.sup.inherited, r.sup.orphans)
 			}
 			r.sup.KillAll()
 		})
-		r.until("all else to end", r.sup.Idle)
+		r.until("the supervisor to be idle", r.sup.Idle)
 		state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil || !strings.Contains(string(state), ") S ") {
 			t.Errorf("%s, %v", state, err)
 		}
 		unix.Kill(pid, unix.SIGKILL)
-		r.do(func() { r.sup.look() })
+		r.do(func() { r.sup.scan() })
 		eventually(t, "it to be reaped", func() bool {
-			r.do(func() { r.sup.look() })
+			r.do(func() { r.sup.scan() })
 			return unix.Kill(pid, 0) == unix.ESRCH
 		})
 	}, "/bin/sh", "-c", `sleep 60 >/dev/null 2>&1 & exec "$0" "$@"`)
 }
 
-// TestNumberOfGroup: the process group of a command that has been reaped is not
-// signalled once no child of ours is in it, since its number could be anyone's.
-func TestNumberOfGroup(t *testing.T) {
+// TestUnreservedPID: the process group of a reaped command is not signalled when
+// no child of ours is in it, since its number may be reused.
+func TestUnreservedPID(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		r := newRig(t, options)
 		c := r.start(self("escape"))
 		echo, leftover := c.out.pid(), c.out.pid()
 		pgid, _ := unix.Getpgid(echo)
-		if e := c.exited(); e.over {
-			t.Fatal("no leftover")
+		if e := c.exited(); e.empty {
+			t.Fatal("no leftovers")
 		}
 		if pgid != c.g.pid {
 			t.Fatalf("in group %d, not %d", pgid, c.g.pid)
 		}
 		r.do(func() {
-			c.g.poll.Stop() // it would see the end first
+			c.g.poll.Stop() // it would find the zombie first
 			unix.Kill(leftover, unix.SIGKILL)
 			unix.Waitid(unix.P_PID, leftover, nil, unix.WEXITED|unix.WNOWAIT, nil)
-			c.g.End("test")
+			c.g.Terminate("test")
 			c.g.Kill()
 		})
 		c.say("still here")
 		if s := c.out.line(); s != "still here" {
 			t.Errorf("%q", s)
 		}
-		r.do(c.g.check)
-		c.over()
+		r.do(c.g.pollLeftovers)
+		c.empty()
 	})
 }
 
 // TestOtherInGroup: a command that has moved to another's process group is not
-// reaped with what that one has left.
+// reaped with the leftovers there.
 func TestOtherInGroup(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		r := newRig(t, options)
@@ -167,19 +167,19 @@ func TestOtherInGroup(t *testing.T) {
 		r.do(func() {
 			mover.say("")
 			unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-			c.g.check()
-			r.sup.look()
+			c.g.pollLeftovers()
+			r.sup.scan()
 		})
 		if e := mover.exited(); describe(e.status) != "exit 7" {
 			t.Error(describe(e.status))
 		}
 		alive(t, leftover)
 		c.say("")
-		c.over()
+		c.empty()
 	})
 }
 
-// TestUnwatched: the end of a program is seen where the poller cannot watch it.
+// TestUnwatched: an exit is detected if the poller cannot watch the process.
 func TestUnwatched(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		r := newRig(t, options)
@@ -197,11 +197,11 @@ func TestUnwatched(t *testing.T) {
 			c.g = &Group{s: r.sup, h: c, pid: pid, handle: -1, own: true}
 			r.sup.watch(c.g)
 		})
-		for range 2 { // of which the first may come before what is due at once
+		for range 2 { // the first may be called before timers that are due
 			r.do(func() {})
 		}
 		if len(c.exits) > 0 {
-			t.Error("taken for dead")
+			t.Error("reported as exited")
 		}
 		goOn.Close()
 		if e := c.exited(); describe(e.status) != "exit 7" {
@@ -211,7 +211,7 @@ func TestUnwatched(t *testing.T) {
 }
 
 func init() {
-	// intruder leaves a process in the group PGID.
+	// intruder leaves a process in the process group PGID.
 	roles["intruder"] = func() int {
 		cmd := exec.Command("/bin/sh", "-c", "echo $$; exec sleep 60")
 		cmd.Stdout = os.Stdout
@@ -221,7 +221,7 @@ func init() {
 		}
 		return 0
 	}
-	// mover moves itself to the group PGID.
+	// mover moves itself to the process group PGID.
 	roles["mover"] = func() int {
 		if unix.Setpgid(0, atoi(os.Getenv("PGID"))) != nil {
 			return 1
@@ -230,8 +230,8 @@ func init() {
 		bufio.NewReader(os.Stdin).ReadString('\n')
 		return 7
 	}
-	// escape leaves two processes: one, in its group, that is the child of one
-	// in a session of its own, and a leftover.
+	// escape leaves two processes in its process group: the child of a process
+	// in another session, and a leftover.
 	roles["escape"] = func() int {
 		if os.Getenv("OW_PARENT") != "" {
 			says, w, _ := os.Pipe()
@@ -242,7 +242,7 @@ func init() {
 			}
 			w.Close()
 			unix.Setsid()
-			io.Copy(io.Discard, says) // the echo's standard error ends with its first line
+			io.Copy(io.Discard, says) // at end of file the echo has printed its pid
 			os.Stderr.Close()
 			time.Sleep(time.Minute) // it is killed
 			return 0
@@ -256,7 +256,7 @@ func init() {
 			return 1
 		}
 		w.Close()
-		r.Read(make([]byte, 1)) // until it is in its session
+		r.Read(make([]byte, 1)) // until it has left the session
 		leftover := exec.Command("/bin/sh", "-c", "echo $$; exec sleep 60")
 		leftover.Stdout = os.Stdout
 		if leftover.Start() != nil {

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLeavers: what leaves its process group is a part of its group: it holds
-// the place, and is ended with it.
-func TestLeavers(t *testing.T) {
+// TestOutsideProcessGroup: a leftover outside the process group belongs to the
+// Group: it keeps the slot and is terminated.
+func TestOutsideProcessGroup(t *testing.T) {
 	for name, trap := range map[string]string{"by itself": "", "mild": "", "wild": `trap "" TERM;`} {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
 			alone(t, func(t *testing.T) {
@@ -29,27 +29,27 @@ func TestLeavers(t *testing.T) {
 				other := bystander.out.pid()
 				c := r.start(leaveSession(trap + `sleep 60 & echo $! >&4`))
 				child, pid := c.out.pid(), c.out.pid()
-				if e := c.exited(); e.over {
-					t.Error("the group is over")
+				if e := c.exited(); e.empty {
+					t.Error("the group is empty")
 				}
 				r.do(func() {
-					r.sup.look()
-					if r.sup.Running() != 2 || len(r.sup.strays) != 0 {
-						t.Errorf("%d groups, strays %v", r.sup.Running(), r.sup.strays)
+					r.sup.scan()
+					if r.sup.Running() != 2 || len(r.sup.orphans) != 0 {
+						t.Errorf("%d groups, orphans %v", r.sup.Running(), r.sup.orphans)
 					}
 				})
 				if name == "by itself" {
 					c.say("")
 					gone(t, pid)
-					alive(t, child) // it is one of them, too
+					alive(t, child) // it is a leftover too
 				}
-				c.end("test")
-				c.over()
+				c.terminate("test")
+				c.empty()
 				gone(t, pid)
 				gone(t, child)
 				alive(t, other)
-				c.check("exit, over")
-				if log := r.logged(); strings.Count(log, `msg="leftovers ended"`) != 1 {
+				c.check("exit, empty")
+				if log := r.logged(); strings.Count(log, `msg="leftover processes terminated"`) != 1 {
 					t.Errorf("logged: %s", log)
 				}
 			})
@@ -57,32 +57,31 @@ func TestLeavers(t *testing.T) {
 	}
 }
 
-// TestLeaverOfRunning: one that has left the group of a command that runs is
-// ended after it.
-func TestLeaverOfRunning(t *testing.T) {
+// TestOutsideRunning: a process outside the process group of a running command is
+// terminated after the command.
+func TestOutsideRunning(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		r := newRig(t, options)
 		c := r.start(shell(`exec 3<&0; OW_ROLE=setsid ` + os.Args[0] + ` sh -c 'echo $$; read x' <&3 & wait`))
 		pid := c.out.pid()
-		c.end("test")
+		c.terminate("test")
 		if e := c.exited(); describe(e.status) != "signal 15" {
 			t.Error(describe(e.status))
 		}
 		gone(t, pid)
-		r.until("nothing to be left", func() bool { return r.sup.Running() == 0 })
+		r.until("the slot to be free", func() bool { return r.sup.Running() == 0 })
 	})
 }
 
-// TestStubbornLeaver: when SIGTERM was not enough for the command, what has left
-// its group gets SIGKILL too.
-func TestStubbornLeaver(t *testing.T) {
+// TestOutsideKilled: a process outside the process group gets SIGKILL too.
+func TestOutsideKilled(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		o := options
 		o.KillAfter = soon
 		r := newRig(t, o)
 		c := r.start(shell(`trap "" TERM; exec 3<&0; OW_ROLE=setsid ` + os.Args[0] + ` sh -c 'trap "" TERM; echo $$; read x' <&3 & wait`))
 		pid := c.out.pid()
-		c.end("test")
+		c.terminate("test")
 		if e := c.exited(); describe(e.status) != "signal 9" {
 			t.Error(describe(e.status))
 		}
@@ -90,10 +89,9 @@ func TestStubbornLeaver(t *testing.T) {
 	})
 }
 
-// TestUnseenProcess: a command that has become another user's cannot be
-// watched where users do not see each other; the loop does not stand still for
-// that, and learns of its end.
-func TestUnseenProcess(t *testing.T) {
+// TestHiddenProcess: the poller cannot watch a set-user-ID command if users
+// cannot see the processes of others. The loop polls it and does not block.
+func TestHiddenProcess(t *testing.T) {
 	if os.Getenv("OW_ALONE") == "" {
 		if os.Getuid() != 0 {
 			t.Skip("needs root: it makes a set-user-ID program")
@@ -140,19 +138,19 @@ func TestUnseenProcess(t *testing.T) {
 		}
 		reader{t, says, bufio.NewReader(says)}.pid() // it is root now
 		r.do(func() { r.loop.WatchProcess(pid, -1, func() { exited <- true }) })
-		for range 2 { // of which the first may come before what is due at once
-			r.do(func() {}) // a loop that waits for the process waits for ever
+		for range 2 { // the first may be called before timers that are due
+			r.do(func() {}) // would not return if the loop blocked
 		}
 		select {
 		case <-exited:
-			t.Error("taken for dead")
+			t.Error("reported as exited")
 		default:
 		}
 		goOn.Close()
 		select {
 		case <-exited:
 		case <-time.After(bound):
-			t.Error("its end was not seen")
+			t.Error("its exit is not reported")
 		}
 		var st unix.WaitStatus
 		if n, err := unix.Wait4(pid, &st, unix.WNOHANG, nil); n != pid || err != nil || st.ExitStatus() != 7 {
@@ -162,7 +160,7 @@ func TestUnseenProcess(t *testing.T) {
 }
 
 func init() {
-	// other becomes root, and ends when it is told to.
+	// other becomes root and exits at end of file.
 	roles["other"] = func() int {
 		if syscall.Setuid(0) != nil {
 			return 1

@@ -1,0 +1,190 @@
+package process
+
+import (
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/sandbox"
+)
+
+type poller struct {
+	kq     int
+	events [64]unix.Kevent_t
+}
+
+func (p *poller) open() (err error) {
+	p.kq, err = unix.Kqueue()
+	if err == nil {
+		unix.CloseOnExec(p.kq)
+	}
+	return os.NewSyscallError("kqueue", err)
+}
+
+func (p *poller) change(id, filter, flags int, fflags uint32) error {
+	var k [1]unix.Kevent_t
+	unix.SetKevent(&k[0], id, filter, flags)
+	k[0].Fflags = fflags
+	for {
+		_, err := unix.Kevent(p.kq, k[:], nil, nil)
+		if err != unix.EINTR {
+			return os.NewSyscallError("kevent", err)
+		}
+	}
+}
+
+func (p *poller) add(fd int) error { return p.change(fd, unix.EVFILT_READ, unix.EV_ADD, 0) }
+
+func (p *poller) write(fd int, on bool) error {
+	if on {
+		return p.change(fd, unix.EVFILT_WRITE, unix.EV_ADD, 0)
+	}
+	p.change(fd, unix.EVFILT_WRITE, unix.EV_DELETE, 0) // it may not be there
+	return nil
+}
+
+func (p *poller) remove(fd int) {
+	p.change(fd, unix.EVFILT_READ, unix.EV_DELETE, 0)
+	p.change(fd, unix.EVFILT_WRITE, unix.EV_DELETE, 0)
+}
+
+// process watches a child, which may be a zombie already. It fails for one that
+// runs a set-user-ID program if users cannot see the processes of others
+// (security.bsd.see_other_uids=0).
+func (p *poller) process(pid, _ int) error {
+	return p.change(pid, unix.EVFILT_PROC, unix.EV_ADD|unix.EV_ONESHOT, unix.NOTE_EXIT)
+}
+
+func (p *poller) wait(timeout time.Duration, l *Loop) error {
+	ts := unix.NsecToTimespec(int64(timeout))
+	n, err := unix.Kevent(p.kq, nil, p.events[:], &ts)
+	if err != nil && err != unix.EINTR {
+		return os.NewSyscallError("kevent", err)
+	}
+	for _, k := range p.events[:max(n, 0)] {
+		if k.Filter == unix.EVFILT_PROC {
+			l.processExited(int(k.Ident))
+		} else {
+			l.ready(int(k.Ident), k.Filter == unix.EVFILT_READ, k.Filter == unix.EVFILT_WRITE)
+		}
+	}
+	return nil
+}
+
+// waitOptions are those of wait4(2) for a child that the poller has reported.
+// NOTE_EXIT comes shortly before it is a zombie, so wait4 has to block.
+const waitOptions = 0
+
+// hasExited reports whether a child is a zombie.
+func hasExited(pid int) bool {
+	n, err := unix.Wait4(pid, nil, unix.WNOHANG|unix.WNOWAIT, nil)
+	return err != nil || n == pid
+}
+
+// From sys/procctl.h and sys/wait.h; golang.org/x/sys does not have them.
+const (
+	pPID               = 0 // P_PID
+	procReapStatus     = 4
+	procReapGetpids    = 5
+	procReapKill       = 6
+	reaperPidinfoValid = 1
+	reaperPidinfoChild = 2
+	reaperKillSubtree  = 2
+)
+
+// reaperPidinfo is struct procctl_reaper_pidinfo. subtree is the child of ours
+// from which the process descends. The kernel does not reuse its number while
+// the process exists.
+type reaperPidinfo struct {
+	pid     int32
+	subtree int32
+	flags   uint32
+	_       [15]uint32
+}
+
+// reaperPids is struct procctl_reaper_pids.
+type reaperPids struct {
+	count uint32
+	_     [15]uint32
+	pids  *reaperPidinfo
+}
+
+func procctl(cmd int, arg unsafe.Pointer) unix.Errno {
+	_, _, errno := unix.Syscall6(unix.SYS_PROCCTL, pPID, uintptr(os.Getpid()), uintptr(cmd), uintptr(arg), 0, 0)
+	return errno
+}
+
+// descendants lists the descendants that were born since we became a reaper.
+func descendants() []reaperPidinfo {
+	// If there is no room for all, the kernel omits the oldest.
+	for n := 64; ; n *= 2 {
+		info := make([]reaperPidinfo, n)
+		arg := reaperPids{count: uint32(n), pids: &info[0]}
+		if procctl(procReapGetpids, unsafe.Pointer(&arg)) != 0 {
+			return nil
+		}
+		for i := range info {
+			if info[i].flags&reaperPidinfoValid == 0 {
+				return info[:i]
+			}
+		}
+	}
+}
+
+// reapLeftovers reaps the descendants of a reaped command that have exited, and
+// reports whether others remain.
+func (s *Supervisor) reapLeftovers(pid int) (remain bool) {
+	// When a command exits its children become ours. If we have no more children
+	// than the loop watches, there are no leftovers.
+	var st [20]uint32 // struct procctl_reaper_status: rs_flags, rs_children, ...
+	if procctl(procReapStatus, unsafe.Pointer(&st)) == 0 && int(st[1]) <= len(s.loop.procs) {
+		return false
+	}
+	for _, d := range descendants() {
+		if int(d.subtree) == pid && !(d.flags&reaperPidinfoChild != 0 && reap(int(d.pid))) {
+			remain = true
+		}
+	}
+	return remain
+}
+
+// signalLeftovers signals leftovers, whatever their process groups are.
+func signalLeftovers(pid int, sig unix.Signal) {
+	// struct procctl_reaper_kill: rk_sig, rk_flags, rk_subtree, rk_killed, ...
+	arg := [20]uint32{uint32(sig), reaperKillSubtree, uint32(pid)}
+	procctl(procReapKill, unsafe.Pointer(&arg))
+}
+
+// children lists our children that were born since we became a reaper.
+func children() (list []child) {
+	for _, d := range descendants() {
+		if d.flags&reaperPidinfoChild != 0 {
+			list = append(list, child{int(d.pid), int(d.subtree)})
+		}
+	}
+	return list
+}
+
+// withHandle does nothing: a process is watched by its number.
+func withHandle(*syscall.SysProcAttr, *int) {}
+
+// limitEnd limits a descriptor of the core to read, or write, and to be waited
+// for.
+func limitEnd(fd int, write bool) error {
+	if write {
+		return sandbox.LimitFD(fd, sandbox.Write|sandbox.Event|sandbox.Fcntl)
+	}
+	return sandbox.LimitFD(fd, sandbox.Read|sandbox.Event|sandbox.Fcntl)
+}
+
+const (
+	sysSigaction   = unix.SYS_SIGACTION
+	sysSigprocmask = unix.SYS_SIGPROCMASK
+	sigSetmask     = 3             // SIG_SETMASK, sys/signal.h
+	sigsetSize     = 16            // in bytes, sys/_sigset.h
+	maxSignal      = 128           // _SIG_MAXSIG
+	firstRealTime  = maxSignal + 1 // Go handles no real-time signals
+)
