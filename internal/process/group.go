@@ -30,6 +30,7 @@ type Group struct {
 	pid        int    // of the leader, and number of the process group
 	handle     int    // pidfd on Linux, else -1
 	own        bool   // started by StartOwn
+	orphan     bool   // found by scan
 	reaped     bool   // the leader has been reaped
 	empty      bool   // no leftovers either
 	terminated bool   // SIGTERM or SIGKILL has been sent
@@ -47,14 +48,16 @@ func (g *Group) PID() int { return g.pid }
 func (g *Group) TimedOut() bool { return g.timedOut }
 
 // Terminate sends SIGTERM now and SIGKILL after Options.KillAfter. The reason
-// is logged if leftovers are terminated; the command's end is logged by the
-// core. Terminate has no effect on a group that is empty or already terminated.
+// is logged for leftovers and orphans; the core logs that of a command. Terminate
+// has no effect on a group that is empty or already terminated.
 func (g *Group) Terminate(reason string) {
 	if g.terminated || g.empty {
 		return
 	}
 	g.terminated = true
-	if g.reaped {
+	if g.orphan {
+		g.s.log.Warn("orphaned process terminated", "pid", g.pid, "reason", reason)
+	} else if g.reaped {
 		g.s.log.Warn("leftover processes terminated", "process", g.ID, "reason", reason)
 	}
 	g.sendTerm()
@@ -64,6 +67,14 @@ func (g *Group) Terminate(reason string) {
 func (g *Group) sendTerm() {
 	g.signal(unix.SIGTERM)
 	g.signal(unix.SIGCONT) // a stopped process does not see SIGTERM otherwise
+}
+
+// terminateAfter starts the timeout.
+func (g *Group) terminateAfter(d time.Duration) {
+	g.timer = g.s.loop.After(d, func() {
+		g.timedOut = true
+		g.Terminate("timeout")
+	})
 }
 
 func (g *Group) killLater() {
@@ -116,10 +127,8 @@ func (g *Group) onExit() {
 		return
 	}
 	if g.terminated && !g.own {
-		// Again for processes forked since and, on FreeBSD, for those outside
-		// the process group.
-		g.sendTerm()
-		if g.killed { // leftovers get the time from SIGTERM to SIGKILL too
+		g.sendTerm()  // for those forked since and, on FreeBSD, outside the process group
+		if g.killed { // they have until KillAfter too
 			g.killed = false
 			g.killLater()
 		}
@@ -152,8 +161,8 @@ func (g *Group) remove() {
 	if g.s.groups[g.pid] == g {
 		delete(g.s.groups, g.pid)
 	}
-	if g.own {
-		g.s.scan() // for orphans, on Linux
+	if g.own || g.orphan { // no slot, but there may be new orphans
+		g.s.scanAfter(0)
 		return
 	}
 	g.s.running--

@@ -6,10 +6,12 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -373,7 +375,9 @@ func TestTerminateAll(t *testing.T) {
 				leaves.exited()
 				orphan.exited()
 				if runtime.GOOS == "linux" {
-					r.until("an orphan to be found", func() bool { return len(r.sup.orphans) == 1 })
+					r.until("an orphan to be found", func() bool {
+						return slices.ContainsFunc(slices.Collect(maps.Values(r.sup.groups)), func(g *Group) bool { return g.orphan })
+					})
 				}
 				r.do(func() {
 					if r.sup.Idle() {
@@ -394,7 +398,7 @@ func TestTerminateAll(t *testing.T) {
 				}
 				r.until("the supervisor to be idle", r.sup.Idle)
 				r.do(func() {
-					if list := children(); len(list) != 0 || len(r.loop.timers) != 0 {
+					if list := descendants(); len(list) != 0 || len(r.loop.timers) != 0 {
 						t.Errorf("left: children %v, %d timers", list, len(r.loop.timers))
 					}
 				})

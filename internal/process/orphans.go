@@ -1,89 +1,69 @@
 package process
 
 import (
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// fastScan is the interval of scans while orphans are being terminated.
+// fastScan is the interval of scans while the service stops.
 const fastScan = 20 * time.Millisecond
 
-// orphan is a descendant that belongs to no group and that the kernel made our
-// child when its parent exited, because we are its reaper. There are orphans
-// only on Linux, where they have left their command's process group (setsid(2)
-// or setpgid(2)): the kernel does not record from which command they came. An
-// orphan holds no slot. Its timeout begins when it is found.
-type orphan struct {
-	deadline   time.Time // of SIGTERM, later of SIGKILL
-	terminated bool
+// descendant is a process that descends from us. group is its process group on
+// Linux, and on FreeBSD the child of ours from which it descends.
+type descendant struct {
+	pid, group int
+	child      bool
 }
 
-// child is a child of ours. group is its process group on Linux, and on FreeBSD
-// the child of ours from which it descends.
-type child struct{ pid, group int }
-
-// scan reaps children that nobody waits for, finds orphans, and terminates
-// those whose deadline has passed. It repeats while there are commands or
-// orphans.
+// scan reaps children that no group waits for, and finds orphans. These are
+// children that belong to no group: the kernel made them ours when their parents
+// exited, because we are their reaper. There are orphans only on Linux, where
+// they have left their command's process group (setsid(2) or setpgid(2)), and
+// the kernel does not record from which command they came. Each becomes a Group
+// without a slot, whose timeout begins now.
 func (s *Supervisor) scan() {
 	s.nextScan.Stop()
 	s.nextScan = nil
-	found := make(map[int]*orphan)
-	interval := s.o.Scan
+	for _, d := range descendants() {
+		if g := s.groups[d.pid]; !d.child || g != nil && !g.reaped {
+			continue
+		}
+		if reap(d.pid) {
+			delete(s.inherited, d.pid)
+			continue
+		}
+		if s.inherited[d.pid] || s.groups[d.group] != nil {
+			continue
+		}
+		g := s.watch(&Group{h: noHandler{}, pid: d.pid, handle: openHandle(d.pid), orphan: true})
+		g.terminateAfter(s.o.Timeout)
+		if s.stopping {
+			g.Terminate("service ending")
+		}
+	}
+	for _, g := range s.groups {
+		if !g.own { // it may leave orphans
+			s.scanAfter(s.o.Scan)
+			return
+		}
+	}
+}
+
+// scanAfter schedules the next scan.
+func (s *Supervisor) scanAfter(d time.Duration) {
 	if s.stopping {
-		interval = min(interval, fastScan)
+		d = min(d, fastScan)
 	}
-	for _, c := range children() {
-		if g := s.groups[c.pid]; g != nil && !g.reaped {
-			continue
-		}
-		if reap(c.pid) {
-			delete(s.inherited, c.pid)
-			continue
-		}
-		if s.inherited[c.pid] || s.groups[c.group] != nil {
-			continue
-		}
-		o := s.orphans[c.pid]
-		if o == nil {
-			o = &orphan{deadline: time.Now().Add(s.o.Timeout)}
-		}
-		found[c.pid] = o
-		s.checkOrphan(c.pid, o)
-		if o.terminated {
-			interval = min(interval, fastScan)
-		}
-	}
-	s.orphans = found
-	if len(s.orphans) > 0 || s.running > 0 {
-		s.nextScan = s.loop.After(interval, s.scan)
-	}
+	s.nextScan.Stop()
+	s.nextScan = s.loop.After(d, s.scan)
 }
 
-// checkOrphan sends the signal that is due.
-func (s *Supervisor) checkOrphan(pid int, o *orphan) {
-	due := !time.Now().Before(o.deadline)
-	switch {
-	case !o.terminated && (due || s.stopping):
-		o.terminated = true
-		o.deadline = time.Now().Add(s.o.KillAfter)
-		s.log.Warn("orphaned process terminated", "pid", pid)
-		signalOrphan(pid, unix.SIGTERM)
-		signalOrphan(pid, unix.SIGCONT)
-	case o.terminated && (due || s.o.KillAfter == 0):
-		signalOrphan(pid, unix.SIGKILL)
-	}
-}
+type noHandler struct{}
 
-// signalOrphan signals an unreaped child, and the process group if the child is
-// its leader. It may have joined a group that is not its own, even ours.
-func signalOrphan(pid int, sig unix.Signal) {
-	if pgid, err := unix.Getpgid(pid); err == nil && pgid == pid {
-		pid = -pid
-	}
-	unix.Kill(pid, sig)
-}
+func (noHandler) OnExit(syscall.WaitStatus, bool) {}
+func (noHandler) OnEmpty()                        {}
 
 // reap reaps a child if it has exited, and reports whether it had.
 func reap(pid int) bool {

@@ -2,7 +2,6 @@ package process
 
 import (
 	"os"
-	"syscall"
 	"time"
 	"unsafe"
 
@@ -95,42 +94,32 @@ const (
 	reaperKillSubtree  = 2
 )
 
-// reaperPidinfo is struct procctl_reaper_pidinfo. subtree is the child of ours
-// from which the process descends. The kernel does not reuse its number while
-// the process exists.
-type reaperPidinfo struct {
-	pid     int32
-	subtree int32
-	flags   uint32
-	_       [15]uint32
-}
-
-// reaperPids is struct procctl_reaper_pids.
-type reaperPids struct {
-	count uint32
-	_     [15]uint32
-	pids  *reaperPidinfo
-}
-
 func procctl(cmd int, arg unsafe.Pointer) unix.Errno {
 	_, _, errno := unix.Syscall6(unix.SYS_PROCCTL, pPID, uintptr(os.Getpid()), uintptr(cmd), uintptr(arg), 0, 0)
 	return errno
 }
 
-// descendants lists the descendants that were born since we became a reaper.
-func descendants() []reaperPidinfo {
-	// If there is no room for all, the kernel omits the oldest.
+// descendants lists those that were born since we became a reaper. The kernel
+// does not reuse the number of a child of ours (pi_subtree) while a descendant
+// of it exists.
+func descendants() (list []descendant) {
 	for n := 64; ; n *= 2 {
-		info := make([]reaperPidinfo, n)
-		arg := reaperPids{count: uint32(n), pids: &info[0]}
+		info := make([][18]uint32, n) // struct procctl_reaper_pidinfo: pi_pid, pi_subtree, pi_flags, ...
+		arg := struct {               // struct procctl_reaper_pids
+			count uint32
+			_     [15]uint32
+			pids  *[18]uint32
+		}{count: uint32(n), pids: &info[0]}
 		if procctl(procReapGetpids, unsafe.Pointer(&arg)) != 0 {
 			return nil
 		}
-		for i := range info {
-			if info[i].flags&reaperPidinfoValid == 0 {
-				return info[:i]
-			}
+		if info[n-1][2]&reaperPidinfoValid != 0 {
+			continue // there may be more
 		}
+		for i := 0; info[i][2]&reaperPidinfoValid != 0; i++ {
+			list = append(list, descendant{int(info[i][0]), int(info[i][1]), info[i][2]&reaperPidinfoChild != 0})
+		}
+		return list
 	}
 }
 
@@ -144,7 +133,7 @@ func (s *Supervisor) reapLeftovers(pid int) (remain bool) {
 		return false
 	}
 	for _, d := range descendants() {
-		if int(d.subtree) == pid && !(d.flags&reaperPidinfoChild != 0 && reap(int(d.pid))) {
+		if d.group == pid && !(d.child && reap(d.pid)) {
 			remain = true
 		}
 	}
@@ -158,18 +147,9 @@ func signalLeftovers(pid int, sig unix.Signal) {
 	procctl(procReapKill, unsafe.Pointer(&arg))
 }
 
-// children lists our children that were born since we became a reaper.
-func children() (list []child) {
-	for _, d := range descendants() {
-		if d.flags&reaperPidinfoChild != 0 {
-			list = append(list, child{int(d.pid), int(d.subtree)})
-		}
-	}
-	return list
-}
+func openHandle(int) int { return -1 }
 
-// withHandle does nothing: a process is watched by its number.
-func withHandle(*syscall.SysProcAttr, *int) {}
+func pipe(p *[2]int) error { return unix.Pipe2(p[:], unix.O_CLOEXEC) }
 
 // limitEnd limits a descriptor of the core to read, or write, and to be waited
 // for.

@@ -34,8 +34,8 @@ func TestOutsideProcessGroup(t *testing.T) {
 				}
 				r.do(func() {
 					r.sup.scan()
-					if r.sup.Running() != 2 || len(r.sup.orphans) != 0 {
-						t.Errorf("%d groups, orphans %v", r.sup.Running(), r.sup.orphans)
+					if r.sup.Running() != 2 || len(r.sup.groups) != 2 {
+						t.Errorf("%d slots in use, %d groups", r.sup.Running(), len(r.sup.groups))
 					}
 				})
 				if name == "by itself" {

@@ -125,23 +125,43 @@ func (s *Supervisor) reapLeftovers(pgid int) (remain bool) {
 
 func signalLeftovers(pgid int, sig unix.Signal) { unix.Kill(-pgid, sig) }
 
-// children lists our children. The kernel lists them by thread (proc(5),
+// descendants lists our children only. The kernel lists them by thread (proc(5),
 // /proc/PID/task/TID/children), and only if it has CONFIG_PROC_CHILDREN.
-func children() (list []child) {
+func descendants() (list []descendant) {
 	files, _ := filepath.Glob("/proc/self/task/*/children")
 	for _, f := range files {
 		b, _ := os.ReadFile(f)
 		for _, w := range bytes.Fields(b) {
 			if pid, err := strconv.Atoi(string(w)); err == nil {
 				pgid, _ := unix.Getpgid(pid)
-				list = append(list, child{pid, pgid})
+				list = append(list, descendant{pid, pgid, true})
 			}
 		}
 	}
 	return list
 }
 
-func withHandle(sys *syscall.SysProcAttr, pidfd *int) { sys.PidFD = pidfd }
+// start starts a program in its own process group, with files as its descriptors
+// from 0 on. It is killed when the calling thread exits. handle is for
+// [Loop.WatchProcess]; if it is not -1 it must be closed when the program has
+// been reaped.
+func start(c *Command, files ...uintptr) (pid, handle int, err error) {
+	handle = -1
+	sys := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, PidFD: &handle}
+	pid, err = syscall.ForkExec(c.Path, c.Args, &syscall.ProcAttr{Dir: c.Dir, Env: c.Env, Files: files, Sys: sys})
+	return pid, handle, err
+}
+
+// openHandle returns a handle for a child that start did not start.
+func openHandle(pid int) int {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1 // the loop polls it
+	}
+	return pidfd
+}
+
+func pipe(p *[2]int) error { return unix.Pipe2(p[:], unix.O_CLOEXEC) }
 
 func limitEnd(int, bool) error { return nil } // only FreeBSD has rights to limit
 

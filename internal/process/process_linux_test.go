@@ -32,11 +32,11 @@ func TestOrphans(t *testing.T) {
 					t.Error("the group is not empty")
 				}
 				c.check("exit empty")
-				r.until("it to be found", func() bool { return r.sup.orphans[pid] != nil })
+				r.until("it to be found", func() bool { return r.sup.groups[pid] != nil })
 				r.do(func() {
-					st := r.sup.orphans[pid]
-					if st.deadline.Before(before.Add(o.Timeout)) || st.deadline.After(time.Now().Add(o.Timeout)) || st.terminated || len(r.sup.orphans) != 1 {
-						t.Errorf("deadline %v, started after %v; %d orphans", st.deadline, before, len(r.sup.orphans))
+					g := r.sup.groups[pid]
+					if g.timer.when.Before(before.Add(o.Timeout)) || g.timer.when.After(time.Now().Add(o.Timeout)) || g.terminated || len(r.sup.groups) != 1 {
+						t.Errorf("deadline %v, started after %v; %d orphans", g.timer.when, before, len(r.sup.groups))
 					}
 					if r.sup.Running() != 0 || r.sup.Idle() {
 						t.Error("it uses a slot, or the supervisor is idle")
@@ -44,12 +44,12 @@ func TestOrphans(t *testing.T) {
 					if log := r.logged(); log != "" {
 						t.Errorf("logged: %s", log)
 					}
-					st.deadline = time.Now()
+					g.passTimeout()
 				})
 				gone(t, pid)
 				gone(t, child)
 				r.until("the supervisor to be idle", r.sup.Idle)
-				if log, want := r.logged(), fmt.Sprintf("level=WARN msg=\"orphaned process terminated\" pid=%d\n", pid); !strings.Contains(log, want) {
+				if log, want := r.logged(), fmt.Sprintf("level=WARN msg=\"orphaned process terminated\" pid=%d reason=timeout\n", pid); !strings.Contains(log, want) {
 					t.Errorf("logged: %s", log)
 				}
 			})
@@ -57,18 +57,29 @@ func TestOrphans(t *testing.T) {
 	}
 }
 
-// TestOrphanExits: an orphan that exits by itself is not logged.
+// TestOrphanExits: an orphan that exits by itself is not logged. What it leaves
+// us before is reaped.
 func TestOrphanExits(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		o := options
 		o.Scan = soon
 		r := newRig(t, o)
-		c := r.start(leaveSession(":"))
+		before := descriptors(t)
+		c := r.start(shell(`exec 3<&0 4>&1; { OW_ROLE=setsid ` + os.Args[0] + ` sh -c 'echo ready; exec >&4; echo $$; read x; (sh -c : & echo $!); read x' <&3 & } | read y`))
 		pid := c.out.pid()
-		r.until("it to be found", func() bool { return r.sup.orphans[pid] != nil })
+		c.exited()
+		r.until("it to be found", func() bool { return r.sup.groups[pid] != nil })
+		r.until("the slot to be free", func() bool { return r.sup.Running() == 0 })
+		r.do(r.sup.scan) // there must be another one after this
+		c.say("")
+		gone(t, c.out.pid())
 		c.say("")
 		gone(t, pid)
 		r.until("the supervisor to be idle", r.sup.Idle)
+		c.close()
+		if after := descriptors(t); after != before {
+			t.Errorf("%d descriptors, then %d", before, after)
+		}
 		if log := r.logged(); log != "" {
 			t.Errorf("logged: %s", log)
 		}
@@ -86,8 +97,8 @@ func TestOrphanInOurGroup(t *testing.T) {
 		c := r.start(self("intruder", fmt.Sprint("PGID=", unix.Getpgrp())))
 		pid := c.out.pid()
 		c.exited()
-		r.until("it to be found", func() bool { return r.sup.orphans[pid] != nil })
-		r.do(func() { r.sup.orphans[pid].deadline = time.Now() })
+		r.until("it to be found", func() bool { return r.sup.groups[pid] != nil })
+		r.do(func() { r.sup.groups[pid].passTimeout() })
 		gone(t, pid) // and we are not
 	})
 }
@@ -98,12 +109,12 @@ func TestInherited(t *testing.T) {
 	alone(t, func(t *testing.T) {
 		o := options
 		o.Scan = soon
-		pid := children()[0].pid
+		pid := descendants()[0].pid
 		r := newRig(t, o)
 		r.start(shell("read x"))
 		r.do(func() {
-			if !r.sup.inherited[pid] || len(r.sup.orphans) != 0 {
-				t.Errorf("inherited %v, orphans %v", r.sup.inherited, r.sup.orphans)
+			if !r.sup.inherited[pid] || r.sup.groups[pid] != nil {
+				t.Errorf("inherited %v, groups %v", r.sup.inherited, r.sup.groups)
 			}
 			r.sup.KillAll()
 		})

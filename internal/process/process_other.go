@@ -24,10 +24,11 @@ func (*poller) wait(time.Duration, *Loop) error { return errUnsupported }
 
 const waitOptions = unix.WNOHANG
 
-func hasExited(int) bool       { return true }
-func pipe(*[2]int) error       { return errUnsupported }
-func limitEnd(int, bool) error { return errUnsupported }
-func children() []child        { return nil }
+func hasExited(int) bool        { return true }
+func openHandle(int) int        { return -1 }
+func pipe(*[2]int) error        { return errUnsupported }
+func limitEnd(int, bool) error  { return errUnsupported }
+func descendants() []descendant { return nil }
 
 func start(*Command, ...uintptr) (pid, handle int, err error) { return 0, -1, errUnsupported }
 func (*Supervisor) reapLeftovers(int) bool                    { return false }

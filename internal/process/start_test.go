@@ -139,7 +139,7 @@ func TestNoLeaks(t *testing.T) {
 			t.Errorf("%d descriptors, then %d", before, after)
 		}
 		r.do(func() {
-			if list := children(); len(list) != 0 || len(r.loop.timers) != 0 || len(r.loop.procs) != 0 {
+			if list := descendants(); len(list) != 0 || len(r.loop.timers) != 0 || len(r.loop.procs) != 0 {
 				t.Errorf("left: children %v, %d timers, %d watched", list, len(r.loop.timers), len(r.loop.procs))
 			}
 		})

@@ -17,7 +17,7 @@ import (
 type Command struct {
 	Path string   // absolute
 	Args []string // argv, including argv[0]
-	Dir  string   // working directory
+	Dir  string   // working directory, absolute
 	Env  []string // whole environment, NAME=VALUE
 }
 
@@ -41,8 +41,7 @@ type Handler interface {
 	// OnExit is called once, when the program has exited. empty reports that
 	// there are no leftovers.
 	OnExit(status syscall.WaitStatus, empty bool)
-	// OnEmpty is called once, later, if there were leftovers: now there are
-	// none.
+	// OnEmpty is called once, later, if there were: now there are none.
 	OnEmpty()
 }
 
@@ -59,9 +58,8 @@ type Supervisor struct {
 	queue    []*Turn
 	stopping bool // no more commands are started
 
-	inherited map[int]bool    // children from before this program was executed
-	orphans   map[int]*orphan // as of the last scan
-	nextScan  *Timer          // nil if there is nothing to scan for
+	inherited map[int]bool // children from before this program was executed
+	nextScan  *Timer       // nil if there is nothing to scan for
 }
 
 // NewSupervisor makes a supervisor. It also makes this process the reaper of its
@@ -82,8 +80,8 @@ func NewSupervisor(l *Loop, log *slog.Logger, o Options) (*Supervisor, error) {
 		groups:    make(map[int]*Group),
 		inherited: make(map[int]bool),
 	}
-	for _, c := range children() {
-		s.inherited[c.pid] = true
+	for _, d := range descendants() {
+		s.inherited[d.pid] = d.child
 	}
 	return s, nil
 }
@@ -92,9 +90,7 @@ func NewSupervisor(l *Loop, log *slog.Logger, o Options) (*Supervisor, error) {
 func (s *Supervisor) Running() int { return s.running }
 
 // Idle reports whether no process that was started remains, orphans included.
-func (s *Supervisor) Idle() bool {
-	return len(s.groups) == 0 && len(s.orphans) == 0 && s.nextScan == nil
-}
+func (s *Supervisor) Idle() bool { return len(s.groups) == 0 && s.nextScan == nil }
 
 // TerminateAll terminates all commands and orphans: SIGTERM now, SIGKILL after
 // Options.KillAfter. No command is started from then on.
@@ -106,7 +102,7 @@ func (s *Supervisor) TerminateAll() {
 			g.Terminate("service ending")
 		}
 	}
-	s.scan()
+	s.scanAfter(0)
 }
 
 // KillAll kills all processes at once, including those of StartOwn, and, until
@@ -150,11 +146,11 @@ func (s *Supervisor) runQueue() {
 	for len(s.queue) > 0 && (s.stopping || s.running < s.o.Max) {
 		t := s.queue[0]
 		s.queue = slices.Delete(s.queue, 0, 1)
+		var err error
 		if s.stopping {
-			t.f(unix.ECANCELED)
-		} else {
-			t.f(nil)
+			err = unix.ECANCELED
 		}
+		t.f(err)
 	}
 }
 
@@ -195,16 +191,12 @@ func (s *Supervisor) Start(c *Command, stdin int, h Handler) (g *Group, ends []i
 		closeAll(ends...)
 		return nil, nil, err
 	}
-	g = &Group{s: s, h: h, pid: pid, handle: handle}
 	s.running++
-	s.watch(g)
+	g = s.watch(&Group{h: h, pid: pid, handle: handle})
 	if s.nextScan == nil {
-		s.nextScan = s.loop.After(s.o.Scan, s.scan)
+		s.scanAfter(s.o.Scan)
 	}
-	g.timer = s.loop.After(s.o.Timeout, func() {
-		g.timedOut = true
-		g.Terminate("timeout")
-	})
+	g.terminateAfter(s.o.Timeout)
 	return g, ends, nil
 }
 
@@ -217,19 +209,18 @@ func (s *Supervisor) StartOwn(c *Command, h Handler, files ...uintptr) (*Group, 
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{s: s, h: h, pid: pid, handle: handle, own: true}
-	s.watch(g)
-	return g, nil
+	return s.watch(&Group{h: h, pid: pid, handle: handle, own: true}), nil
 }
 
-// watch adds the group of a program that was just started.
-func (s *Supervisor) watch(g *Group) {
+// watch adds a group.
+func (s *Supervisor) watch(g *Group) *Group {
 	old := s.groups[g.pid]
-	s.groups[g.pid] = g
+	g.s, s.groups[g.pid] = s, g
 	if old != nil {
 		// The number was free, so no process was left in the old process group.
 		old.h.OnEmpty()
 		old.remove()
 	}
 	s.loop.WatchProcess(g.pid, g.handle, g.onExit)
+	return g
 }
