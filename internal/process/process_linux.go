@@ -152,12 +152,10 @@ func start(c *Command, files ...uintptr) (pid, handle int, err error) {
 	return pid, handle, err
 }
 
-// openHandle returns a handle for a child that start did not start.
+// openHandle returns a handle for a child that start did not start. It is -1 if
+// there is none; the loop polls the child then.
 func openHandle(pid int) int {
-	pidfd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return -1 // the loop polls it
-	}
+	pidfd, _ := unix.PidfdOpen(pid, 0)
 	return pidfd
 }
 
