@@ -147,7 +147,7 @@ func signalLeftovers(pid int, sig unix.Signal) {
 	procctl(procReapKill, unsafe.Pointer(&arg))
 }
 
-func openHandle(int) int { return -1 }
+func openHandle(int) int { return -1 } // kqueue(2) watches process numbers
 
 func pipe(p *[2]int) error { return unix.Pipe2(p[:], unix.O_CLOEXEC) }
 

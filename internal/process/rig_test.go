@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -28,6 +29,7 @@ func TestMain(m *testing.M) {
 	if role := os.Getenv("OW_ROLE"); role != "" {
 		os.Exit(roles[role]())
 	}
+	os.Args[0], _ = filepath.Abs(os.Args[0]) // commands have another working directory
 	flag.Parse()
 	flag.Set("test.parallel", "12") // most tests wait
 	os.Exit(m.Run())

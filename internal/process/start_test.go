@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -83,6 +84,66 @@ func TestDescriptors(t *testing.T) {
 		}
 		closeAll(ends...)
 	})
+}
+
+// TestManyDescriptors: a program gets each file as the right descriptor, also if
+// the numbers of some are less than those that they get.
+func TestManyDescriptors(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		r := newRig(t, options)
+		says, out, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		const n = 40
+		files, want := []uintptr{out.Fd()}, ""
+		for i := range n {
+			f, err := os.CreateTemp(tempDir(t), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintln(f, i)
+			files = append(files, f.Fd())
+		}
+		slices.Reverse(files[1:])
+		for i := range n {
+			want += fmt.Sprintln(n - 1 - i)
+		}
+		if files[n] >= n {
+			t.Fatalf("descriptor %d is not less than its index", files[n])
+		}
+		c := &command{r: r, exits: make(chan exit, 1)}
+		r.do(func() { _, err = r.sup.StartOwn(self("contents", fmt.Sprint("N=", n)), c, files...) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.Close()
+		if got, _ := io.ReadAll(says); string(got) != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+		if e := c.exited(); e.status != 0 {
+			t.Error(describe(e.status))
+		}
+	})
+}
+
+// TestFileLimit: the command has the soft limit that we were started with, not
+// the one to which Go has raised ours.
+func TestFileLimit(t *testing.T) {
+	alone(t, func(t *testing.T) {
+		r := newRig(t, options)
+		for range 2 {
+			c := r.start(shell("ulimit -Sn"))
+			if s := c.out.line(); s != "99" {
+				t.Errorf("%s, want 99", s)
+			}
+			c.exited()
+		}
+		var limit unix.Rlimit
+		if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); limit.Cur < 1000 {
+			t.Errorf("our own is %d", limit.Cur)
+		}
+	}, "/bin/sh", "-c", `ulimit -Sn 99; exec "$0" "$@"`)
 }
 
 // TestDirectoryAndArguments: the command gets Dir and Args.
@@ -174,9 +235,17 @@ func TestStartFails(t *testing.T) {
 				t.Errorf("%s: %d descriptors, then %d", tt.path, before, after)
 			}
 		}
+		for arg, want := range map[string]error{strings.Repeat("x", 4<<20): syscall.E2BIG, "\x00": syscall.EINVAL} {
+			if _, err := r.try(&Command{Path: ok, Args: []string{"x", arg}, Dir: "/"}, StdinNull); err != want {
+				t.Errorf("an argument of %d bytes: %v, want %v", len(arg), err, want)
+			}
+		}
 		r.do(func() {
 			if !r.sup.Idle() {
 				t.Error("not idle")
+			}
+			if list := descendants(); len(list) != 0 {
+				t.Errorf("descendants %v", list)
 			}
 		})
 	})
@@ -330,6 +399,22 @@ func init() {
 			list += fmt.Sprintln(fd, kind, map[bool]string{true: "blocking", false: "non-blocking"}[flags&unix.O_NONBLOCK == 0])
 		}
 		unix.Write(1, []byte(list))
+		return 0
+	}
+	// contents writes what descriptors 3 to N+2 have from their beginning.
+	roles["contents"] = func() int {
+		n, err := strconv.Atoi(os.Getenv("N"))
+		for fd := 3; fd < n+3; fd++ {
+			b := make([]byte, 16)
+			k, e := unix.Pread(fd, b, 0)
+			if e != nil {
+				err = e
+			}
+			unix.Write(2, b[:max(k, 0)])
+		}
+		if err != nil {
+			return 1
+		}
 		return 0
 	}
 	// stderr writes to standard error.
