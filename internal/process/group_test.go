@@ -55,7 +55,7 @@ func TestTerminate(t *testing.T) {
 				gone(t, child)
 				r.until("the group to be empty", func() bool { return r.sup.Running() == 0 })
 				c.terminate("test") // has no effect either
-				if log := r.logged(); log != "" {
+				if log := r.log.String(); log != "" {
 					t.Errorf("logged: %s", log)
 				}
 				r.do(func() {
@@ -136,7 +136,7 @@ func TestLeftoversExit(t *testing.T) {
 				t.Errorf("terminated: %t, %d timers", c.g.terminated, len(r.loop.timers)) // one is for the next scan
 			}
 		})
-		if log := r.logged(); log != "" {
+		if log := r.log.String(); log != "" {
 			t.Errorf("logged: %s", log)
 		}
 	})
@@ -171,7 +171,7 @@ func TestLeftoversTerminated(t *testing.T) {
 				gone(t, pid)
 				c.check("exit, empty")
 				want := `level=WARN msg="leftover processes terminated" process=77 reason=` + tt.reason + "\n"
-				if log := r.logged(); !strings.HasSuffix(log, want) || strings.Count(log, "\n") != 1 {
+				if log := r.log.String(); !strings.HasSuffix(log, want) || strings.Count(log, "\n") != 1 {
 					t.Errorf("logged: %s", log)
 				}
 				if c.g.TimedOut() != (tt.reason == "timeout") {
@@ -402,7 +402,7 @@ func TestTerminateAll(t *testing.T) {
 						t.Errorf("left: children %v, %d timers", list, len(r.loop.timers))
 					}
 				})
-				if log := r.logged(); !strings.Contains(log, `reason="service ending"`) {
+				if log := r.log.String(); !strings.Contains(log, `reason="service ending"`) {
 					t.Errorf("logged: %s", log)
 				}
 			})

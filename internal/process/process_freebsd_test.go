@@ -49,7 +49,7 @@ func TestOutsideProcessGroup(t *testing.T) {
 				gone(t, child)
 				alive(t, other)
 				c.check("exit, empty")
-				if log := r.logged(); strings.Count(log, `msg="leftover processes terminated"`) != 1 {
+				if log := r.log.String(); strings.Count(log, `msg="leftover processes terminated"`) != 1 {
 					t.Errorf("logged: %s", log)
 				}
 			})

@@ -41,7 +41,7 @@ func TestOrphans(t *testing.T) {
 					if r.sup.Running() != 0 || r.sup.Idle() {
 						t.Error("it uses a slot, or the supervisor is idle")
 					}
-					if log := r.logged(); log != "" {
+					if log := r.log.String(); log != "" {
 						t.Errorf("logged: %s", log)
 					}
 					g.passTimeout()
@@ -49,7 +49,7 @@ func TestOrphans(t *testing.T) {
 				gone(t, pid)
 				gone(t, child)
 				r.until("the supervisor to be idle", r.sup.Idle)
-				if log, want := r.logged(), fmt.Sprintf("level=WARN msg=\"orphaned process terminated\" pid=%d reason=timeout\n", pid); !strings.Contains(log, want) {
+				if log, want := r.log.String(), fmt.Sprintf("level=WARN msg=\"orphaned process terminated\" pid=%d reason=timeout\n", pid); !strings.Contains(log, want) {
 					t.Errorf("logged: %s", log)
 				}
 			})
@@ -80,7 +80,7 @@ func TestOrphanExits(t *testing.T) {
 		if after := descriptors(t); after != before {
 			t.Errorf("%d descriptors, then %d", before, after)
 		}
-		if log := r.logged(); log != "" {
+		if log := r.log.String(); log != "" {
 			t.Errorf("logged: %s", log)
 		}
 	})

@@ -4,7 +4,6 @@ package process
 
 import (
 	"bufio"
-	"bytes"
 	"flag"
 	"fmt"
 	"io"
@@ -12,16 +11,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/onewake/onewake/internal/looptest"
 )
 
 // TestMain runs the tests, or the helper program that OW_ROLE names.
@@ -37,59 +36,25 @@ func TestMain(m *testing.M) {
 
 var roles = map[string]func() int{}
 
-// bound is how long a test waits for an event before it fails.
-const bound = 60 * time.Second
-
-// never is longer than any test; soon is a time that a test waits for.
+// Of a test: how long it waits for an event, a time that must not expire, and one
+// that must.
 const (
-	never = time.Hour
-	soon  = 10 * time.Millisecond
+	bound = looptest.Bound
+	never = looptest.Never
+	soon  = looptest.Soon
 )
 
-// alone runs f in a new process, because the reaper, children, descriptors and
-// limits belong to the whole process. prefix is a command that executes its
-// remaining arguments.
-func alone(t *testing.T, f func(t *testing.T), prefix ...string) {
-	t.Helper()
-	if os.Getenv("OW_ALONE") == t.Name() {
-		f(t)
-		return
-	}
-	t.Parallel()
-	only := "^" + strings.ReplaceAll(regexp.QuoteMeta(t.Name()), "/", "$/^") + "$"
-	args := append(prefix, os.Args[0], "-test.run="+only, "-test.v", "-test.timeout=5m")
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), "OW_ALONE="+t.Name())
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if _, why, ok := bytes.Cut(out, []byte("--- SKIP")); ok {
-		t.Skipf("%s", why)
-	}
-}
+var (
+	alone      = looptest.Alone
+	eventually = looptest.Eventually
+)
 
 // rig is a supervisor with its loop.
 type rig struct {
 	t    *testing.T
 	loop *Loop
 	sup  *Supervisor
-
-	mu  sync.Mutex
-	log bytes.Buffer
-}
-
-func (r *rig) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.log.Write(p)
-}
-
-// logged is what the supervisor has logged.
-func (r *rig) logged() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.log.String()
+	log  looptest.Log
 }
 
 // options for most tests: no timer fires.
@@ -106,7 +71,7 @@ func newRig(t *testing.T, o Options) *rig {
 			r.loop, err = NewLoop()
 		}
 		if err == nil {
-			r.sup, err = NewSupervisor(r.loop, slog.New(slog.NewTextHandler(r, nil)), o)
+			r.sup, err = NewSupervisor(r.loop, slog.New(slog.NewTextHandler(&r.log, nil)), o)
 		}
 		ready <- err
 		if err == nil {
@@ -126,15 +91,7 @@ func newRig(t *testing.T, o Options) *rig {
 }
 
 // do calls f on the loop.
-func (r *rig) do(f func()) {
-	done := make(chan struct{})
-	r.loop.Post(func() { f(); close(done) })
-	select {
-	case <-done:
-	case <-time.After(bound):
-		panic("the loop is stuck")
-	}
-}
+func (r *rig) do(f func()) { looptest.Do(r.loop.Post, f) }
 
 // until polls a condition on the loop.
 func (r *rig) until(what string, f func() bool) {
@@ -143,16 +100,6 @@ func (r *rig) until(what string, f func() bool) {
 		r.do(func() { ok = f() })
 		return ok
 	})
-}
-
-// eventually polls a condition that gives no event.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(bound); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("no event: %s", what)
-		}
-	}
 }
 
 // command is a started command and its handler.
@@ -338,12 +285,8 @@ func descriptors(t *testing.T) int {
 
 func tempDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ow")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	os.Chmod(dir, 0o777)
+	dir := looptest.Dir(t)
+	os.Chmod(dir, 0o777) // for tests that change the user
 	return dir
 }
 
