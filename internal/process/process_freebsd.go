@@ -27,12 +27,8 @@ func (p *poller) change(id, filter, flags int, fflags uint32) error {
 	var k [1]unix.Kevent_t
 	unix.SetKevent(&k[0], id, filter, flags)
 	k[0].Fflags = fflags
-	for {
-		_, err := unix.Kevent(p.kq, k[:], nil, nil)
-		if err != unix.EINTR {
-			return os.NewSyscallError("kevent", err)
-		}
-	}
+	_, err := unix.Kevent(p.kq, k[:], nil, nil)
+	return os.NewSyscallError("kevent", err)
 }
 
 func (p *poller) add(fd int) error { return p.change(fd, unix.EVFILT_READ, unix.EV_ADD, 0) }

@@ -19,47 +19,45 @@ func TestStressStarts(t *testing.T) {
 	if os.Getenv("ONEWAKE_STRESS_SHORT") != "" {
 		n = 2000
 	}
-	alone(t, func(t *testing.T) {
-		r := newRig(t, options)
-		works := &Command{Path: program(t, "true"), Args: []string{"true"}, Dir: "/"}
-		fails := &Command{Path: "/nonexistent", Args: []string{"true"}, Dir: "/"}
-		starts := func(n int) (fds, heap int) {
-			for i := range n {
-				c := &command{r: r, exits: make(chan exit, 1)}
-				cmd := works
-				if i%10 == 9 {
-					cmd = fails
-				}
-				var ends []int
-				var err error
-				r.do(func() { c.g, ends, err = r.sup.Start(cmd, StdinPipe, c) })
-				closeAll(ends...)
-				switch {
-				case cmd == fails && err != unix.ENOENT, cmd == works && err != nil:
-					t.Fatal(err)
-				case cmd == fails:
-				default:
-					if e := c.exited(); e.status != 0 || !e.empty {
-						t.Fatalf("%+v", e)
-					}
+	r := newRig(t, options)
+	works := &Command{Path: program(t, "true"), Args: []string{"true"}, Dir: "/"}
+	fails := &Command{Path: "/nonexistent", Args: []string{"true"}, Dir: "/"}
+	starts := func(n int) (fds, heap int) {
+		for i := range n {
+			c := &command{r: r, exits: make(chan exit, 1)}
+			cmd := works
+			if i%10 == 9 {
+				cmd = fails
+			}
+			var ends []int
+			var err error
+			r.do(func() { c.g, ends, err = r.sup.Start(cmd, StdinPipe, c) })
+			closeAll(ends...)
+			switch {
+			case cmd == fails && err != unix.ENOENT, cmd == works && err != nil:
+				t.Fatal(err)
+			case cmd == fails:
+			default:
+				if e := c.exited(); e.status != 0 || !e.empty {
+					t.Fatalf("%+v", e)
 				}
 			}
-			var m runtime.MemStats
-			runtime.GC()
-			runtime.ReadMemStats(&m)
-			return descriptors(t), int(m.HeapAlloc)
 		}
-		fds, heap := starts(n / 20)
-		fdsAfter, heapAfter := starts(n)
-		t.Logf("%d starts: %d descriptors, then %d; %d bytes of heap, then %d", n, fds, fdsAfter, heap, heapAfter)
-		if fdsAfter > fds || heapAfter > heap+256<<10 {
-			t.Error("something leaks")
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return descriptors(t), int(m.HeapAlloc)
+	}
+	fds, heap := starts(n / 20)
+	fdsAfter, heapAfter := starts(n)
+	t.Logf("%d starts: %d descriptors, then %d; %d bytes of heap, then %d", n, fds, fdsAfter, heap, heapAfter)
+	if fdsAfter > fds || heapAfter > heap+256<<10 {
+		t.Error("something leaks")
+	}
+	r.do(func() {
+		if list := descendants(); len(list) != 0 || len(r.loop.procs) != 0 || len(r.sup.groups) != 0 {
+			t.Errorf("left: descendants %v, %d watched, %d groups", list, len(r.loop.procs), len(r.sup.groups))
 		}
-		r.do(func() {
-			if list := descendants(); len(list) != 0 || len(r.loop.procs) != 0 || len(r.sup.groups) != 0 {
-				t.Errorf("left: descendants %v, %d watched, %d groups", list, len(r.loop.procs), len(r.sup.groups))
-			}
-		})
 	})
 }
 
