@@ -172,6 +172,15 @@ func TestInstance(t *testing.T) {
 			t.Errorf("sourced by %s, status says %q", as, out)
 		}
 	}
+	// service -e and -R ask for the variable that enables the service like this.
+	path := filepath.Join(b.dir, "service")
+	text := "rc_service=$0 file=" + b.script + "\neval `grep ^name= $file`\neval `grep ^rcvar $file`\necho $name $rcvar\n"
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, _ := b.run(path); out != b.name+" "+b.name+"_enable\n" {
+		t.Errorf("service -e finds the name and variable %q", out)
+	}
 	for _, name := range []string{"onewake-git", "1wake", "onewake_socket"} {
 		b.link(name)
 		b.refused("status", "'"+name+"' cannot name a service")
