@@ -309,3 +309,9 @@ func (m *machine) behind(r recipe) (addr string) {
 	m.isAt(w)
 	return w.addr
 }
+
+// only returns the part of a page below a heading.
+func (r recipe) only(head string) recipe {
+	r.blocks = slices.DeleteFunc(slices.Clone(r.blocks), func(b recipeBlock) bool { return b.head != head })
+	return r
+}

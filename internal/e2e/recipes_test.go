@@ -94,12 +94,6 @@ func parseRecipe(name, text string) (recipe, error) {
 	return r, nil
 }
 
-// only returns the part of a page below a heading.
-func (r recipe) only(head string) recipe {
-	r.blocks = slices.DeleteFunc(slices.Clone(r.blocks), func(b recipeBlock) bool { return b.head != head })
-	return r
-}
-
 // then reports whether a command after the nth block contains a text.
 func (r recipe) then(n int, command string) bool {
 	return slices.ContainsFunc(r.blocks[n:], func(b recipeBlock) bool { return b.lang == "sh" && strings.Contains(b.text, command) })

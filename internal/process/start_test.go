@@ -324,17 +324,18 @@ func TestNoProcesses(t *testing.T) {
 		cmd := &Command{Path: program(t, "true"), Args: []string{"true"}, Dir: "/"}
 		before := descriptors(t)
 		// Threads count too. Make threads that Go can use later.
-		var spare sync.WaitGroup
-		spare.Add(16)
+		// Their goroutines have exited, or else the threads are not idle yet.
+		var locked, exited sync.WaitGroup
+		locked.Add(16)
 		for range 16 {
-			go func() {
+			exited.Go(func() {
 				runtime.LockOSThread()
 				defer runtime.UnlockOSThread()
-				spare.Done()
-				spare.Wait()
-			}()
+				locked.Done()
+				locked.Wait()
+			})
 		}
-		spare.Wait()
+		exited.Wait()
 		var old unix.Rlimit
 		unix.Getrlimit(unix.RLIMIT_NPROC, &old)
 		unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: 1, Max: old.Max})
