@@ -434,7 +434,7 @@ func TestLifeSignals(t *testing.T) {
 
 // The service goes on if nobody reads stderr. When it is read again, the number
 // of lost records is logged.
-func TestLifeDeafLog(t *testing.T) {
+func TestLifeLogNotRead(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()
 	if err != nil {

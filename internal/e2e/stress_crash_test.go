@@ -348,7 +348,7 @@ func TestStressStuckCore(t *testing.T) {
 
 // A service that must exit does not wait for its last record if nobody reads
 // the log, because its manager waits to start it again.
-func TestStressDeafLog(t *testing.T) {
+func TestStressLogNotRead(t *testing.T) {
 	storm(t)
 	r, w, err := os.Pipe()
 	if err != nil {
