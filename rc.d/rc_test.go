@@ -112,6 +112,35 @@ func TestAddressInUse(t *testing.T) {
 	}
 }
 
+// TestAnotherService shows that a service cannot have the socket of another one.
+// Both go on as they were.
+func TestAnotherService(t *testing.T) {
+	t.Parallel()
+	a, b := newBox(t, "_a"), newBox(t, "_b")
+	for _, s := range []*box{a, b} {
+		s.conf("command=/bin/date")
+		s.must("start")
+	}
+	monitor := b.running(".pid")
+	b.conf("command=/bin/date", "listen=unix:"+a.socket)
+	want := b.name + "_listen: another service has unix:" + a.socket
+	for _, command := range []string{"configtest", "restart"} {
+		if out, status := b.run(b.script, command); status == 0 || !strings.Contains(out, want) || strings.Contains(out, "good") {
+			t.Errorf("%s: status %d\n%s", command, status, out)
+		}
+	}
+	if b.running(".pid") != monitor || !b.listens() || !a.listens() {
+		t.Error("a service no longer serves")
+	}
+	b.must("stop")
+	b.refused("start", want, "failed precmd routine")
+	if b.running(".daemon.pid") != 0 || !a.listens() {
+		t.Error("something was started, or the other service has stopped")
+	}
+	a.must("restart")
+	a.must("stop")
+}
+
 // TestRefused: settings that cannot work are refused before anything is started,
 // by a message that names the variable and its value.
 func TestRefused(t *testing.T) {
@@ -122,6 +151,7 @@ func TestRefused(t *testing.T) {
 		{"group=nobodys", "NAME_group: 'nobodys' is not a group"},
 		{"restart_delay=soon", "NAME_restart_delay: 'soon' is neither NO nor a number of seconds"},
 		{"logfile=/nowhere/onewake.log", "NAME_logfile '/nowhere/onewake.log'"},
+		{"env_file=/nowhere/env", "NAME_env_file: '/nowhere/env' cannot be read"},
 	} {
 		b.conf(strings.Fields(test.setting)...)
 		b.refused("configtest", strings.ReplaceAll(test.want, "NAME", b.name))
