@@ -180,6 +180,7 @@ func TestDeath(t *testing.T) {
 	if b.root != "" { // a real daemon(8) waits for a second only
 		b.eventually("the pause of daemon(8)", func() bool { return b.running(".pid") == 0 })
 		b.refused("status", "is about to start "+b.name+" again.", b.name+" is not running.")
+		b.refused("start", "is about to start "+b.name+" again.")
 		b.again()
 	}
 	b.eventually("the end of daemon(8)", func() bool { return !alive(daemon) })
