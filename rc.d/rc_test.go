@@ -25,9 +25,9 @@ func TestService(t *testing.T) {
 	b := newBox(t, "")
 	b.mkdir("srv")
 	settings := []string{
-		"env='GREETING=\"two words\" LIST=a=b'", "dir=ROOT/srv", "socket_mode=0600", "nice=5", "limits='-n 500'",
+		"env='GREETING=\"two words\" LIST=a=b PATH=/nowhere'", "dir=ROOT/srv", "socket_mode=0600", "nice=5", "limits='-n 500'",
 		"flags='-timeout 5s -content-type \"text/html; charset=utf-8\"'", "restart_delay=1",
-		`command='/bin/sh -c "pwd; echo \"\$GREETING \$LIST\"; echo \$(ps -o nice= -p \$\$); ulimit -n" "an argument"'`,
+		`command='/bin/sh -c "pwd; echo \"\$GREETING \$LIST\"; echo \$(/bin/ps -o nice= -p \$\$); ulimit -n" "an argument"'`,
 	}
 	want := b.path("srv") + "\ntwo words a=b\n5\n500\n"
 	if b.root != "" {
@@ -52,6 +52,9 @@ func TestService(t *testing.T) {
 		}
 	}
 	answer("after start")
+	if out := b.must("configtest"); strings.Contains(out, "not found") || strings.Contains(out, "WARNING") {
+		t.Errorf("configtest says:\n%s", out)
+	}
 	if fi, err := os.Stat(b.socket); err != nil || fi.Mode() != os.ModeSocket|0o600 {
 		t.Errorf("the socket: %v, %v", fi, err)
 	}
