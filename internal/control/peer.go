@@ -78,7 +78,7 @@ func NewPeer(fd int, loop *process.Loop, sup *process.Supervisor, o PeerOptions)
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, err
 	}
-	return p, loop.Watch(fd, func(bool, bool) { p.event() })
+	return p, loop.Watch(fd, p.event)
 }
 
 // Configure sends the configuration. It must be the first message.

@@ -18,7 +18,7 @@ const maxWait = time.Hour
 // locks. Only Post may be called from other goroutines.
 type Loop struct {
 	p       poller
-	fds     map[int]func(readable, writable bool)
+	fds     map[int]func()
 	procs   map[int]func()
 	timers  []*Timer // sorted by time
 	posted  chan func()
@@ -29,7 +29,7 @@ type Loop struct {
 // NewLoop makes a loop.
 func NewLoop() (*Loop, error) {
 	l := &Loop{
-		fds:    make(map[int]func(bool, bool)),
+		fds:    make(map[int]func()),
 		procs:  make(map[int]func()),
 		posted: make(chan func(), 64),
 	}
@@ -41,7 +41,7 @@ func NewLoop() (*Loop, error) {
 		return nil, os.NewSyscallError("pipe2", err)
 	}
 	l.wake = p[1]
-	return l, l.Watch(p[0], func(bool, bool) {
+	return l, l.Watch(p[0], func() {
 		unix.Read(p[0], make([]byte, 1))
 		(<-l.posted)()
 	})
@@ -54,17 +54,13 @@ func (l *Loop) Post(f func()) {
 }
 
 // Watch calls f whenever fd is readable.
-func (l *Loop) Watch(fd int, f func(readable, writable bool)) error {
+func (l *Loop) Watch(fd int, f func()) error {
 	if err := l.p.add(fd); err != nil {
 		return err
 	}
 	l.fds[fd] = f
 	return nil
 }
-
-// WatchWrite sets whether the function of a watched descriptor is also called
-// when fd is writable.
-func (l *Loop) WatchWrite(fd int, on bool) error { return l.p.write(fd, on) }
 
 // Unwatch undoes Watch. It must be called before fd is closed: a child that is
 // just being started may hold a copy, which would keep the events alive.
@@ -96,9 +92,9 @@ func (l *Loop) pollProcess(pid int) {
 func (l *Loop) Stop() { l.stopped = true }
 
 // ready and processExited are called by the poller.
-func (l *Loop) ready(fd int, readable, writable bool) {
+func (l *Loop) ready(fd int) {
 	if f := l.fds[fd]; f != nil {
-		f(readable, writable)
+		f()
 	}
 }
 

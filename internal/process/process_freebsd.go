@@ -33,18 +33,7 @@ func (p *poller) change(id, filter, flags int, fflags uint32) error {
 
 func (p *poller) add(fd int) error { return p.change(fd, unix.EVFILT_READ, unix.EV_ADD, 0) }
 
-func (p *poller) write(fd int, on bool) error {
-	if on {
-		return p.change(fd, unix.EVFILT_WRITE, unix.EV_ADD, 0)
-	}
-	p.change(fd, unix.EVFILT_WRITE, unix.EV_DELETE, 0) // it may not be there
-	return nil
-}
-
-func (p *poller) remove(fd int) {
-	p.change(fd, unix.EVFILT_READ, unix.EV_DELETE, 0)
-	p.change(fd, unix.EVFILT_WRITE, unix.EV_DELETE, 0)
-}
+func (p *poller) remove(fd int) { p.change(fd, unix.EVFILT_READ, unix.EV_DELETE, 0) }
 
 // process watches a child, which may be a zombie already. It fails for one that
 // runs a set-user-ID program if users cannot see the processes of others
@@ -63,7 +52,7 @@ func (p *poller) wait(timeout time.Duration, l *Loop) error {
 		if k.Filter == unix.EVFILT_PROC {
 			l.processExited(int(k.Ident))
 		} else {
-			l.ready(int(k.Ident), k.Filter == unix.EVFILT_READ, k.Filter == unix.EVFILT_WRITE)
+			l.ready(int(k.Ident))
 		}
 	}
 	return nil

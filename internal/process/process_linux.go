@@ -33,14 +33,6 @@ func (p *poller) add(fd int) error {
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &ev))
 }
 
-func (p *poller) write(fd int, on bool) error {
-	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
-	if on {
-		ev.Events |= unix.EPOLLOUT
-	}
-	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epfd, unix.EPOLL_CTL_MOD, fd, &ev))
-}
-
 func (p *poller) remove(fd int) { unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil) }
 
 // process watches a pidfd, which is readable when the process is a zombie. Pad
@@ -62,7 +54,7 @@ func (p *poller) wait(timeout time.Duration, l *Loop) error {
 		if e.Pad != 0 {
 			l.processExited(int(e.Fd))
 		} else {
-			l.ready(int(e.Fd), e.Events&^unix.EPOLLOUT != 0, e.Events&unix.EPOLLOUT != 0)
+			l.ready(int(e.Fd))
 		}
 	}
 	return nil

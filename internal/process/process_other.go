@@ -17,7 +17,6 @@ type poller struct{}
 
 func (*poller) open() error                     { return errUnsupported }
 func (*poller) add(int) error                   { return errUnsupported }
-func (*poller) write(int, bool) error           { return errUnsupported }
 func (*poller) remove(int)                      {}
 func (*poller) process(int, int) error          { return errUnsupported }
 func (*poller) wait(time.Duration, *Loop) error { return errUnsupported }
