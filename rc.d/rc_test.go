@@ -127,6 +127,12 @@ func TestAnotherService(t *testing.T) {
 	if b.running(".daemon.pid") != 0 || !a.listens() {
 		t.Error("something was started, or the other service has stopped")
 	}
+	// The monitor of the service has a socket whose name begins alike.
+	b.conf("command=/bin/date", "listen=unix:"+a.socket+"2")
+	b.must("start")
+	b.conf("command=/bin/date", "listen=unix:"+a.socket)
+	b.refused("restart", b.name+"_listen: another service has unix:"+a.socket)
+	b.must("stop")
 	a.must("stop")
 }
 
