@@ -177,6 +177,12 @@ func (p *Peer) receive() error {
 
 func (p *Peer) handle(f frame) error {
 	switch f.kind {
+	case msgReady, msgClosed, msgStats, msgGetScripts:
+		if f.id != 0 {
+			return violation("message %d with a request number", f.kind)
+		}
+	}
+	switch f.kind {
 	case msgReady:
 		return p.ready(f)
 	case msgStart:
@@ -186,6 +192,9 @@ func (p *Peer) handle(f frame) error {
 	case msgSpool:
 		return p.spool(f)
 	case msgClosed:
+		if len(f.payload) != 0 {
+			return violation("malformed closed message")
+		}
 		p.OnClosed()
 		return nil
 	case msgStats:
@@ -215,7 +224,7 @@ func (p *Peer) ready(f frame) error {
 }
 
 func (p *Peer) scripts(f frame) error {
-	if len(f.payload) != 0 || f.id != 0 || p.OnScripts == nil {
+	if len(f.payload) != 0 || p.OnScripts == nil {
 		return violation("request for scripts, but there are none")
 	}
 	changed, list := byte(0), ""
