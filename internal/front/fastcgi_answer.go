@@ -1,6 +1,7 @@
 package front
 
 import (
+	"context"
 	"encoding/binary"
 	"net/http"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 
 // fcgiWriter is the [cgi.Writer] of a request.
 type fcgiWriter struct {
+	ctx    context.Context
 	c      *fcgiConn
 	r      *cgi.Request
 	record []byte // of standard output, not sent; its length is not set
@@ -56,8 +58,13 @@ func (w *fcgiWriter) Flush() error {
 	if len(w.record) == fcgiHeader {
 		return nil
 	}
+	w.c.wmu.Lock()
+	defer w.c.wmu.Unlock()
+	if w.ctx.Err() != nil {
+		return cgi.ErrClientGone // see fcgiConn.abort
+	}
 	w.setLength()
-	err := w.c.write(w.record)
+	_, err := w.c.Write(w.record)
 	w.record = w.record[:fcgiHeader]
 	return clientError(err)
 }

@@ -113,8 +113,7 @@ func (c *fcgiConn) handle(rec record) error {
 	case rec.kind == fcgiBegin:
 		return c.begin(rec)
 	case rec.kind == fcgiAbort && current != nil && current.id == rec.id:
-		current.cancel(cgi.ErrClientGone)
-		current.body.CloseWithError(cgi.ErrClientGone)
+		c.abort(current)
 	case rec.kind == fcgiStdin && current != nil && current.id == rec.id:
 		c.addBody(current, rec.content)
 	case r == nil || r.id != rec.id:
@@ -201,7 +200,7 @@ func (c *fcgiConn) answer(r *fcgiRequest) error {
 	c.mu.Unlock()
 	c.awaitBody(r, r.left == 0)
 	go func() {
-		w := &fcgiWriter{c: c, r: req, record: appendRecord(nil, fcgiStdout, r.id, nil)}
+		w := &fcgiWriter{ctx: ctx, c: c, r: req, record: appendRecord(nil, fcgiStdout, r.id, nil)}
 		c.f.serve(ctx, req, w, err)
 		cancel(nil)
 		body.Close()
@@ -276,7 +275,19 @@ func (c *fcgiConn) fail(err error) {
 	if err == io.EOF && c.listener.Unix {
 		c.waitClosed() // the client may have shut down only its sending half
 	}
-	r.cancel(cgi.ErrClientGone) // then fcgiWriter.finish closes the connection
+	c.abort(r) // then fcgiWriter.finish closes the connection
+}
+
+// abort ends a request because the client has given it up. The client may not
+// read the answer any more, so a write that is waiting for it fails.
+func (c *fcgiConn) abort(r *fcgiRequest) {
+	r.cancel(cgi.ErrClientGone) // no write of output begins after this
+	r.body.CloseWithError(cgi.ErrClientGone)
+	if c.wmu.TryLock() {
+		c.wmu.Unlock()
+	} else {
+		c.Close()
+	}
 }
 
 // logError logs a violation of the protocol, if there was no such record lately.

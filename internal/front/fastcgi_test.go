@@ -300,6 +300,35 @@ func TestFastCGIAbortUnread(t *testing.T) {
 	}
 }
 
+// An abort ends a write that waits for the client, and so does a client over TCP
+// that has shut down its sending half.
+func TestFastCGIAbortDuringWrite(t *testing.T) {
+	for _, network := range []string{"unix", "tcp4"} {
+		t.Run(network, func(t *testing.T) {
+			failed := make(chan error)
+			f := start(t, fcgiConfig(), network, writeForever(failed))
+			c := f.dial().send(string(ask(1, true, "", "REQUEST_METHOD", "GET")))
+			if _, err := c.r.Peek(1); err != nil { // it is being answered
+				t.Fatal(err)
+			}
+			if network == "unix" {
+				c.send(string(rec(fcgiAbort, 1, nil)))
+			} else {
+				c.halfClose()
+			}
+			select {
+			case err := <-failed:
+				if err != cgi.ErrClientGone {
+					t.Error(err)
+				}
+			case <-time.After(patience / 2): // less than Times.IO
+				t.Fatal("the write still waits")
+			}
+			c.ended()
+		})
+	}
+}
+
 // An abort before the parameters are complete starts nothing.
 func TestFastCGIAbortEarly(t *testing.T) {
 	f := start(t, fcgiConfig(), "unix", hello)
