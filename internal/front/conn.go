@@ -109,7 +109,8 @@ func (c *conn) setDeadline() error {
 // While it serves a request net/http reads a single byte ahead. It takes the end
 // of the input for a closed connection. But a client on a Unix socket may have
 // shut down only its sending half and still wait for the answer. In this case
-// Read does not return before the client has closed the socket.
+// Read does not return before the client has closed the socket. Nor does it if
+// the byte belongs to the next request: net/http would not look again.
 //
 // A stop interrupts the reads of idle connections. If there is input by then,
 // Read returns it, and the request is answered.
@@ -126,8 +127,11 @@ func (c *conn) Read(p []byte) (int, error) {
 	switch {
 	case c.hasManyLines():
 		return 0, errManyLines
-	case n == 0 && err == io.EOF && c.listener.Unix && ahead && busy:
-		return 0, c.waitClosed()
+	case c.http && c.listener.Unix && ahead && busy && (n > 0 || err == io.EOF):
+		closed := c.waitClosed()
+		if n == 0 || closed == io.EOF {
+			return 0, closed
+		}
 	}
 	return n, err
 }

@@ -91,21 +91,52 @@ func TestLastWrite(t *testing.T) {
 	}
 }
 
-// A client that first half-closes and then closes its connection is noticed.
+// A client that first half-closes its connection, or sends a part of the next
+// request, and then closes the connection is noticed.
 func TestClientGoneInSteps(t *testing.T) {
-	in, ended := make(chan bool), make(chan error, 1)
-	f := start(t, config(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
-		in <- true
-		<-ctx.Done()
-		ended <- context.Cause(ctx)
-		w.Cut()
-	})
-	c := f.dial().send(get("/"))
+	for _, first := range []string{"half-close", "next request"} {
+		t.Run(first, func(t *testing.T) {
+			in, ended := make(chan bool), make(chan error, 1)
+			f := start(t, config(), "unix", func(ctx context.Context, r *cgi.Request, w cgi.Writer) {
+				in <- true
+				<-ctx.Done()
+				ended <- context.Cause(ctx)
+				w.Cut()
+			})
+			c := f.dial().send(get("/"))
+			<-in
+			if first == "half-close" {
+				c.halfClose()
+			} else {
+				c.send(get("/"))
+				f.awaitPartial(1)
+			}
+			c.Close()
+			select {
+			case err := <-ended:
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("%v", err)
+				}
+			case <-time.After(patience):
+				t.Fatal("not noticed")
+			}
+		})
+	}
+}
+
+// A request that arrives while the one before it is being answered is kept.
+func TestNextRequestWaits(t *testing.T) {
+	in, goOn := make(chan bool), make(chan bool)
+	f := start(t, config(), "unix", slow(in, goOn))
+	c := f.dial().send(get("/slow"))
 	<-in
-	c.halfClose()
-	c.Close()
-	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("%v", err)
+	c.send(get("/"))
+	f.awaitPartial(1)
+	goOn <- true
+	for range 2 {
+		if _, body := c.answer("GET"); body != "hello" {
+			t.Errorf("%q", body)
+		}
 	}
 }
 
