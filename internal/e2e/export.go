@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -221,7 +222,13 @@ func roleSpy(args []string) int {
 		pid, _ := strconv.Atoi(string(f))
 		for _, try := range spyMethods {
 			result := "done"
-			if err := try.do(pid); err != nil {
+			err := try.do(pid)
+			// Now and then, FreeBSD cannot read the memory of a process that was
+			// traced just before.
+			for n := 0; n < 1000 && errors.Is(err, syscall.ENOMEM); n++ {
+				err = try.do(pid)
+			}
+			if err != nil {
 				result = err.Error()
 			}
 			fmt.Println(pid, try.name, result)
