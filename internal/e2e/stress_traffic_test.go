@@ -265,7 +265,11 @@ type usage struct {
 
 func usageOf(t *testing.T, pid int) usage {
 	t.Helper()
-	return usage{len(descriptors(t, pid)), resident(t, pid)}
+	n := len(descriptors(t, pid))
+	for range 4 {
+		n = min(n, len(descriptors(t, pid)))
+	}
+	return usage{n, resident(t, pid)}
 }
 
 // median sorts its argument.
