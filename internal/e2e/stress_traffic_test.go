@@ -263,6 +263,8 @@ type usage struct {
 	descriptors, kib int
 }
 
+// usageOf does not count descriptors that are open for a moment only: once a second
+// the monitor reads a file to find orphans.
 func usageOf(t *testing.T, pid int) usage {
 	t.Helper()
 	n := len(descriptors(t, pid))
