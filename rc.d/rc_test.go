@@ -74,6 +74,14 @@ func TestService(t *testing.T) {
 	}
 	answer("after a restart that was refused")
 
+	// Another service cannot have the socket.
+	other := newBox(t, "_other")
+	other.conf("command=/bin/date", "listen=unix:"+b.socket)
+	other.refused("start", other.name+"_listen: another service has unix:"+b.socket, "failed precmd routine")
+	if other.running(".daemon.pid") != 0 || b.running(".pid") != monitor {
+		t.Error("something was started, or the monitor is not the same")
+	}
+
 	b.conf(settings...)
 	if b.root == "" { // a real daemon(8) starts a monitor again that was killed
 		b.kill(monitor)
@@ -113,27 +121,6 @@ func TestAddressInUse(t *testing.T) {
 	if b.running(".pid") != 0 || b.running(".daemon.pid") != 0 {
 		t.Error("something is still running")
 	}
-}
-
-// TestAnotherService shows that a service cannot have the socket of another one,
-// which goes on.
-func TestAnotherService(t *testing.T) {
-	t.Parallel()
-	a, b := newBox(t, "_a"), newBox(t, "_b")
-	a.conf("command=/bin/date")
-	a.must("start")
-	b.conf("command=/bin/date", "listen=unix:"+a.socket)
-	b.refused("start", b.name+"_listen: another service has unix:"+a.socket, "failed precmd routine")
-	if b.running(".daemon.pid") != 0 || !a.listens() {
-		t.Error("something was started, or the other service has stopped")
-	}
-	// The monitor of the service has a socket whose name begins alike.
-	b.conf("command=/bin/date", "listen=unix:"+a.socket+"2")
-	b.must("start")
-	b.conf("command=/bin/date", "listen=unix:"+a.socket)
-	b.refused("restart", b.name+"_listen: another service has unix:"+a.socket)
-	b.must("stop")
-	a.must("stop")
 }
 
 // TestRefused: settings that cannot work are refused before anything is started,
