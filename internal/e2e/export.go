@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -183,10 +185,19 @@ func Untraceable(t *testing.T) {
 		t.Fatal(err)
 	}
 	pids := filepath.Join(newDir(t, nil), "pids")
-	// A process that can be traced shows that the test works. It is started
-	// first, because FreeBSD refuses to show the environment right after
-	// execve(2).
-	open := background(t, cred, "/bin/sleep", "1000").Process.Pid
+	// A process that can be traced shows that the test works. It has begun to
+	// work, because FreeBSD refuses to show the environment right after execve(2).
+	cmd := exec.Command("/bin/sh", "-c", "echo ready; read -r line")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	_, err1 := cmd.StdinPipe() // open until the end of the test
+	stdout, err2 := cmd.StdoutPipe()
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	open := startCmd(t, cmd).Process.Pid
+	if _, err := io.ReadFull(stdout, make([]byte, len("ready\n"))); err != nil {
+		t.Fatal(err)
+	}
 	s := launch{cred: cred, args: []string{"-env", envRole + "=spy", "--", path, pids}}.start(t)
 	if err := os.WriteFile(pids, fmt.Appendf(nil, "%d %d %d", open, s.pid, s.core), 0o644); err != nil {
 		t.Fatal(err)
@@ -222,13 +233,7 @@ func roleSpy(args []string) int {
 		pid, _ := strconv.Atoi(string(f))
 		for _, try := range spyMethods {
 			result := "done"
-			err := try.do(pid)
-			// Now and then, FreeBSD cannot read the memory of a process that was
-			// traced just before.
-			for n := 0; n < 1000 && errors.Is(err, syscall.ENOMEM); n++ {
-				err = try.do(pid)
-			}
-			if err != nil {
+			if err := try.do(pid); err != nil {
 				result = err.Error()
 			}
 			fmt.Println(pid, try.name, result)
