@@ -811,14 +811,6 @@ func awaitGone(t *testing.T, pids ...int) {
 	}
 }
 
-// background starts a program and kills it at the end of the test.
-func background(t *testing.T, cred *syscall.Credential, argv ...string) *exec.Cmd {
-	t.Helper()
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
-	return startCmd(t, cmd)
-}
-
 // startWithLog starts onewake with a given stderr.
 func startWithLog(t *testing.T, stderr *os.File, args ...string) *exec.Cmd {
 	t.Helper()
